@@ -1,0 +1,213 @@
+"""Every setting of every act: typed, validated when built, unknown keys refused by name.
+
+The command line's flags derive from these classes, a ``--config FILE.toml`` is read into them, and a run's
+``config.json`` holds them resolved, so that a run can be run again from its own record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bertwright.errors import UserError
+
+Optimizer = Literal["adamw", "adam", "adamax", "sgd"]
+Schedule = Literal["linear", "cosine", "constant"]
+Pooling = Literal["first", "mean"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and strict about what it is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataSettings(Settings):
+    """How a file of texts is read."""
+
+    text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    label_column: str | None = Field(None, description="Column that holds the labels; found by its name if not given.")
+    positive_label: str | None = Field(
+        None, description="Of two labels, the one that precision, recall and the scores speak of; the last in order."
+    )
+    label_threshold: float | None = Field(
+        None, description="Turn numeric labels into two classes: 1 at or above this value, else 0."
+    )
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+
+
+class MachineSettings(Settings):
+    """Where the work is done."""
+
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Dtype = Field("auto", description="What the encoder computes in; auto takes bfloat16 where it is fast.")
+    token_budget: int | None = Field(
+        None, ge=1, description="Most tokens computed at once; splits a batch to fit memory, never changes the result."
+    )
+    usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine, to state the cost of the run.")
+
+
+class TrainSettings(DataSettings, MachineSettings):
+    """All settings of a training but its files."""
+
+    test: tuple[str, ...] = Field((), description="File of held-out texts to judge the model on; may be repeated.")
+    validation: tuple[str, ...] = Field((), description="File of texts to choose the best state on; may be repeated.")
+    validation_share: float | None = Field(
+        None, ge=0, lt=1, description="Share of the training texts held out; 0.2 if no test or validation file is given."
+    )
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+    )
+    output: str | None = Field(None, description="Folder of the run; runs/<data>-<model> if not given.")
+    overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
+    max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
+    pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
+    epochs: float = Field(1.0, gt=0, description="Times that each text is learnt from.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
+    batch_size: int = Field(32, ge=1, description="Texts per optimizer step.")
+    optimizer: Optimizer = Field("adamw", description="The rule that changes the weights.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="If not given: 1e-4 below BERT-base's width, 2e-5 from there, 1e-3 with a frozen encoder."
+    )
+    weight_decay: float = Field(0.01, ge=0, description="Decay of weights (never of biases and norms).")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean; momentum of sgd.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the gradient's square.")
+    epsilon: float = Field(1e-8, gt=0, description="Added to the denominator of the adaptive optimizers.")
+    schedule: Schedule = Field("linear", description="How the learning rate falls after the warm-up.")
+    warmup_ratio: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
+    max_grad_norm: float = Field(1.0, ge=0, description="Clip the norm of all gradients to this; 0: do not.")
+    hidden_dropout: float | None = Field(None, ge=0, lt=1, description="Dropout in the encoder; the model's if not given.")
+    attention_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout of attention weights; the fast CUDA kernel has none."
+    )
+    classifier_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout before the classifier; the model's if not given."
+    )
+    freeze_encoder: bool = Field(False, description="Train the classifier alone, on features computed once.")
+    eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; once an epoch if not given.")
+    best_metric: str | None = Field(
+        None, description="Metric of the validation texts that chooses the state kept; roc_auc for two labels, else accuracy."
+    )
+    patience: int | None = Field(
+        None, ge=1, description="Stop after this many evaluations without a better one; never if not given."
+    )
+    num_extremes: int = Field(5, ge=0, description="How many highest and lowest scored texts to show.")
+    texts: bool = Field(True, description="Keep the texts beside the scores in predictions.parquet.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+    @model_validator(mode="after")
+    def _one_source_of_validation(self) -> Self:
+        if self.validation and self.validation_share:
+            raise ValueError("--validation and --validation-share exclude each other: give one of them")
+        if self.steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("--steps and --epochs exclude each other: give one of them")
+        return self
+
+
+class TrainConfig(TrainSettings):
+    """A training as asked for: its settings and its files."""
+
+    train: tuple[str, ...] = Field(description="Files of labelled texts.")
+
+    @model_validator(mode="after")
+    def _has_files(self) -> Self:
+        if not self.train:
+            raise ValueError("no training file given: name at least one file of labelled texts")
+        return self
+
+
+class EvaluateSettings(DataSettings, MachineSettings):
+    """Settings of judging a finished run on other texts."""
+
+    output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")
+    overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
+    num_extremes: int = Field(5, ge=0, description="How many highest and lowest scored texts to show.")
+    texts: bool = Field(True, description="Keep the texts beside the scores in predictions.parquet.")
+
+
+class EvaluateConfig(EvaluateSettings):
+    """An evaluation as asked for: its settings, its run and its files."""
+
+    run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
+    data: tuple[str, ...] = Field(description="Files of labelled texts.")
+
+
+class PredictSettings(MachineSettings):
+    """Settings of scoring texts."""
+
+    text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+    output: str | None = Field(
+        None, description="File for the scores: .parquet, .csv, .tsv or .jsonl; the shell if not given."
+    )
+    overwrite: bool = Field(False, description="Replace the output file.")
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
+
+
+def build(kind: type[AnySettings], values: Mapping[str, Any], source: str = "") -> AnySettings:
+    """Settings of ``kind`` from a mapping of names to values.
+
+    ``source`` says where the values come from (a file's name) and opens the error message.
+
+    Raises:
+        UserError: an unknown name (with the nearest known one), or a value that its setting refuses.
+    """
+    prefix = f"{source}: " if source else ""
+    known = kind.model_fields
+    for name in values:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else f"; the known ones are {', '.join(sorted(known))}"
+            raise UserError(f"{prefix}unknown setting {name!r}{hint}")
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        raise UserError(prefix + explain(error)) from None
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of pydantic as one sentence in this project's words."""
+    first = error.errors()[0]
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return message
+    name = "--" + str(first["loc"][0]).replace("_", "-")
+    if first["type"] == "missing":
+        return f"{name} is required"
+    return f"{name}: found {first['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The settings in a .toml file, or in a run's config.json.
+
+    Raises:
+        UserError: the file is missing or is not TOML (or JSON).
+    """
+    path = Path(path)
+    try:
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict):
+                values = values.get("settings", values)
+        else:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; --config takes a .toml file or a run's config.json") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as settings ({error})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: found {type(values).__name__}, expected names with values")
+    return values
