@@ -56,16 +56,22 @@ class MachineSettings(Settings):
     usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine, to state the cost of the run.")
 
 
-class TrainSettings(DataSettings, MachineSettings):
-    """All settings of a training but its files."""
+class LearningSettings(Settings):
+    """What is learnt, from what, and how."""
 
     test: tuple[str, ...] = Field((), description="File of held-out texts to judge the model on; may be repeated.")
     validation: tuple[str, ...] = Field((), description="File of texts to choose the best state on; may be repeated.")
     validation_share: float | None = Field(
-        None, ge=0, lt=1, description="Share of the training texts held out; 0.2 if no test or validation file is given."
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the training texts held out; 0.2 if no test or validation file is given.",
     )
     model: str = Field(
         "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+    )
+    tokenizer: str | None = Field(
+        None, description="Model whose tokenizer to use with random weights; all-MiniLM-L6-v2's if not given."
     )
     output: str | None = Field(None, description="Folder of the run; runs/<data>-<model> if not given.")
     overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
@@ -76,16 +82,24 @@ class TrainSettings(DataSettings, MachineSettings):
     batch_size: int = Field(32, ge=1, description="Texts per optimizer step.")
     optimizer: Optimizer = Field("adamw", description="The rule that changes the weights.")
     learning_rate: float | None = Field(
-        None, gt=0, description="If not given: 1e-4 below BERT-base's width, 2e-5 from there, 1e-3 with a frozen encoder."
+        None,
+        gt=0,
+        description="If not given: 1e-4 below BERT-base's width, 2e-5 from there, 1e-3 with a frozen encoder.",
     )
-    weight_decay: float = Field(0.01, ge=0, description="Decay of weights (never of biases and norms).")
+    weight_decay: float | None = Field(
+        None,
+        ge=0,
+        description="Decay of weights, never of biases and norms; 0.01 for adamw and 0 for others if not given.",
+    )
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean; momentum of sgd.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the gradient's square.")
     epsilon: float = Field(1e-8, gt=0, description="Added to the denominator of the adaptive optimizers.")
     schedule: Schedule = Field("linear", description="How the learning rate falls after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the norm of all gradients to this; 0: do not.")
-    hidden_dropout: float | None = Field(None, ge=0, lt=1, description="Dropout in the encoder; the model's if not given.")
+    hidden_dropout: float | None = Field(
+        None, ge=0, lt=1, description="Dropout in the encoder; the model's if not given."
+    )
     attention_dropout: float = Field(
         0.0, ge=0, lt=1, description="Dropout of attention weights; the fast CUDA kernel has none."
     )
@@ -95,7 +109,8 @@ class TrainSettings(DataSettings, MachineSettings):
     freeze_encoder: bool = Field(False, description="Train the classifier alone, on features computed once.")
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; once an epoch if not given.")
     best_metric: str | None = Field(
-        None, description="Metric of the validation texts that chooses the state kept; roc_auc for two labels, else accuracy."
+        None,
+        description="Metric of the validation texts by which a state is kept; roc_auc for two labels, else accuracy.",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better one; never if not given."
@@ -103,6 +118,10 @@ class TrainSettings(DataSettings, MachineSettings):
     num_extremes: int = Field(5, ge=0, description="How many highest and lowest scored texts to show.")
     texts: bool = Field(True, description="Keep the texts beside the scores in predictions.parquet.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
+
+
+class TrainSettings(MachineSettings, DataSettings, LearningSettings):
+    """All settings of a training but its files."""
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
@@ -125,7 +144,7 @@ class TrainConfig(TrainSettings):
         return self
 
 
-class EvaluateSettings(DataSettings, MachineSettings):
+class EvaluateSettings(MachineSettings, DataSettings):
     """Settings of judging a finished run on other texts."""
 
     output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")

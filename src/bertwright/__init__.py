@@ -1,0 +1,29 @@
+"""Fine-tune, compare and ship BERT text classifiers."""
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Where each entry point lives. They are imported when first used: importing bertwright loads no torch.
+_ENTRY_POINTS = {
+    "train": "bertwright.training.train",
+    "evaluate": "bertwright.evaluation.evaluate",
+    "predict": "bertwright.evaluation.predict",
+    "load": "bertwright.evaluation.predictor",
+    "open_run": "bertwright.runs",
+    "list_runs": "bertwright.runs",
+}
+
+__all__ = ["__version__", *_ENTRY_POINTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ENTRY_POINTS:
+        raise AttributeError(f"module 'bertwright' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_ENTRY_POINTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

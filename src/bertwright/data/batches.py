@@ -1,0 +1,64 @@
+"""Which texts are computed together: the order of an epoch, and the packing by token budget that everyone uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from bertwright.data.ragged import Ragged
+from bertwright.model.batch import Batch, flat_batch
+from bertwright.randomness import purpose_seed
+
+
+def epoch_order(num_texts: int, seed: int, epoch: int) -> np.ndarray:
+    """(texts,) int64: a permutation that depends on the seed and the epoch (from 0) alone."""
+    return np.random.default_rng(purpose_seed(seed, "order", epoch)).permutation(num_texts)
+
+
+def training_batches(num_texts: int, batch_size: int, seed: int, num_steps: int) -> Iterator[np.ndarray]:
+    """The rows of each of ``num_steps`` optimizer steps, epoch after epoch; an epoch's last batch may be smaller."""
+    step, epoch = 0, 0
+    while step < num_steps:
+        order = epoch_order(num_texts, seed, epoch)
+        for start in range(0, num_texts, batch_size):
+            if step == num_steps:
+                return
+            yield order[start : start + batch_size]
+            step += 1
+        epoch += 1
+
+
+def steps_per_epoch(num_texts: int, batch_size: int) -> int:
+    return -(-num_texts // batch_size)
+
+
+def split_by_budget(lengths: np.ndarray, token_budget: int) -> list[slice]:
+    """Cut consecutive texts of ``lengths`` (texts,) into runs of at most ``token_budget`` tokens.
+
+    Each is as long as can be. A text longer than the budget gets a run of its own.
+    """
+    ends = np.cumsum(lengths)
+    parts, first, before = [], 0, 0
+    while first < len(lengths):
+        last = int(np.searchsorted(ends, before + token_budget, side="right"))
+        last = max(last, first + 1)
+        parts.append(slice(first, last))
+        first, before = last, int(ends[last - 1])
+    return parts
+
+
+def batches_by_length(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
+    """All texts, longest first, packed by token budget: the rows of each batch, for scoring.
+
+    Longest first, so that memory runs out at once or not at all, and the time left is never underestimated.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    return [order[part] for part in split_by_budget(lengths[order], token_budget)]
+
+
+def batch_of(ragged: Ragged, rows: np.ndarray, device: torch.device | str = "cpu") -> Batch:
+    """The flat batch of ``rows`` (sequences,) of the tokenised texts."""
+    token_ids, lengths = ragged.gather(rows)
+    return flat_batch(token_ids, lengths, device)

@@ -1,0 +1,104 @@
+"""The act of judging a finished run on other texts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bertwright import hardware, runs
+from bertwright.config import EvaluateConfig, build
+from bertwright.data.columns import read_labelled
+from bertwright.errors import RunError
+from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, write_predictions
+from bertwright.evaluation.predictor import Predictor
+from bertwright.evaluation.show import show_result
+from bertwright.model.checkpoint import load_classifier
+from bertwright.progress import Reporter
+
+
+def evaluate(run: str | Path, data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> dict:
+    """The result of scoring the labelled texts in ``data`` with a run's classifier, as result.json holds it.
+
+    ``settings`` are those of ``bertwright evaluate``. With ``output`` the result becomes a run of its own, which
+    names the run that it judges.
+
+    Raises:
+        UserError: bad settings, a run without a classifier, data that cannot be read, or an output in the way.
+    """
+    files = [data] if isinstance(data, (str, Path)) else list(data)
+    values = {**settings, "run": str(run), "data": tuple(str(file) for file in files)}
+    return run_evaluation(build(EvaluateConfig, values), Reporter(quiet=quiet))
+
+
+def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]:
+    """Score, judge, record and show; returns what result.json holds."""
+    started = time.perf_counter()
+    output = None if config.output is None else Path(config.output)
+    if output is not None:
+        runs.prepare_output(output, config.overwrite)
+        if output.resolve() == Path(config.run).resolve():
+            raise RunError(f"{output}: an evaluation is a run of its own; pass another --output")
+    predictor = Predictor.from_loaded(load_classifier(config.run), config)
+    for note in predictor.notes:
+        reporter.say(f"model: {note}")
+    read_started = time.perf_counter()
+    texts = read_labelled(config.data, config, predictor.labels)
+    for note in texts.notes:
+        reporter.say(note)
+    read_s = time.perf_counter() - read_started
+    tokenize_started = time.perf_counter()
+    ragged = predictor.tokenize(texts.texts, reporter)
+    tokenize_s = time.perf_counter() - tokenize_started
+    infer_started = time.perf_counter()
+    probabilities = predictor.probabilities(predictor.logits(ragged, reporter))
+    infer_s = time.perf_counter() - infer_started
+    threshold = predictor.settings.threshold
+    metrics = judge(texts, probabilities, threshold)
+    total_s = time.perf_counter() - started
+    num_tokens = int(ragged.starts[-1])
+    result = {
+        "task": "single_label",
+        "labels": list(predictor.labels),
+        "model": config.run,
+        "data": {
+            "train_texts": None,
+            "validation_texts": None,
+            "test_texts": len(texts),
+            "train_sha256": None,
+            "test_sha256": texts.sha256,
+            "shared_texts": None,
+            "truncated_share": ragged.truncated_share,
+            "bad_rows": len(texts.bad_rows),
+        },
+        "seconds": {"read": read_s, "tokenize": tokenize_s, "train": None, "infer": infer_s, "total": total_s},
+        "rates": {
+            "tokenize_texts_per_s": len(texts) / tokenize_s,
+            "train_texts_per_s": None,
+            "train_tokens_per_s": None,
+            "train_batches_per_s": None,
+            "infer_texts_per_s": len(texts) / infer_s,
+            "infer_tokens_per_s": num_tokens / infer_s,
+        },
+        "memory": {
+            "peak_process_bytes": hardware.peak_process_bytes(),
+            "peak_gpu_bytes": hardware.peak_gpu_bytes(predictor.device),
+        },
+        "cost": hardware.cost(config.usd_per_hour, total_s),
+        "metrics": {"train": {}, "validation": {}, "test": metrics},
+        "extremes": extremes_of(texts, probabilities, predictor.labels, config.num_extremes),
+        "steps": None,
+        "best_step": None,
+    }
+    if output is not None:
+        if config.overwrite:
+            runs.clear_output(output)
+        writer = runs.RunWriter(output, "evaluate", config.model_dump(mode="json"))
+        writer.environment({**hardware.describe(predictor.device), **predictor.describe()})
+        tables = prediction_tables(texts, probabilities, predictor.labels, threshold, config.texts)
+        write_predictions(output / runs.PREDICTIONS, tables)
+        writer.result(result)
+        reporter.say(f"evaluation: {output}")
+    show_result(result, reporter)
+    return result

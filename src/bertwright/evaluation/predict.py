@@ -1,0 +1,129 @@
+"""The act of scoring texts: given ones, files of them, or standard input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+
+from bertwright.config import PredictSettings, build
+from bertwright.data.columns import read_unlabelled
+from bertwright.errors import RunError, UserError
+from bertwright.evaluation.extremes import one_line
+from bertwright.evaluation.judge import prediction_tables, write_predictions
+from bertwright.evaluation.predictor import Prediction, Predictor
+from bertwright.model.checkpoint import load_classifier
+from bertwright.progress import Reporter
+
+_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+
+
+def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Prediction]:
+    """A prediction for each of ``texts`` by a run's classifier; ``settings`` are those of ``bertwright predict``.
+
+    To score texts more than once, keep ``bertwright.load(run)``: it reads the model once.
+
+    Raises:
+        UserError: bad settings, a run without a classifier, or a text that is none.
+    """
+    machine = build(PredictSettings, settings)
+    return Predictor.from_loaded(load_classifier(str(run)), machine).predict(texts)
+
+
+def run_prediction(
+    run: str,
+    given: Sequence[str],
+    files: Sequence[str],
+    settings: PredictSettings,
+    reporter: Reporter,
+    as_json: bool = False,
+) -> None:
+    """Score ``given`` texts, or the texts of ``files`` ("-": standard input, a text a line), and write or show them.
+
+    ``as_json`` shows one object a line.
+
+    Raises:
+        UserError: as ``predict``; also files that cannot be read, an unknown output format, an output in the way.
+    """
+    output = None if settings.output is None else Path(settings.output)
+    if output is not None:
+        _check_output(output, settings.overwrite)
+    if given and files:
+        raise UserError("--text and files exclude each other: give one of them")
+    predictor = Predictor.from_loaded(load_classifier(run), settings)
+    for note in predictor.notes:
+        reporter.say(f"model: {note}")
+    if given:
+        texts = read_unlabelled([list(given)], None, settings.on_bad_row)
+    else:
+        texts = read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
+    for note in texts.notes:
+        reporter.say(note)
+    ragged = predictor.tokenize(texts.texts, reporter)
+    if ragged.num_truncated:
+        reporter.say(
+            f"{ragged.num_truncated:,} of {len(ragged):,} texts are longer than {predictor.settings.max_length} tokens "
+            "and lost their end"
+        )
+    probabilities = predictor.probabilities(predictor.logits(ragged, reporter))
+    tables = prediction_tables(texts, probabilities, predictor.labels, predictor.settings.threshold, True)
+    if output is None:
+        if as_json:
+            sys.stdout.writelines(line + "\n" for line in json_lines(tables))
+        else:
+            for table in tables:
+                _print_lines(table, sys.stdout)
+        return
+    _write(output, tables)
+    reporter.say(f"scores: {output} ({len(texts):,} texts)")
+
+
+def json_lines(tables: Iterator[pa.Table]) -> Iterator[str]:
+    for table in tables:
+        for row in table.to_pylist():
+            yield json.dumps(row, ensure_ascii=False)
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if output.suffix not in _FORMATS:
+        raise UserError(f"--output: found {output.name!r}, expected a name that ends in {', '.join(_FORMATS)}")
+    if output.is_dir() or (output.exists() and not overwrite):
+        raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
+    if not output.absolute().parent.is_dir():
+        raise RunError(f"{output}: there is no folder {output.absolute().parent}")
+
+
+def _write(output: Path, tables: Iterator[pa.Table]) -> None:
+    if output.suffix == ".parquet":
+        write_predictions(output, tables)
+        return
+    partial = output.with_name(output.name + ".partial")
+    write: Callable[[TextIO], None] = {
+        ".jsonl": lambda file: file.writelines(line + "\n" for line in json_lines(tables)),
+        ".csv": lambda file: _write_rows(file, tables, ","),
+        ".tsv": lambda file: _write_rows(file, tables, "\t"),
+    }[output.suffix]
+    with open(partial, "w", encoding="utf-8", newline="") as file:
+        write(file)
+    os.replace(partial, output)
+
+
+def _write_rows(file: TextIO, tables: Iterator[pa.Table], delimiter: str) -> None:
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    for number, table in enumerate(tables):
+        if number == 0:
+            writer.writerow(table.column_names)
+        writer.writerows(row.values() for row in table.to_pylist())
+
+
+def _print_lines(table: pa.Table, file: TextIO) -> None:
+    """A text a line: the label decided for, its probability, the text; separated by tabs."""
+    for row in table.to_pylist():
+        label = row["predicted"]
+        print(f"{one_line(label)}\t{row[f'score_{label}']:.4f}\t{one_line(row['text'])}", file=file)

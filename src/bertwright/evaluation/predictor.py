@@ -1,0 +1,161 @@
+"""From texts to scores: the one way that evaluating, predicting and everything built on them go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bertwright import hardware
+from bertwright.config import MachineSettings
+from bertwright.data.batches import batch_of, batches_by_length
+from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.errors import UserError
+from bertwright.evaluation.metrics import decide
+from bertwright.model.attention import choose_kernel
+from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
+from bertwright.model.heads import TextClassifier
+from bertwright.model.tokenizer import Tokenizer
+from bertwright.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the classifier says of one text.
+
+    Attributes:
+        label: the label decided for.
+        probability: of that label, from 0 to 1.
+        scores: the probability of every label.
+    """
+
+    label: str
+    probability: float
+    scores: dict[str, float]
+
+
+class Predictor:
+    """A classifier with its tokenizer, ready to score texts.
+
+    Attributes:
+        labels: class names, in the order of the scores' columns.
+        notes: what was chosen and found on loading.
+    """
+
+    def __init__(
+        self,
+        model: TextClassifier,
+        tokenizer: Tokenizer,
+        settings: ClassifierSettings,
+        machine: MachineSettings | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        machine = machine or MachineSettings()
+        self.device = hardware.choose_device(machine.device)
+        self.dtype, self.dtype_reason = hardware.choose_dtype(machine.dtype, self.device)
+        self.token_budget = hardware.token_budget(machine.token_budget, self.device)
+        self.model = model.to(self.device).compute_in(self.dtype).eval()
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.labels = settings.labels
+        self.notes = list(notes)
+
+    @classmethod
+    def from_loaded(cls, loaded: Loaded, machine: MachineSettings | None = None) -> Predictor:
+        return cls(loaded.model, loaded.tokenizer, loaded.settings, machine, loaded.notes)
+
+    def predict(self, texts: Sequence[str]) -> list[Prediction]:
+        """A prediction for each text.
+
+        Raises:
+            UserError: ``texts`` is one string, or holds something that is no valid text.
+        """
+        if isinstance(texts, str):
+            raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
+        texts = list(texts)
+        probabilities = self.score(texts)
+        decided = decide(probabilities, self.settings.threshold)
+        return [
+            Prediction(
+                label=self.labels[label],
+                probability=float(row[label]),
+                scores={name: float(score) for name, score in zip(self.labels, row, strict=True)},
+            )
+            for label, row in zip(decided, probabilities, strict=True)
+        ]
+
+    def score(self, texts: Sequence[str] | Any, reporter: Reporter | None = None) -> np.ndarray:
+        """(texts, labels) float64 probabilities; ``texts`` may also be a pyarrow array of strings.
+
+        Each row sums to 1. A text scores the same alone and in company, but for the rounding of the dtype.
+        """
+        return self.probabilities(self.logits(self.tokenize(texts, reporter), reporter))
+
+    def tokenize(self, texts: Sequence[str] | Any, reporter: Reporter | None = None) -> Ragged:
+        """The texts' token ids, cut to the length that the classifier was trained with."""
+        return tokenize_texts(self.tokenizer, texts, self.settings.max_length, reporter or Reporter(quiet=True))
+
+    def logits(self, ragged: Ragged, reporter: Reporter | None = None) -> np.ndarray:
+        """(texts, labels) float32 logits of tokenised texts."""
+        reporter = reporter or Reporter(quiet=True)
+        self.model.eval()
+        return compute_logits(self.model, ragged, np.arange(len(ragged)), self.device, self.token_budget, reporter)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """(texts, labels) float64: softmax of the logits over the classifier's temperature."""
+        return softmax(logits / self.settings.temperature)
+
+    def describe(self) -> dict[str, str]:
+        """What was chosen for this machine, and why."""
+        kernel, reason = choose_kernel(self.device, self.dtype, 0.0)
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype_reason": self.dtype_reason,
+            "attention_kernel": kernel,
+            "attention_kernel_reason": reason,
+            "tokenizer": self.tokenizer.engine,
+            "tokenizer_reason": self.tokenizer.reason,
+        }
+
+
+def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int | None = None) -> Predictor:
+    """The classifier of a run, of a folder in Hugging Face's layout, or of a hub name.
+
+    With ``dtype="auto"`` scores are those of bfloat16 where the machine multiplies it fast; ``dtype="float32"`` gives
+    the digits that other libraries give for the same folder.
+
+    Raises:
+        UserError: no classifier is there, or it cannot be used; an unknown device or dtype.
+    """
+    from bertwright.config import build
+
+    machine = build(MachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
+    return Predictor.from_loaded(load_classifier(str(path)), machine)
+
+
+@torch.inference_mode()
+def compute_logits(
+    model: TextClassifier,
+    ragged: Ragged,
+    rows: np.ndarray,
+    device: torch.device,
+    token_budget: int,
+    reporter: Reporter,
+    what: str = "Scoring",
+) -> np.ndarray:
+    """(rows, labels) float32 logits of the ``rows`` of ``ragged``; the model's mode is the caller's to set."""
+    logits = np.zeros((len(rows), model.classifier.linear.out_features), dtype=np.float32)
+    with reporter.progress(what, len(rows)) as advance:
+        for chosen in batches_by_length(ragged.lengths[rows], token_budget):
+            logits[chosen] = model(batch_of(ragged, rows[chosen], device)).cpu().numpy()
+            advance(len(chosen))
+    return logits
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(texts, labels) float64, each row summing to 1."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    return shifted / shifted.sum(axis=1, keepdims=True)

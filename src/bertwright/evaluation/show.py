@@ -1,0 +1,145 @@
+"""Results and runs as a person reads them. Torch is never imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bertwright.evaluation.extremes import one_line, show_extremes
+from bertwright.evaluation.metrics import describe_score
+from bertwright.evaluation.tables import confusion_table, metrics_table, per_class_table
+from bertwright.progress import Reporter, duration
+from bertwright.runs import Run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# More classes than this make a confusion matrix that no terminal shows.
+_MOST_SHOWN_CLASSES = 12
+_LISTED_METRICS = ("accuracy", "macro_f1", "roc_auc")
+
+
+def show_result(result: Mapping[str, Any], reporter: Reporter) -> None:
+    """What result.json holds, as tables: quality, classes, extremes, time and memory."""
+    labels = result["labels"]
+    held_out = next((split for split in ("test", "validation", "train") if result["metrics"].get(split)), None)
+    if held_out is not None:
+        metrics = result["metrics"][held_out]
+        reporter.show(metrics_table(result["metrics"], title="Quality"))
+        reporter.show(per_class_table(metrics, title=f"Classes, {held_out} texts"))
+        if len(labels) <= _MOST_SHOWN_CLASSES:
+            reporter.show(confusion_table(metrics, labels, title=f"Confusion, {held_out} texts"))
+    if result["extremes"]["highest"]:
+        reporter.show(show_extremes(result["extremes"], describe_score(labels)))
+    reporter.show(_resources(result))
+
+
+def _resources(result: Mapping[str, Any]) -> str:
+    seconds, rates, memory = result["seconds"], result["rates"], result["memory"]
+    lines = []
+    for phase in ("read", "tokenize", "train", "infer", "total"):
+        if seconds[phase] is None:
+            continue
+        line = f"{phase:<9}{duration(seconds[phase]):>14}"
+        if rates.get(f"{phase}_texts_per_s") is not None:
+            line += f"   {rates[f'{phase}_texts_per_s']:,.0f} texts/s"
+        if rates.get(f"{phase}_tokens_per_s") is not None:
+            line += f", {rates[f'{phase}_tokens_per_s']:,.0f} tokens/s"
+        lines.append(line)
+    lines.append(f"{'memory':<9}{memory['peak_process_bytes'] / 2**20:>10,.0f} MiB   peak of the process")
+    if memory["peak_gpu_bytes"] is not None:
+        lines.append(f"{'':<9}{memory['peak_gpu_bytes'] / 2**20:>10,.0f} MiB   peak of the GPU")
+    if result["cost"]["usd"] is not None:
+        cost = result["cost"]
+        lines.append(f"{'cost':<9}{cost['usd']:>10,.4f} USD   at {cost['usd_per_hour']:,.4f} USD/h")
+    return "\n".join(lines)
+
+
+def held_out_split(metrics: Mapping[str, Any]) -> str | None:
+    """The split that a run is judged on: test, else validation, else None."""
+    return next((split for split in ("test", "validation") if metrics.get(split)), None)
+
+
+def summary(run: Run) -> dict[str, Any]:
+    """A run in one line: its place, its state, what it trained or judged, and its main metrics."""
+    split = held_out_split(run.metrics)
+    metrics = run.metrics[split] if split else {}
+    return {
+        "run": str(run.path),
+        "act": run.act,
+        "started": run.started,
+        "finished": run.finished,
+        "model": run.settings.get("model") or run.settings.get("run"),
+        "data": list(run.settings.get("train") or run.settings.get("data") or []),
+        "judged_on": split,
+        **{name: metrics.get(name) for name in _LISTED_METRICS},
+        "train_s": None if run.result is None else run.result["seconds"]["train"],
+    }
+
+
+def list_table(found: Sequence[Run]) -> Table:
+    """Runs, one a row."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("run", "act", "started", "model", "judged on"):
+        table.add_column(name, overflow="fold")
+    for name in (*_LISTED_METRICS, "train"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for run in found:
+        line = summary(run)
+        numbers = ["-" if line[name] is None else f"{line[name]:.4f}" for name in _LISTED_METRICS]
+        judged = (line["judged_on"] or "-") if run.finished else "unfinished"
+        train = "-" if line["train_s"] is None else duration(line["train_s"])
+        started = run.started.replace("T", " ")[:16]
+        words = (line["run"], run.act, started, str(line["model"]), judged, *numbers, train)
+        table.add_row(*(Text(one_line(word)) for word in words))
+    return table
+
+
+def show_run(run: Run, reporter: Reporter) -> None:
+    """One run whole: settings, choices, history, results."""
+    reporter.show(f"{run.path}: {run.act}, started {run.started}" + ("" if run.finished else ", NOT FINISHED"))
+    reporter.show(_pairs_table("Settings", run.settings))
+    reporter.show(_pairs_table("Environment", run.environment))
+    if run.history:
+        reporter.show(_history_table(run.history))
+    if run.result is not None:
+        reporter.show(_pairs_table("Data", run.result["data"]))
+        show_result(run.result, reporter)
+
+
+def _pairs_table(title: str, values: Mapping[str, Any]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False, show_edge=False)
+    for name, value in values.items():
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(Text(name), Text(one_line(shown)))
+    return table
+
+
+def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = [name for name in ("log_loss", *_LISTED_METRICS) if any(line["validation"].get(name) for line in history)]
+    table = Table(title="History", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("step", "epoch", "train loss", "learning rate", *(f"validation {name}" for name in names)):
+        table.add_column(column, justify="right")
+    for line in history:
+        found = [line["validation"].get(name) for name in names]
+        numbers = ["-" if value is None else f"{value:.4f}" for value in found]
+        first = (
+            f"{line['step']:,}",
+            f"{line['epoch']:.2f}",
+            f"{line['train_loss']:.4f}",
+            f"{line['learning_rate']:.2e}",
+        )
+        table.add_row(*(Text(word) for word in (*first, *numbers)))
+    return table

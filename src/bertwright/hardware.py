@@ -1,0 +1,113 @@
+"""The machine: device, dtype, threads, memory. Nothing happens at import, and torch is loaded when first asked for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bertwright.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+# Most tokens computed at once where nothing else is asked for. On a CPU larger blocks fall out of the cache; on a GPU
+# smaller ones leave it idle.
+_TOKEN_BUDGET = {"cpu": 8_192, "cuda": 65_536}
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device for "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UserError: no such device on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise UserError(f"--device: found {name!r}, but this machine shows {count} CUDA devices; pass --device cpu")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
+    """What the encoder computes in, and why: bfloat16 where the hardware multiplies it, else float32."""
+    import torch
+
+    if name != "auto":
+        return getattr(torch, name), "as asked"
+    if device.type == "cuda":
+        if torch.cuda.get_device_capability(device) >= (8, 0):
+            return torch.bfloat16, "this GPU multiplies bfloat16"
+        return torch.float32, "this GPU does not multiply bfloat16"
+    feature = cpu_bfloat16_feature()
+    if feature is None:
+        return torch.float32, "this CPU does not multiply bfloat16"
+    return torch.bfloat16, f"this CPU multiplies bfloat16 ({feature})"
+
+
+def cpu_bfloat16_feature() -> str | None:
+    """The name of the CPU's instructions that multiply bfloat16, or None."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    for feature in ("amx_bf16", "avx512_bf16", "bf16"):
+        if capabilities.get(feature):
+            return feature
+    return None
+
+
+def token_budget(asked: int | None, device: torch.device) -> int:
+    """Most tokens computed at once."""
+    return asked if asked is not None else _TOKEN_BUDGET[device.type]
+
+
+def describe(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for a run's environment.json."""
+    import numpy
+    import torch
+
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": str(device),
+        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+        "num_cpus": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+        found["gpu_bytes"] = torch.cuda.get_device_properties(device).total_memory
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def peak_process_bytes() -> int:
+    """Most memory that this process has held at once, since it started."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB (getrusage(2))
+
+
+def peak_gpu_bytes(device: torch.device) -> int | None:
+    """Most GPU memory that torch has held at once; None on a CPU."""
+    import torch
+
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def cost(usd_per_hour: float | None, seconds: float) -> dict[str, float | None]:
+    """``cost`` of result.json: the price of an hour, and of ``seconds`` at it; None where no price was given."""
+    return {"usd_per_hour": usd_per_hour, "usd": None if usd_per_hour is None else usd_per_hour * seconds / 3600}

@@ -1,0 +1,228 @@
+"""Scaled dot-product attention over texts that lie end to end.
+
+    Attention(Q, K, V) = softmax(Q K^T / sqrt(head_dim)) V        Vaswani et al. 2017, arXiv 1706.03762, equation 1
+
+Every text attends to itself alone. ``attend`` is the one way in; the kernels behind it compute the same function:
+
+    plain    text by text, straight from the formula: the reference
+    blocks   texts of like length stacked into padded blocks, with a backward pass of our own (CPU, and any device)
+    varlen   PyTorch's variable-length flash attention (CUDA, half precision, without dropout)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Kernel = Literal["plain", "blocks", "varlen"]
+
+# Texts share a block while the shortest has at least this share of the longest's tokens. Lower wastes products on
+# padding, higher makes more and smaller blocks.
+_LIKE_LENGTH = 0.75
+
+
+def choose_kernel(device: torch.device, dtype: torch.dtype, dropout: float) -> tuple[Kernel, str]:
+    """The fastest kernel for this device, dtype and attention dropout, and the reason in words."""
+    if device.type != "cuda":
+        return "blocks", "blocks of like length: the fastest without a CUDA device"
+    if dtype not in (torch.bfloat16, torch.float16):
+        return "blocks", f"blocks of like length: the flash kernel computes in half precision, not in {dtype}"
+    if dropout > 0:
+        return "blocks", f"blocks of like length: the flash kernel has no attention dropout (found {dropout})"
+    if torch.cuda.get_device_capability(device) < (8, 0):
+        return "blocks", "blocks of like length: the flash kernel needs compute capability 8.0 or newer"
+    return "varlen", "variable-length flash attention"
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_starts: Tensor,
+    key_starts: Tensor,
+    max_query: int,
+    max_key: int,
+    dropout: float = 0.0,
+    kernel: Kernel | None = None,
+) -> Tensor:
+    """What each query reads: (query tokens, heads, head_dim), in the order of the queries.
+
+    Args:
+        q: (query tokens, heads, head_dim). May hold fewer tokens than ``k``: the last layer asks for one a text.
+        k, v: (key tokens, heads, head_dim).
+        query_starts: (sequences + 1,) int32, where each text's queries start in ``q``.
+        key_starts: (sequences + 1,) int32, where each text's keys start in ``k``.
+        max_query, max_key: most queries and keys of one text.
+        dropout: probability that an attention weight is set to 0 (the rest are scaled up). 0 outside training.
+        kernel: which kernel; the fastest that fits if None.
+
+    Tokens of ``q`` behind the last text (unused capacity) give zeros.
+    """
+    if kernel is None:
+        kernel, _ = choose_kernel(q.device, q.dtype, dropout)
+    if kernel == "plain":
+        return _attend_plain(q, k, v, query_starts, key_starts, dropout)
+    if kernel == "blocks":
+        return _AttendBlocks.apply(q, k, v, query_starts, key_starts, dropout)
+    if dropout > 0:
+        raise ValueError(f"the varlen kernel has no dropout; got {dropout}")
+    from torch.nn.attention.varlen import varlen_attn
+
+    read = varlen_attn(q, k, v, query_starts, key_starts, max_query, max_key)
+    assert isinstance(read, Tensor)  # a tuple only where more is asked for
+    return read
+
+
+def _attend_plain(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, key_starts: Tensor, dropout: float) -> Tensor:
+    out = []
+    query_bounds, key_bounds = query_starts.tolist(), key_starts.tolist()
+    for i in range(len(query_bounds) - 1):
+        queries = q[query_bounds[i] : query_bounds[i + 1]].transpose(0, 1)  # (heads, queries, head_dim)
+        keys = k[key_bounds[i] : key_bounds[i + 1]].transpose(0, 1)  # (heads, keys, head_dim)
+        values = v[key_bounds[i] : key_bounds[i + 1]].transpose(0, 1)
+        weights = torch.softmax(queries @ keys.transpose(1, 2) / math.sqrt(q.shape[-1]), dim=-1)
+        if dropout > 0:
+            weights = torch.nn.functional.dropout(weights, dropout)
+        out.append((weights @ values).transpose(0, 1))  # (queries, heads, head_dim)
+    unused = q.shape[0] - query_bounds[-1]
+    if unused:
+        out.append(q.new_zeros(unused, *q.shape[1:]))
+    return torch.cat(out)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Texts of like length, stacked.
+
+    query_index (texts, queries) and key_index (texts, keys) say which flat token stands in each place; a place beyond
+    its text repeats the text's last token and is marked in query_padding and key_padding (None: nothing is padded).
+    """
+
+    query_index: Tensor
+    key_index: Tensor
+    query_padding: Tensor | None
+    key_padding: Tensor | None
+
+    def to(self, device: torch.device) -> _Block:
+        return _Block(
+            self.query_index.to(device),
+            self.key_index.to(device),
+            None if self.query_padding is None else self.query_padding.to(device),
+            None if self.key_padding is None else self.key_padding.to(device),
+        )
+
+
+def _stack(starts: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor | None]:
+    """(texts, longest) flat indices, and (texts, longest) which of them are padding, or None."""
+    offsets = torch.arange(longest, device=starts.device)
+    if int(lengths.min()) == longest:
+        return starts[:, None] + offsets, None
+    return starts[:, None] + torch.minimum(offsets, (lengths - 1)[:, None]), offsets >= lengths[:, None]
+
+
+def _make_blocks(query_starts: Tensor, key_starts: Tensor) -> list[_Block]:
+    """Group texts by their number of keys, longest first."""
+    query_starts, key_starts = query_starts.cpu().long(), key_starts.cpu().long()
+    query_lengths, key_lengths = query_starts.diff(), key_starts.diff()
+    order = torch.argsort(key_lengths, descending=True, stable=True)
+    sorted_lengths = key_lengths[order].tolist()
+    blocks, first = [], 0
+    for i in range(1, len(sorted_lengths) + 1):
+        if i < len(sorted_lengths) and sorted_lengths[i] >= _LIKE_LENGTH * sorted_lengths[first]:
+            continue
+        texts = order[first:i]
+        query_index, query_padding = _stack(query_starts[texts], query_lengths[texts], int(query_lengths[texts].max()))
+        key_index, key_padding = _stack(key_starts[texts], key_lengths[texts], sorted_lengths[first])
+        blocks.append(_Block(query_index, key_index, query_padding, key_padding))
+        first = i
+    return blocks
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """(texts, heads, places, head_dim) of the flat (tokens, heads, head_dim)."""
+    return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:]).transpose(1, 2)
+
+
+def _scatter(out: Tensor, block: Tensor, index: Tensor, padding: Tensor | None) -> None:
+    """Write (texts, heads, places, head_dim) to its flat places in ``out``, leaving padding out."""
+    rows = block.transpose(1, 2)  # (texts, places, heads, head_dim)
+    if padding is None:
+        out[index.reshape(-1)] = rows.reshape(-1, *out.shape[1:])
+    else:
+        real = ~padding
+        out[index[real]] = rows[real]
+
+
+class _AttendBlocks(torch.autograd.Function):
+    """Attention over blocks of like length. The backward pass follows from equation 1 by the chain rule:
+
+    with S = Q K^T * scale, P = softmax(S), D = P with dropout, O = D V:
+        dV = D^T dO      dD = dO V^T      dP = dD with the same dropout
+        dS = P * (dP - rowsum(dP * P))    dQ = dS K * scale      dK = dS^T Q * scale
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, key_starts: Tensor, dropout: float
+    ) -> Tensor:
+        scale = 1.0 / math.sqrt(q.shape[-1])
+        blocks = _make_blocks(query_starts, key_starts)
+        if q.device.type != "cpu":
+            blocks = [block.to(q.device) for block in blocks]
+        needs_backward = any(ctx.needs_input_grad[:3])
+        out = torch.zeros_like(q)
+        kept: list[Tensor] = []
+        for block in blocks:
+            queries, keys, values = (
+                _gather(q, block.query_index),
+                _gather(k, block.key_index),
+                _gather(v, block.key_index),
+            )
+            scores = torch.matmul(queries, keys.transpose(2, 3)).mul_(scale)  # (texts, heads, queries, keys)
+            if block.key_padding is not None:
+                scores.masked_fill_(block.key_padding[:, None, None, :], -math.inf)
+            weights = torch.softmax(scores, dim=-1)
+            used = weights
+            if dropout > 0:
+                keep = torch.empty_like(weights).bernoulli_(1.0 - dropout).div_(1.0 - dropout)
+                used = weights * keep
+            _scatter(out, torch.matmul(used, values), block.query_index, block.query_padding)
+            if needs_backward:
+                kept += [weights, keep] if dropout > 0 else [weights]
+        ctx.blocks, ctx.scale, ctx.dropout = blocks, scale, dropout
+        ctx.save_for_backward(q, k, v, *kept)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, *kept = ctx.saved_tensors
+        grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        kept_tensors = iter(kept)
+        for block in ctx.blocks:
+            weights = next(kept_tensors)
+            keep = next(kept_tensors) if ctx.dropout > 0 else None
+            queries, keys, values = (
+                _gather(q, block.query_index),
+                _gather(k, block.key_index),
+                _gather(v, block.key_index),
+            )
+            grad = _gather(grad_out, block.query_index)  # (texts, heads, queries, head_dim)
+            if block.query_padding is not None:
+                grad = grad.masked_fill(block.query_padding[:, None, :, None], 0.0)
+            used = weights if keep is None else weights * keep
+            block_grad_v = torch.matmul(used.transpose(2, 3), grad)
+            grad_weights = torch.matmul(grad, values.transpose(2, 3))
+            if keep is not None:
+                grad_weights.mul_(keep)
+            # softmax's backward: P * (dP - rowsum(dP * P))
+            grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+            _scatter(grad_q, torch.matmul(grad_scores, keys), block.query_index, block.query_padding)
+            _scatter(grad_k, torch.matmul(grad_scores.transpose(2, 3), queries), block.key_index, block.key_padding)
+            _scatter(grad_v, block_grad_v, block.key_index, block.key_padding)
+        return grad_q, grad_k, grad_v, None, None, None

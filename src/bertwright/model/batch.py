@@ -1,0 +1,69 @@
+"""The one type between data and model: texts as token ids, laid end to end without padding.
+
+Legend of shapes, used in every docstring of this package:
+
+    tokens      all tokens of a batch, text after text (capacity; the first ``num_tokens`` are real)
+    sequences   texts of a batch
+    hidden      width of the encoder (``hidden_size``)
+    heads       attention heads (``num_attention_heads``)
+    head_dim    hidden / heads
+    classes     labels of the task
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A flat batch of texts.
+
+    Attributes:
+        token_ids: (tokens,) int64, ids of the vocabulary.
+        positions: (tokens,) int64, place of each token in its own text, from 0.
+        segment_ids: (tokens,) int64, 0 or 1 for the first or second text of a pair; None: all 0.
+        seq_starts: (sequences + 1,) int32, where each text starts in ``token_ids``; the last entry is ``num_tokens``.
+        max_len: tokens of the longest text.
+        num_tokens: real tokens; what lies behind them in the arrays is unused capacity.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    segment_ids: Tensor | None
+    seq_starts: Tensor
+    max_len: int
+    num_tokens: int
+
+    @property
+    def num_sequences(self) -> int:
+        return self.seq_starts.shape[0] - 1
+
+
+def flat_batch(token_ids: np.ndarray, lengths: np.ndarray, device: torch.device | str = "cpu") -> Batch:
+    """The batch of texts whose ids lie end to end in ``token_ids`` (tokens,), each of its ``lengths`` (sequences,)."""
+    if len(lengths) == 0 or lengths.min() < 1:
+        raise ValueError(f"a batch must hold at least one text of at least one token; got lengths {lengths.tolist()}")
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    positions = np.arange(len(token_ids), dtype=np.int64) - np.repeat(starts[:-1], lengths)
+    return Batch(
+        token_ids=torch.from_numpy(token_ids.astype(np.int64)).to(device, non_blocking=True),
+        positions=torch.from_numpy(positions).to(device, non_blocking=True),
+        segment_ids=None,
+        seq_starts=torch.from_numpy(starts.astype(np.int32)).to(device, non_blocking=True),
+        max_len=int(lengths.max()),
+        num_tokens=int(starts[-1]),
+    )
+
+
+def pack(sequences: Sequence[np.ndarray], device: torch.device | str = "cpu") -> Batch:
+    """The batch of the given texts' ids, each (its tokens,), in the given order."""
+    lengths = np.fromiter((len(ids) for ids in sequences), dtype=np.int64, count=len(sequences))
+    flat = np.concatenate(sequences) if len(sequences) else np.zeros(0, dtype=np.int64)
+    return flat_batch(flat, lengths, device)

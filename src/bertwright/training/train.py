@@ -1,0 +1,369 @@
+"""The main act: from files of labelled texts to a trained, judged and saved classifier."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertwright import hardware, runs
+from bertwright.config import TrainConfig, build
+from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.split import count_shared_texts, split_validation
+from bertwright.errors import DataError
+from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, write_predictions
+from bertwright.evaluation.metrics import check_metric_name
+from bertwright.evaluation.predictor import Predictor, softmax
+from bertwright.evaluation.show import show_result
+from bertwright.model.attention import choose_kernel
+from bertwright.model.checkpoint import Loaded, load_for_training, save_model
+from bertwright.model.encoder import ModelConfig
+from bertwright.progress import Reporter
+from bertwright.randomness import purpose_seed
+from bertwright.training.loop import (
+    HeadOnFeatures,
+    Outcome,
+    WholeModel,
+    compute_features,
+    fit,
+    learner_logits,
+    num_steps_of,
+)
+
+# More training texts than this are sampled for the metrics of the training texts.
+_MOST_TRAIN_METRIC_TEXTS = 50_000
+_DEFAULT_VALIDATION_SHARE = 0.2
+_BASE_HIDDEN_SIZE = 768
+
+
+def train(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> runs.Run:
+    """Train a classifier on the labelled texts in ``data`` (a file or several) and return its run.
+
+    ``settings`` are those of ``bertwright train``, with underscores: ``train("comments.csv", model="all-MiniLM-L6-v2",
+    epochs=2)``. Score texts with ``bertwright.load(run.path)``.
+
+    Raises:
+        UserError: bad settings, data or a model that cannot be used, an output in the way, or a loss that is no number.
+    """
+    files = [data] if isinstance(data, (str, Path)) else list(data)
+    for name in ("test", "validation"):
+        if isinstance(settings.get(name), (str, Path)):
+            settings[name] = (str(settings[name]),)
+    if isinstance(settings.get("output"), Path):
+        settings["output"] = str(settings["output"])
+    config = build(TrainConfig, {**settings, "train": tuple(str(file) for file in files)})
+    return run_training(config, Reporter(quiet=quiet))
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts of one purpose with their token ids."""
+
+    texts: LabelledTexts
+    ragged: Ragged
+
+
+def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
+    """Read, tokenise, train, score, judge, save: a run folder, shown and returned."""
+    started = time.perf_counter()
+    config = _resolve_early(config)
+    output = Path(config.output or "")
+    runs.prepare_output(output, config.overwrite)
+    device = hardware.choose_device(config.device)
+    dtype, dtype_reason = hardware.choose_dtype(config.dtype, device)
+    token_budget = hardware.token_budget(config.token_budget, device)
+
+    train_texts, validation_texts, test_texts = _read(config, reporter)
+    read_s = time.perf_counter() - started
+
+    labels = train_texts.labels
+    loaded = load_for_training(
+        config.model, labels, config.pooling, config.max_length, config.seed, config.tokenizer, _dropouts(config)
+    )
+    config = _resolve_late(config, loaded.model.config, len(labels))
+    reporter.say(f"model: {loaded.description}")
+    for note in loaded.notes:
+        reporter.say(f"model: {note}")
+
+    tokenize_started = time.perf_counter()
+    splits = {
+        name: Split(texts, tokenize_texts(loaded.tokenizer, texts.texts, config.max_length, reporter))
+        for name, texts in (("train", train_texts), ("validation", validation_texts), ("test", test_texts))
+        if texts is not None
+    }
+    tokenize_s = time.perf_counter() - tokenize_started
+    truncated = sum(split.ragged.num_truncated for split in splits.values())
+    num_texts = sum(len(split.texts) for split in splits.values())
+    if truncated:
+        reporter.say(
+            f"{truncated:,} of {num_texts:,} texts ({truncated / num_texts:.1%}) are longer than --max-length "
+            f"{config.max_length} tokens and lost their end"
+        )
+
+    kernel, kernel_reason = choose_kernel(device, dtype, config.attention_dropout)
+    reporter.say(f"computing on {device} in {str(dtype).removeprefix('torch.')}: {dtype_reason}; attention: {kernel}")
+    if config.overwrite:
+        runs.clear_output(output)
+    writer = runs.RunWriter(output, "train", _rerunnable(config))
+    writer.environment(
+        {
+            **hardware.describe(device),
+            "dtype": str(dtype).removeprefix("torch."),
+            "dtype_reason": dtype_reason,
+            "attention_kernel": kernel,
+            "attention_kernel_reason": kernel_reason,
+            "tokenizer": loaded.tokenizer.engine,
+            "tokenizer_reason": loaded.tokenizer.reason,
+            "compile": "off",
+            "compile_reason": "not used by this version",
+            "token_budget": token_budget,
+            "model": loaded.description,
+            "model_notes": loaded.notes,
+        }
+    )
+
+    outcome, originals = _learn(config, splits, loaded, device, dtype, token_budget, writer, reporter)
+
+    state = originals | outcome.state
+    save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)
+    loaded.model.load_state_dict(state)
+    predictor = Predictor(loaded.model, loaded.tokenizer, loaded.settings, config)
+
+    held_out = splits.get("test") or splits.get("validation")
+    infer_started = time.perf_counter()
+    probabilities = None if held_out is None else _score(predictor, held_out.ragged, reporter)
+    infer_s = None if held_out is None else time.perf_counter() - infer_started
+    metrics = _metrics(config, splits, predictor, held_out, probabilities, reporter)
+    extremes: dict[str, Any] = {"highest": [], "lowest": []}
+    if held_out is not None and probabilities is not None:
+        threshold = loaded.settings.threshold
+        tables = prediction_tables(held_out.texts, probabilities, labels, threshold, config.texts)
+        write_predictions(output / runs.PREDICTIONS, tables)
+        extremes = extremes_of(held_out.texts, probabilities, labels, config.num_extremes)
+    else:
+        reporter.say("no held-out texts: nothing to judge on. Pass --test or --validation-share")
+
+    total_s = time.perf_counter() - started
+    train_s = outcome.train_s
+    infer_rate = None if held_out is None or infer_s is None else len(held_out.ragged) / infer_s
+    infer_token_rate = None if held_out is None or infer_s is None else int(held_out.ragged.starts[-1]) / infer_s
+    shared_texts = 0 if held_out is None else count_shared_texts(train_texts, held_out.texts)
+    result: dict[str, Any] = {
+        "task": "single_label",
+        "labels": list(labels),
+        "model": loaded.description,
+        "data": {
+            "train_texts": len(train_texts),
+            "validation_texts": 0 if validation_texts is None else len(validation_texts),
+            "test_texts": 0 if test_texts is None else len(test_texts),
+            "train_sha256": train_texts.sha256,
+            "test_sha256": None if test_texts is None else test_texts.sha256,
+            "shared_texts": shared_texts,
+            "truncated_share": truncated / num_texts,
+            "bad_rows": len(train_texts.bad_rows) + (0 if test_texts is None else len(test_texts.bad_rows)),
+        },
+        "seconds": {"read": read_s, "tokenize": tokenize_s, "train": train_s, "infer": infer_s, "total": total_s},
+        "rates": {
+            "tokenize_texts_per_s": num_texts / tokenize_s,
+            "train_texts_per_s": outcome.num_texts / train_s,
+            "train_tokens_per_s": outcome.num_tokens / train_s,
+            "train_batches_per_s": outcome.steps / train_s,
+            "infer_texts_per_s": infer_rate,
+            "infer_tokens_per_s": infer_token_rate,
+        },
+        "memory": {
+            "peak_process_bytes": hardware.peak_process_bytes(),
+            "peak_gpu_bytes": hardware.peak_gpu_bytes(device),
+        },
+        "cost": hardware.cost(config.usd_per_hour, total_s),
+        "metrics": metrics,
+        "extremes": extremes,
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+    }
+    if shared_texts:
+        reporter.say(
+            f"{shared_texts:,} of the held-out texts also stand among the training texts: "
+            "the figures for them are too good"
+        )
+    writer.result(result)
+    show_result(result, reporter)
+    reporter.say(f"run: {output}")
+    return runs.open_run(output)
+
+
+def _learn(
+    config: TrainConfig,
+    splits: dict[str, Split],
+    loaded: Loaded,
+    device: torch.device,
+    dtype: torch.dtype,
+    token_budget: int,
+    writer: runs.RunWriter,
+    reporter: Reporter,
+) -> tuple[Outcome, dict[str, Tensor]]:
+    """Train the loaded model in place; returns what happened and the float32 weights that it started from."""
+    originals = dict(loaded.model.state_dict())
+    model = loaded.model.to(device).compute_in(dtype)
+    train_split, validation = splits["train"], splits.get("validation")
+    learner: WholeModel | HeadOnFeatures
+    judged: WholeModel | HeadOnFeatures | None = None
+    if config.freeze_encoder:
+        for parameter in model.encoder_parameters():
+            parameter.requires_grad_(False)
+        reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
+
+        def on_features(split: Split) -> HeadOnFeatures:
+            features = compute_features(model, split.ragged, device, token_budget, reporter)
+            return HeadOnFeatures(model, features, split.ragged.lengths, device)
+
+        features_started = time.perf_counter()
+        learner = on_features(train_split)
+        features_s = time.perf_counter() - features_started
+        judged = None if validation is None else on_features(validation)
+    else:
+        features_s = 0.0
+        learner = WholeModel(model, train_split.ragged, device, token_budget)
+        judged = None if validation is None else WholeModel(model, validation.ragged, device, token_budget)
+
+    def judge_validation() -> dict[str, Any]:
+        assert judged is not None
+        assert validation is not None
+        logits = learner_logits(judged, np.arange(len(validation.texts)), reporter, "Validation")
+        return judge(validation.texts, softmax(logits), loaded.settings.threshold)
+
+    label_ids = train_split.texts.label_ids
+    assert label_ids is not None
+    num_steps = num_steps_of(config, len(label_ids))
+    reporter.say(
+        f"training on {len(label_ids):,} texts: {num_steps:,} steps of {config.batch_size} texts, {config.optimizer}, "
+        f"learning rate {config.learning_rate:g}, {config.schedule} after {config.warmup_ratio:.0%} warm-up"
+    )
+    outcome = fit(
+        learner,
+        label_ids,
+        config,
+        config.learning_rate or 0.0,
+        originals,
+        None if judged is None else judge_validation,
+        config.best_metric or "",
+        writer.history,
+        reporter,
+    )
+    outcome.train_s += features_s
+    if outcome.stopped_early:
+        reporter.say(f"stopped early at step {outcome.steps:,}: no better {config.best_metric} for a while")
+    if judged is not None:
+        reporter.say(f"kept step {outcome.best_step:,} of {outcome.steps:,}: best validation {config.best_metric}")
+    return outcome, originals
+
+
+def _read(config: TrainConfig, reporter: Reporter) -> tuple[LabelledTexts, LabelledTexts | None, LabelledTexts | None]:
+    """Training, validation and test texts; the latter two where there are any."""
+    train_texts = read_labelled(config.train, config)
+    test_texts = read_labelled(config.test, config, train_texts.labels) if config.test else None
+    validation_texts = read_labelled(config.validation, config, train_texts.labels) if config.validation else None
+    for texts in (train_texts, validation_texts, test_texts):
+        if texts is None:
+            continue
+        for note in texts.notes:
+            reporter.say(note)
+        if texts.bad_rows:
+            first = texts.bad_rows[0]
+            reporter.say(
+                f"{len(texts.bad_rows):,} bad rows skipped, the first: {first.path}, {first.line}: {first.reason}"
+            )
+    if config.validation_share:
+        learnt, held = split_validation(train_texts, config.validation_share, config.seed)
+        if not len(held):
+            raise DataError(
+                f"--validation-share {config.validation_share} of {len(train_texts):,} texts leaves none to hold out; "
+                "give more texts, a larger share, or --validation-share 0"
+            )
+        train_texts, validation_texts = train_texts.take(learnt), train_texts.take(held)
+    return train_texts, validation_texts, test_texts
+
+
+def _resolve_early(config: TrainConfig) -> TrainConfig:
+    """Settle what depends on other settings alone."""
+    update: dict[str, Any] = {}
+    if config.validation_share is None:
+        held_out = bool(config.test or config.validation)
+        update["validation_share"] = 0.0 if held_out else _DEFAULT_VALIDATION_SHARE
+    if config.output is None:
+        data = Path(config.train[0]).name.split(".")[0] or "data"
+        model = Path(config.model).name or "model"
+        frozen = "-frozen" if config.freeze_encoder else ""
+        update["output"] = str(runs.free_name(Path("runs") / f"{data}-{model}{frozen}"))
+    if config.best_metric is not None:
+        check_metric_name(config.best_metric)
+    return config.model_copy(update=update)
+
+
+def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> TrainConfig:
+    """Settle what depends on the model and the data."""
+    update: dict[str, Any] = {}
+    if config.learning_rate is None:
+        if config.freeze_encoder:
+            update["learning_rate"] = 1e-3
+        else:
+            update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
+    if config.best_metric is None:
+        update["best_metric"] = "roc_auc" if num_labels == 2 else "accuracy"
+    return config.model_copy(update=update)
+
+
+def _dropouts(config: TrainConfig) -> dict[str, float]:
+    """The model settings that the training's dropouts replace."""
+    dropouts: dict[str, float] = {"attention_probs_dropout_prob": config.attention_dropout}
+    if config.hidden_dropout is not None:
+        dropouts["hidden_dropout_prob"] = config.hidden_dropout
+    if config.classifier_dropout is not None:
+        dropouts["classifier_dropout"] = config.classifier_dropout
+    return dropouts
+
+
+def _rerunnable(config: TrainConfig) -> dict[str, Any]:
+    """The resolved settings as they can be given again."""
+    values = config.model_dump(mode="json", exclude_none=True)
+    if config.steps is not None:
+        del values["epochs"]
+    if config.validation:
+        del values["validation_share"]
+    return values
+
+
+def _score(predictor: Predictor, ragged: Ragged, reporter: Reporter) -> np.ndarray:
+    return predictor.probabilities(predictor.logits(ragged, reporter))
+
+
+def _metrics(
+    config: TrainConfig,
+    splits: dict[str, Split],
+    predictor: Predictor,
+    held_out: Split | None,
+    probabilities: np.ndarray | None,
+    reporter: Reporter,
+) -> dict[str, dict[str, Any]]:
+    """Metrics of every split by the kept weights, in evaluation mode; of the training texts at most 50,000."""
+    metrics: dict[str, dict[str, Any]] = {"train": {}, "validation": {}, "test": {}}
+    for name, split in splits.items():
+        texts, ragged = split.texts, split.ragged
+        if split is held_out and probabilities is not None:
+            scored = probabilities
+        else:
+            if len(texts) > _MOST_TRAIN_METRIC_TEXTS and name == "train":
+                generator = np.random.default_rng(purpose_seed(config.seed, "train metrics"))
+                rows = np.sort(generator.choice(len(texts), _MOST_TRAIN_METRIC_TEXTS, replace=False))
+                reporter.say(f"train metrics: a sample of {len(rows):,} of the {len(texts):,} training texts")
+                texts, ragged = texts.take(rows), ragged.take(rows)
+            scored = _score(predictor, ragged, reporter)
+        metrics[name] = judge(texts, scored, predictor.settings.threshold)
+    return metrics
