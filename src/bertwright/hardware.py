@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bertwright import __version__
 from bertwright.errors import UserError
 
 if TYPE_CHECKING:
@@ -79,6 +83,8 @@ def describe(device: torch.device) -> dict[str, Any]:
     import torch
 
     found: dict[str, Any] = {
+        "bertwright": __version__,
+        "commit": source_commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -93,6 +99,20 @@ def describe(device: torch.device) -> dict[str, Any]:
         found["gpu_bytes"] = torch.cuda.get_device_properties(device).total_memory
         found["cuda"] = torch.version.cuda
     return found
+
+
+def source_commit() -> str | None:
+    """The commit of bertwright's own sources where they are a checkout, with "-dirty" if it was changed since."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    described = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return described.stdout.strip() or None
 
 
 def peak_process_bytes() -> int:

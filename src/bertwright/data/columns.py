@@ -30,7 +30,7 @@ from bertwright.data.read import (
 )
 from bertwright.errors import DataError
 
-Path = str | os.PathLike[str]
+FilePath = str | os.PathLike[str]
 
 _MOST_LABELS = 1_000
 _SKIP_HINT = "Pass --on-bad-row skip to drop such rows (they are counted)."
@@ -54,10 +54,11 @@ _NOT_LABEL = {
 class LabelledTexts:
     """Texts and their classes, in the order of their files.
 
-    ``texts`` (rows,) large_string, as they stand in the file. ``label_ids`` (rows,) int64 index ``labels``, the names of
-    the classes; texts without labels have None and (). ``rows`` (rows,) int64 is where each text stands in its source:
-    from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those skipped,
-    ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in that order.
+    ``texts`` (rows,) large_string, as they stand in the file. ``label_ids`` (rows,) int64 index ``labels``, the names
+    of the classes; texts without labels have None and (). ``rows`` (rows,) int64 is where each text stands in its
+    source: from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those
+    skipped, ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in
+    that order.
     """
 
     texts: pa.ChunkedArray
@@ -83,17 +84,18 @@ class LabelledTexts:
 
 
 def read_labelled(
-    paths: Path | Iterable[Path], settings: DataSettings, labels: tuple[str, ...] | None = None
+    paths: FilePath | Iterable[FilePath], settings: DataSettings, labels: tuple[str, ...] | None = None
 ) -> LabelledTexts:
     """The labelled texts of one or several files, one after the other.
 
     Without ``labels`` the files say what the classes are, over all of them: in numeric order if all are numbers, else
-    sorted; of two, ``settings.positive_label`` goes last. With ``labels``, those of a training, the ids follow them and a
-    row with any other label is a bad row. Labels are stripped; integral numbers lose their point, so that 1.0 is "1".
+    sorted; of two, ``settings.positive_label`` goes last. With ``labels``, those of a training, the ids follow them and
+    a row with any other label is a bad row. Labels are stripped; where all are numbers, whole ones lose their point, so
+    that 1.0 is "1".
 
     Raises:
-        DataError: a file cannot be read (:func:`bertwright.data.read.read_table`); a column is not found; a row cannot be
-            used and ``settings.on_bad_row`` is "error", or none can be; the labels are fractions without
+        DataError: a file cannot be read (:func:`bertwright.data.read.read_table`); a column is not found; a row cannot
+            be used and ``settings.on_bad_row`` is "error", or none can be; the labels are fractions without
             ``settings.label_threshold``, too many to be classes or, for a training, of one class only;
             ``settings.positive_label`` is none of them.
     """
@@ -106,7 +108,8 @@ def read_labelled(
         part = _with_texts(table, text, notes)
         part.find_labels(label)
         parts.append(part)
-    _name_labels(parts, settings.label_threshold)
+    if labels is None or settings.label_threshold is not None:
+        _name_labels(parts, settings.label_threshold)
     _check_labels(parts, labels)
     if labels is not None:
         _refuse_other_labels(parts, labels)
@@ -115,14 +118,12 @@ def read_labelled(
     names = labels if labels is not None else _classes(parts, settings.label_threshold, notes)
     names = _positive_last(names, settings.positive_label, fixed=labels is not None)
     ids = {name: number for number, name in enumerate(names)}
-    label_ids = [
-        np.array([ids.get(name, -1) for name in part.names], np.int64)[part.codes[part.good]] for part in parts
-    ]
-    return _assembled(parts, np.concatenate(label_ids), names, notes, digest.hexdigest())
+    label_ids = np.concatenate([part.label_ids(ids) for part in parts])
+    return _assembled(parts, label_ids, names, notes, digest.hexdigest())
 
 
 def read_unlabelled(
-    paths: Path | IO[Any] | Iterable[Path | IO[Any]],
+    paths: FilePath | IO[Any] | Iterable[FilePath | IO[Any]],
     text_column: str | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
 ) -> LabelledTexts:
@@ -144,7 +145,8 @@ def read_unlabelled(
             table = read_lines(sys.stdin.buffer, "standard input", digest.update)
         else:
             name = getattr(source, "name", None)
-            table = read_lines(source, name if isinstance(name, str) else "file object", digest.update)
+            shown = "standard input" if name == "<stdin>" else name if isinstance(name, str) else "file object"
+            table = read_lines(source, shown, digest.update)
         text, notes = _text_only(table, text_column)
         parts.append(_with_texts(table, text, notes))
     _handle_bad_rows(parts, on_bad_row)
@@ -159,7 +161,7 @@ def _as_list(paths: Any) -> list[Any]:
     return sources
 
 
-# --- which column is which -----------------------------------------------------------------------------------------------
+# --- which column is which ----------------------------------------------------------------------------------
 
 
 def _text_and_label(table: Table, text: str | None, label: str | None) -> tuple[str, str, list[str]]:
@@ -193,9 +195,7 @@ def _text_and_label(table: Table, text: str | None, label: str | None) -> tuple[
         others = [name for name in table.columns if fold_name(name) in LABEL_COLUMN_NAMES and name not in (label, text)]
         if others:
             shown = ", ".join(show(name) for name in others)
-            notes.append(
-                f"took column {show(label)} for the labels (there is {shown} too: --label-column names another)"
-            )
+            notes.append(f"took column {show(label)} for the labels; --label-column can name another ({shown})")
     return text, label, notes
 
 
@@ -244,10 +244,13 @@ def _found_columns(table: Table) -> str:
     headless = "" if table.has_header else " (the file has no header)"
     if len(columns) == 1 and table.format in ("csv", "tsv"):
         head = columns[0] if table.has_header else table.columns[columns[0]][0].as_py()
-        for character, name in ((";", "semicolons"), ("\t", "tabs"), (",", "commas")):
+        others = {"csv": {";": "semicolons", "\t": "tabs"}, "tsv": {";": "semicolons", ",": "commas"}}[table.format]
+        for character, name in others.items():
             if character in head:
                 headless += f" (are its fields separated by {name}? .csv takes commas, .tsv tabs)"
                 break
+    if len(columns) == 1 and table.bad_rows:
+        headless += f"; line {table.bad_rows[0].line:,}: {table.bad_rows[0].reason}"
     return f"found {shown}{headless}"
 
 
@@ -289,7 +292,7 @@ def _looks(column: pa.ChunkedArray) -> _Looks:
     return _Looks(True, number, len(values), mean, number or (few and longest <= 100))
 
 
-# --- rows ----------------------------------------------------------------------------------------------------------------
+# --- rows ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -317,13 +320,24 @@ class _Part:
     @property
     def used(self) -> list[str]:
         """The labels that stand in usable rows."""
-        counts = np.bincount(self.codes[self.good], minlength=len(self.names))
-        return list(
-            dict.fromkeys(name for name, count in zip(self.names, counts, strict=True) if count and name is not None)
-        )
+        return list(self.count_labels())
+
+    def count_labels(self) -> dict[str, int]:
+        """How many usable rows have each label."""
+        found = np.bincount(self.codes[self.good], minlength=len(self.names))
+        counts: dict[str, int] = {}
+        for name, count in zip(self.names, found.tolist(), strict=True):
+            if name is not None and count:
+                counts[name] = counts.get(name, 0) + count
+        return counts
+
+    def label_ids(self, ids: Mapping[str, int]) -> np.ndarray:
+        """(usable rows,) int64: the ids of their labels."""
+        of_code = [-1 if name is None else ids.get(name, -1) for name in self.names]
+        return np.array(of_code, np.int64)[self.codes[self.good]]
 
     def mark(self, mask: np.ndarray, reason: str) -> None:
-        """Rows under ``mask`` (rows,) cannot be used, unless something else was already said of them."""
+        """Rows under ``mask`` (rows,) bool cannot be used; the first reason given for a row stays."""
         mask = mask & self.good
         if mask.any():
             self.problem[mask] = len(self.reasons)
@@ -344,18 +358,15 @@ class _Part:
             _named(self.table, column, "--label-column")
         self.label_column = column
         kinds = self.table.cell_kinds.get(column)
-        for kind, reason in _NOT_LABEL.items() if kinds is not None else ():
-            self.mark(kinds == kind, reason)
+        if kinds is not None:
+            for kind, reason in _NOT_LABEL.items():
+                self.mark(np.equal(kinds, kind), reason)
         encoded = self.table.columns[column].dictionary_encode().unify_dictionaries()
         values = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
         codes = [np.asarray(pc.fill_null(chunk.indices, len(values))).astype(np.int64) for chunk in encoded.chunks]
         self.codes = np.concatenate([*codes, np.empty(0, np.int64)])
         self.names = [_label_text(value) for value in [*values, None]]
         self.mark_labels({code: "there is no label" for code, name in enumerate(self.names) if name is None})
-
-    def bad_lines(self) -> np.ndarray:
-        """(bad rows,) the lines of the rows marked as bad."""
-        return self.table.lines[~self.good]
 
     def reason_of(self, row: int) -> str:
         """Why row ``row`` cannot be used."""
@@ -370,8 +381,9 @@ def _with_texts(table: Table, column: str, notes: list[str]) -> _Part:
     notes = [f"{table.path}: {note}" for note in [*table.notes, *notes]]
     part = _Part(table, texts, np.zeros(len(table), np.int32), notes)
     kinds = table.cell_kinds.get(column)
-    for kind, reason in _NOT_TEXT.items() if kinds is not None else ():
-        part.mark(kinds == kind, reason)
+    if kinds is not None:
+        for kind, reason in _NOT_TEXT.items():
+            part.mark(np.equal(kinds, kind), reason)
     if texts.null_count:
         part.mark(np.asarray(texts.is_null()).astype(bool), _NOT_TEXT[CellKind.NULL])
         texts = pc.fill_null(texts, "")
@@ -433,7 +445,7 @@ def _assembled(
     )
 
 
-# --- labels --------------------------------------------------------------------------------------------------------------
+# --- labels -------------------------------------------------------------------------------------------------
 
 
 def _label_text(value: Any) -> str | None:
@@ -476,10 +488,8 @@ def _name_labels(parts: Sequence[_Part], threshold: float | None) -> None:
     if not words or not all(map(NUMBER.fullmatch, words)):
         return
     for part in parts:
-        nan = {
-            code: "there is no label (NaN)" for code, name in enumerate(part.names) if name and name.casefold() == "nan"
-        }
-        part.mark_labels(nan)
+        nan = [code for code, name in enumerate(part.names) if name is not None and name.casefold() == "nan"]
+        part.mark_labels(dict.fromkeys(nan, "there is no label (NaN)"))
         part.names = [None if name is None else _without_point(name) for name in part.names]
 
 
@@ -488,18 +498,17 @@ def _check_labels(parts: Sequence[_Part], labels: tuple[str, ...] | None) -> Non
     used = list(dict.fromkeys(name for part in parts for name in part.used))
     numbers = [_number(name) for name in used]
     part = parts[0]
-    if used and all(number is not None for number in numbers):
-        fractional = [
-            name
-            for name, number in zip(used, numbers, strict=True)
-            if number != int(number or 0) and name not in (labels or ())
-        ]
-        if fractional:
-            part = next(part for part in parts if fractional[0] in part.used)
-            raise DataError(
-                f"{part.table.path}: found fractional labels such as {fractional[0]} in column {show(part.label_column)}, "
-                "expected classes. Pass --label-threshold 0.5 to make two classes of them (1 at or above, else 0)"
-            )
+    fractional = [
+        name
+        for name, number in zip(used, numbers, strict=True)
+        if number is not None and not number.is_integer() and name not in (labels or ())
+    ]
+    if fractional and all(number is not None for number in numbers):
+        part = next(part for part in parts if fractional[0] in part.used)
+        raise DataError(
+            f"{part.table.path}: found fractional labels such as {fractional[0]} in column {show(part.label_column)}, "
+            "expected classes. Pass --label-threshold 0.5 to make two classes of them (1 at or above, else 0)"
+        )
     if labels is not None:
         return
     rows = sum(int(part.good.sum()) for part in parts)
@@ -534,10 +543,8 @@ def _classes(parts: Sequence[_Part], threshold: float | None, notes: list[str]) 
     """The classes of a training, in the order of their ids."""
     counts: dict[str, int] = {}
     for part in parts:
-        found = np.bincount(part.codes[part.good], minlength=len(part.names))
-        for name, count in zip(part.names, found, strict=True):
-            if name is not None and count:
-                counts[name] = counts.get(name, 0) + int(count)
+        for name, count in part.count_labels().items():
+            counts[name] = counts.get(name, 0) + count
     numbers = {name: _number(name) for name in counts}
     if all(number is not None for number in numbers.values()):
         names = sorted(counts, key=lambda name: (numbers[name] or 0.0, name))

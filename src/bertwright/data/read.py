@@ -3,9 +3,9 @@
 Nothing here decides which column is the text and which the label (that is :mod:`bertwright.data.columns`). What is
 decided here is what a row is, on which line of the file it starts, and whether the first row is a header.
 
-Quoted files are parsed twice over, in two ways that agree: ``pyarrow.csv`` where the quotes are regular and every row has
-the right number of fields, else Python's ``csv``, which is slower but knows the line of every row. Everything else is cut
-out of the file's bytes at positions found with numpy.
+A quoted file is parsed in one of two ways that agree: by ``pyarrow.csv`` where its quotes are regular and every row has
+the right number of fields, else by Python's ``csv``, which is slower but knows the line of every row. Lines and
+unquoted fields are cut out of the file's bytes at positions found with numpy.
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ _SEPARATOR = " ||| "
 _NO_VALUE = ("", "nan", "na", "n/a", "none", "null", "?")
 _BATCH_ROWS = 10_000
 _BLOCK_BYTES = 16 << 20
+_MOST_BLOCK_BYTES = 2**31 - 1_000
 _MOST_KEYS = 1_000
 _SLOW_BYTES = 32 << 20
 
@@ -141,11 +142,13 @@ class Table:
     """One file's columns, before anyone decided which is text and which label.
 
     ``columns`` holds texts as large_string, and numbers and booleans as themselves where the format knows them
-    (.parquet). In a .jsonl file every value is rendered as text, and ``cell_kinds`` (uint8 of :class:`CellKind`, (rows,))
-    says what it was; null stands where there is no value of use. ``unusable`` names the columns of other types.
+    (.parquet). In a .jsonl file every value is rendered as text, and ``cell_kinds``, (rows,) uint8 of
+    :class:`CellKind`, says what it was; null stands where there is no value of use. ``unusable`` names the columns of
+    other types.
 
     ``row_numbers`` (rows,) int64 is the place of each row in the file, from 0, the header not counted; rows that could
-    not be parsed are in ``bad_rows`` and leave gaps. Blank lines are no rows. ``num_source_rows`` counts the bad ones too.
+    not be parsed are in ``bad_rows`` and leave gaps. Blank lines are no rows. ``num_source_rows`` counts the bad rows
+    too.
     """
 
     path: str
@@ -196,8 +199,8 @@ def read_table(
 
     Raises:
         DataError: the file is missing, unreadable, damaged, empty, has a header but no rows, is not UTF-8 text, has two
-            columns of one name, or has an extension that is not read. Rows that cannot be parsed raise nothing: they are
-            in ``bad_rows``.
+            columns of one name, or has an extension that is not read. Rows that cannot be parsed raise nothing: they
+            are in ``bad_rows``.
     """
     shown = os.fspath(path)
     kind, data = _read_bytes(shown, on_bytes)
@@ -241,7 +244,7 @@ def fold_name(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().casefold())
 
 
-# --- bytes -----------------------------------------------------------------------------------------------------------
+# --- bytes --------------------------------------------------------------------------------------------------
 
 
 def _read_bytes(path: str, on_bytes: Callable[[bytes], object] | None) -> tuple[str, bytes]:
@@ -317,7 +320,7 @@ def _checked_text(path: str, data: bytes) -> bytes:
             f"{path}, line {line:,}: found a NUL byte ({found}), expected UTF-8 text. Convert or clean the file"
         )
     data = data.removeprefix(b"\xef\xbb\xbf")
-    if not data.strip():
+    if not data or data.isspace():
         raise DataError(f"{path}: the file is empty but for blank lines, expected rows of texts")
     return data
 
@@ -331,7 +334,7 @@ def _one_line(error: BaseException) -> str:
     return text if len(text) <= 160 else text[:160] + "..."
 
 
-# --- positions in the bytes --------------------------------------------------------------------------------------------
+# --- positions in the bytes ---------------------------------------------------------------------------------
 
 
 def _positions(data: bytes, byte: bytes) -> np.ndarray:
@@ -398,7 +401,7 @@ def _broken_bytes(data: bytes) -> str:
     return ""
 
 
-# --- cells of .csv and .tsv --------------------------------------------------------------------------------------------
+# --- cells of .csv and .tsv ---------------------------------------------------------------------------------
 
 
 @dataclass
@@ -413,10 +416,6 @@ class _Cells:
     num_records: int
     compute_lines: Callable[[], np.ndarray]
     bad_rows: list[BadRow]
-
-
-class _UnclosedQuoteError(DataError):
-    """A quote that swallows the rest of the file."""
 
 
 def _csv_cells(path: str, data: bytes, delimiter: str, notes: list[str]) -> _Cells:
@@ -439,11 +438,13 @@ def _csv_cells_at_once(data: bytes, delimiter: str, block_bytes: int = _BLOCK_BY
         return None, "a quote stands inside a field without doubling"
     names = [str(number) for number in range(len(first))]
     while True:
+        while any(data[at - 1 : at + 1] == b"\r\n" for at in range(block_bytes, len(data), block_bytes)):
+            block_bytes += 1  # pyarrow loses a line feed that starts a block after a carriage return, even in quotes
         try:
             table = pyarrow.csv.read_csv(
                 pa.BufferReader(data),
-                read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=min(block_bytes, 2**31 - 1)),
-                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+                read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=block_bytes),
+                parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data),
                 convert_options=pyarrow.csv.ConvertOptions(
                     column_types=dict.fromkeys(names, pa.large_string()),
                     null_values=[],
@@ -453,9 +454,9 @@ def _csv_cells_at_once(data: bytes, delimiter: str, block_bytes: int = _BLOCK_BY
             )
             break
         except pa.ArrowInvalid as error:
-            if "block" not in str(error) or block_bytes >= min(len(data), 2**31 - 1):
+            if "block" not in str(error) or block_bytes >= min(len(data), _MOST_BLOCK_BYTES):
                 return None, _one_line(error)
-            block_bytes *= 8  # a row is longer than a block
+            block_bytes = min(block_bytes * 8, _MOST_BLOCK_BYTES)  # a row is longer than a block
     num_rows = table.num_rows
     return _Cells(table.columns, np.arange(num_rows), num_rows, lambda: _record_lines(data), []), ""
 
@@ -506,8 +507,8 @@ def _huge_fields() -> Iterator[None]:
 class _TextLines:
     """The lines of a file for Python's ``csv``, and how many of them it has taken.
 
-    Lines end at a carriage return alone too, since a row does; but ``line`` counts as an editor does. Bytes that are not
-    UTF-8 become lone surrogates, which nothing else can.
+    Lines end at a carriage return alone too, since a row does; but ``line`` counts as an editor does. Bytes that are
+    not UTF-8 become lone surrogates, which nothing else can.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -551,9 +552,9 @@ def _csv_cells_by_row(path: str, data: bytes, delimiter: str) -> _Cells:
                 reason = ""
             except csv.Error as error:
                 if source.exhausted:
-                    raise _UnclosedQuoteError(
-                        f"{path}, line {line:,}: a quote opens a field here and is not closed before the end of the file. "
-                        "Close it, or double the quotes inside texts"
+                    raise DataError(
+                        f"{path}, line {line:,}: a quote opens a field here and is not closed before the end of the "
+                        "file. Close it, or double the quotes inside texts"
                     ) from None
                 row, reason = [""], _quoting_reason(error, line, source.line)
             if row is None:
@@ -665,7 +666,7 @@ def _tsv_cells_quoted(path: str, data: bytes, most_bad: int) -> _Cells | None:
     return cells if len(cells.bad_rows) < most_bad else None
 
 
-# --- is the first row a header? ----------------------------------------------------------------------------------------
+# --- is the first row a header? -----------------------------------------------------------------------------
 
 
 def _with_names(path: str, kind: str, cells: _Cells, names: Collection[str], notes: list[str]) -> Table:
@@ -779,7 +780,7 @@ def _without_repeated_header(table: Table, header: list[str]) -> Table:
     )
 
 
-# --- .txt --------------------------------------------------------------------------------------------------------------
+# --- .txt ---------------------------------------------------------------------------------------------------
 
 
 def _is_plain(data: bytes) -> bool:
@@ -855,7 +856,7 @@ def _lines_table(
     return Table(path, "txt", stripped, False, rows, num_rows, lambda: lines + 1, bad_rows), bad_rows
 
 
-# --- .jsonl ------------------------------------------------------------------------------------------------------------
+# --- .jsonl -------------------------------------------------------------------------------------------------
 
 
 def _read_jsonl(path: str, data: bytes) -> Table:
@@ -895,6 +896,9 @@ def _read_jsonl(path: str, data: bytes) -> Table:
         flush()
     # a key that is no text itself (a lone surrogate) can name no column
     usable = {key: chunks for key, chunks in columns.items() if not _surrogate(key)}
+    if not usable:
+        found = f"{bad_rows[0]} (and no other line can be used)" if bad_rows else f"{path}: found objects without keys"
+        raise DataError(f'{found}. Expected one JSON object a line, such as {{"text": "...", "label": 1}}')
     return Table(
         path,
         "jsonl",
@@ -968,13 +972,13 @@ def _rendered_value(value: Any) -> tuple[str | None, CellKind]:
 def number_text(value: float) -> str | None:
     """A number as a label: integral ones without a point; none for NaN and infinities."""
     if isinstance(value, int):
-        return str(value) if abs(value) < 10**4000 else None  # beyond, Python refuses to write it
+        return str(value)
     if value != value or value in (float("inf"), float("-inf")):
         return None
     return str(int(value)) if value == int(value) else repr(value)
 
 
-# --- .parquet ----------------------------------------------------------------------------------------------------------
+# --- .parquet -----------------------------------------------------------------------------------------------
 
 
 def _read_parquet(path: str, data: bytes) -> Table:
@@ -986,7 +990,7 @@ def _read_parquet(path: str, data: bytes) -> Table:
         unusable = {item.name: str(item.type) for item in schema if item.name not in usable}
         table = file.read(columns=list(usable))
         num_rows = file.metadata.num_rows
-        columns = {name: table.column(name).cast(kind) for name, kind in usable.items()}
+        columns = {name: _decoded(table.column(name)).cast(kind) for name, kind in usable.items()}
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: damaged or not a parquet file ({_one_line(error)}). Copy or write it again") from None
     if num_rows == 0:
@@ -1011,6 +1015,10 @@ def _read_as(kind: pa.DataType) -> pa.DataType | None:
     if types.is_integer(kind) or types.is_boolean(kind):
         return kind
     return pa.float64() if types.is_floating(kind) else None
+
+
+def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
 
 
 def _without_broken(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, np.ndarray]:

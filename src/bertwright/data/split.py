@@ -39,8 +39,8 @@ def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[
         held_out[generator.permutation(members)[: max(count, 0)]] = True
     if share > 0 and not held_out.any():
         raise DataError(
-            f"--validation-share {share:g} of {len(ids):,} texts in {len(classes):,} classes holds out none, expected at "
-            "least one. Give a larger share, more texts, or a file with --validation"
+            f"--validation-share {share:g} of {len(ids):,} texts in {len(classes):,} classes holds out none, expected "
+            "at least one. Give a larger share, more texts, or a file with --validation"
         )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import sys
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import pyarrow as pa
 
 from bertwright.config import PredictSettings, build
-from bertwright.data.columns import read_unlabelled
+from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, write_predictions
@@ -59,10 +61,9 @@ def run_prediction(
     predictor = Predictor.from_loaded(load_classifier(run), settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
-    if given:
-        texts = read_unlabelled([list(given)], None, settings.on_bad_row)
-    else:
-        texts = read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
+    texts = (
+        _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
+    )
     for note in texts.notes:
         reporter.say(note)
     ragged = predictor.tokenize(texts.texts, reporter)
@@ -82,6 +83,15 @@ def run_prediction(
         return
     _write(output, tables)
     reporter.say(f"scores: {output} ({len(texts):,} texts)")
+
+
+def _given_texts(given: Sequence[str]) -> LabelledTexts:
+    try:
+        strings = pa.chunked_array([pa.array(list(given), pa.large_string())])
+    except UnicodeEncodeError:
+        raise UserError("--text: found bytes that are not valid UTF-8, expected text") from None
+    digest = hashlib.sha256("\n".join(given).encode()).hexdigest()
+    return LabelledTexts(strings, None, (), np.arange(len(given)), [], [], digest)
 
 
 def json_lines(tables: Iterator[pa.Table]) -> Iterator[str]:

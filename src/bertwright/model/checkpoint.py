@@ -528,7 +528,14 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
         partial,
         metadata={"format": "pt"},
     )
+    os.chmod(partial, 0o666 & ~_umask())  # the writer of safetensors lets nobody else read its files
     os.replace(partial, path)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

@@ -332,7 +332,7 @@ def _dropouts(config: TrainConfig) -> dict[str, float]:
 
 def _rerunnable(config: TrainConfig) -> dict[str, Any]:
     """The resolved settings as they can be given again."""
-    values = config.model_dump(mode="json", exclude_none=True)
+    values = config.model_dump(mode="json", exclude_none=True, exclude={"overwrite"})
     if config.steps is not None:
         del values["epochs"]
     if config.validation:

@@ -1,0 +1,415 @@
+"""Checkpoints are taken whole or refused by the name of what is wrong; nothing in them is ever run."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
+
+from bertwright.errors import CheckpointError
+from bertwright.model import checkpoint
+from bertwright.model.batch import pack
+from bertwright.model.checkpoint import ClassifierSettings, find_folder, load_classifier, load_for_training, save_model
+from bertwright.model.tokenizer import load_tokenizer
+from tests.conftest import random_sequences
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+LABELS = ("clean", "toxic")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(minilm_folder):
+    return load_tokenizer(minilm_folder)
+
+
+@pytest.fixture
+def folder(tmp_path, tokenizer) -> Path:
+    """A tiny BertForSequenceClassification as transformers saves it."""
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=tokenizer.vocab_size, **SHAPE, id2label={0: "clean", 1: "toxic"})
+    BertForSequenceClassification(config).save_pretrained(tmp_path / "tiny")
+    tokenizer.save(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def load(folder: Path, labels=LABELS, pooling="first"):
+    return load_for_training(str(folder), labels, pooling, 128, 0)
+
+
+def change_tensors(folder: Path, change) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def change_config(folder: Path, **values) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_a_missing_tensor_is_named(folder):
+    change_tensors(folder, lambda tensors: tensors.pop("bert.encoder.layer.1.output.dense.bias"))
+    with pytest.raises(CheckpointError, match=r"tensor encoder\.layer\.1\.output\.dense\.bias is missing"):
+        load(folder)
+
+
+def test_an_extra_tensor_is_named(folder):
+    change_tensors(folder, lambda tensors: tensors.update({"bert.encoder.layer.2.new.weight": torch.zeros(3)}))
+    with pytest.raises(CheckpointError, match=r"tensor encoder\.layer\.2\.new\.weight is not one of BERT's"):
+        load(folder)
+
+
+def test_a_misshapen_tensor_is_named_with_both_shapes(folder):
+    name = "bert.encoder.layer.0.attention.self.key.weight"
+    change_tensors(folder, lambda tensors: tensors.update({name: torch.zeros(32, 31)}))
+    with pytest.raises(CheckpointError, match=r"self\.key\.weight has shape \(32, 31\), expected \(32, 32\)"):
+        load(folder)
+
+
+def test_a_tensor_of_whole_numbers_is_named(folder):
+    name = "bert.pooler.dense.bias"
+    change_tensors(folder, lambda tensors: tensors.update({name: torch.zeros(32, dtype=torch.int64)}))
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.bias holds torch\.int64"):
+        load(folder)
+
+
+def test_known_buffers_and_other_heads_are_skipped_and_said(tmp_path, tokenizer):
+    config = BertConfig(vocab_size=tokenizer.vocab_size, **SHAPE)
+    model = BertForPreTraining(config)
+    model.save_pretrained(tmp_path / "pretraining")
+    tokenizer.save(tmp_path / "pretraining")
+    position_ids = {"bert.embeddings.position_ids": torch.arange(512)}
+    change_tensors(tmp_path / "pretraining", lambda tensors: tensors.update(position_ids))
+    notes = " ".join(load(tmp_path / "pretraining").notes)
+    assert "embeddings.position_ids" in notes
+    assert "cls.predictions.transform.dense.weight" in notes
+    assert "cls.seq_relationship.weight" in notes
+    assert "no classifier: initialised at random" in notes
+
+
+def test_a_checkpoint_without_prefix_and_pooler_gets_a_pooler(tmp_path, tokenizer):
+    model = BertModel(BertConfig(vocab_size=tokenizer.vocab_size, **SHAPE), add_pooling_layer=False)
+    model.save_pretrained(tmp_path / "bare")
+    tokenizer.save(tmp_path / "bare")
+    assert "word_embeddings" in next(name for name in load_file(tmp_path / "bare" / "model.safetensors"))
+    loaded = load(tmp_path / "bare")
+    assert any("no pooler: initialised at random" in note for note in loaded.notes)
+    assert loaded.model.pooler is not None
+    assert loaded.model.pooler.dense.weight.std() > 0.01
+
+
+def test_a_classifier_is_kept_for_its_labels_and_replaced_for_others(folder):
+    theirs = load_file(folder / "model.safetensors")["classifier.weight"]
+    kept = load(folder)
+    assert torch.equal(kept.model.classifier.linear.weight, theirs)
+    other = load(folder, labels=("a", "b", "c"))
+    assert other.model.classifier.linear.weight.shape == (3, 32)
+    assert any("for other labels" in note for note in other.notes)
+
+
+def test_the_head_follows_from_the_seed(folder):
+    first = load_for_training(str(folder), ("a", "b"), "first", 128, 1).model.classifier.linear.weight
+    again = load_for_training(str(folder), ("a", "b"), "first", 128, 1).model.classifier.linear.weight
+    other = load_for_training(str(folder), ("a", "b"), "first", 128, 2).model.classifier.linear.weight
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_bin_files_give_the_same_weights(folder):
+    expected = load(folder).model.state_dict()
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    found = load(folder).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_old_norm_names_are_understood(folder):
+    expected = load(folder).model.state_dict()
+    tensors = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    found = load(folder).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_checkpoints_in_parts_are_read(folder):
+    expected = load(folder).model.state_dict()
+    tensors = load_file(folder / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"model-00001-of-00002.safetensors": names[:7], "model-00002-of-00002.safetensors": names[7:]}
+    for part, part_names in parts.items():
+        save_file({name: tensors[name] for name in part_names}, folder / part)
+    weight_map = {name: part for part, part_names in parts.items() for name in part_names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "model.safetensors").unlink()
+    found = load(folder).model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    outside = {name: "../" + part for name, part in weight_map.items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": outside}))
+    with pytest.raises(CheckpointError, match="not a plain file name"):
+        load(folder)
+
+
+class Explosive:
+    """Unpickled, it would create a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("writer", ["pickle", "torch"])
+def test_no_code_in_a_bin_file_is_run(folder, tmp_path, writer):
+    (folder / "model.safetensors").unlink()
+    trap = tmp_path / "sprung"
+    if writer == "pickle":
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"bert.x": Explosive(trap)}))
+    else:
+        torch.save({"bert.x": Explosive(trap)}, folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin"):
+        load(folder)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_damaged_weights_are_one_clear_error(folder, damage, name):
+    if name == "pytorch_model.bin":
+        torch.save(load_file(folder / "model.safetensors"), folder / name)
+        (folder / "model.safetensors").unlink()
+    whole = (folder / name).read_bytes()
+    damaged = {"cut": whole[: len(whole) // 2], "garbage": b"\xff" * 1000, "empty": b""}[damage]
+    (folder / name).write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=name) as caught:
+        load(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "roberta"}, "model_type is 'roberta'"),
+        ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
+        ({"is_decoder": True}, "is_decoder"),
+        ({"num_attention_heads": 5}, "no multiple of num_attention_heads 5"),
+        ({"num_hidden_layers": 10**9}, "num.hidden.layers"),
+        ({"hidden_size": "wide"}, "hidden.size"),
+        ({"num_hidden_layers": 3}, r"encoder\.layer\.2\..* is missing"),
+        ({"vocab_size": 1000}, r"word_embeddings\.weight has shape"),
+    ],
+)
+def test_configurations_that_cannot_be_computed_are_refused(folder, values, message):
+    change_config(folder, **values)
+    with pytest.raises(CheckpointError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", "{", "\x00"])
+def test_a_broken_config_is_one_clear_error(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load(folder)
+
+
+def test_missing_files_are_named(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        load(tmp_path / "nowhere")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no model.safetensors"):
+        load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match="no config.json"):
+        load(folder)
+
+
+def test_a_tokenizer_is_needed(folder):
+    for name in ("tokenizer.json", "vocab.txt"):
+        (folder / name).unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer.json"):
+        load(folder)
+
+
+def test_a_length_beyond_the_positions_is_refused(folder):
+    with pytest.raises(CheckpointError, match="512 positions"):
+        load_for_training(str(folder), LABELS, "first", 513, 0)
+
+
+def test_random_weights_are_said_loudly():
+    loaded = load_for_training("bert-tiny", LABELS, "first", 128, 0)
+    assert any("RANDOM" in note for note in loaded.notes)
+    assert loaded.model.config.num_hidden_layers == 2
+    weight = loaded.model.encoder.layers[0].feed_forward.expand.weight
+    assert abs(weight.std().item() - 0.02) < 0.001
+    assert torch.equal(loaded.model.encoder.embeddings.norm.weight, torch.ones(128))
+
+
+def test_minilm_is_the_official_model_or_refused(minilm_folder, tmp_path, monkeypatch):
+    folder, description = find_folder("all-MiniLM-L6-v2")
+    assert folder == minilm_folder
+    assert "hashes checked" in description
+    monkeypatch.setitem(checkpoint.MINILM_SHA256, "tokenizer.json", "0" * 64)
+    with pytest.raises(CheckpointError, match="not to be trusted"):
+        find_folder("all-MiniLM-L6-v2")
+
+
+def test_mean_pooling_is_saved_where_transformers_cannot_mistake_it(tmp_path):
+    loaded = load_for_training("bert-tiny", LABELS, "mean", 128, 0)
+    save_model(tmp_path / "mean", loaded.model.config, loaded.model.state_dict(), loaded.tokenizer, loaded.settings)
+    assert json.loads((tmp_path / "mean" / "config.json").read_text())["architectures"] == ["BertModel"]
+    assert not any(name.startswith("classifier") for name in load_file(tmp_path / "mean" / "model.safetensors"))
+    again = load_classifier(str(tmp_path / "mean"))
+    batch = pack(random_sequences([4, 9], 1000))
+    with torch.no_grad():
+        torch.testing.assert_close(again.model.eval()(batch), loaded.model.eval()(batch))
+
+
+def test_saved_folders_can_be_read_by_others(tmp_path):
+    loaded = load_for_training("bert-tiny", LABELS, "first", 128, 0)
+    save_model(tmp_path / "m", loaded.model.config, loaded.model.state_dict(), loaded.tokenizer, loaded.settings)
+    expected = 0o666 & ~checkpoint._umask()
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mode & 0o777 == expected
+    assert not list((tmp_path / "m").glob("*.partial"))
+
+
+def test_unusable_settings_of_a_saved_classifier_are_refused(folder):
+    (folder / "bertwright.json").write_text('{"labels": ["a"], "colour": 1}')
+    with pytest.raises(CheckpointError, match="colour"):
+        load_classifier(str(folder))
+
+
+def test_settings_round_trip():
+    settings = ClassifierSettings(labels=("a", "b"), pooling="mean", max_length=9, threshold=0.3, temperature=2.0)
+    assert ClassifierSettings(**json.loads(settings.model_dump_json())) == settings
+
+
+class _Hub(http.server.SimpleHTTPRequestHandler):
+    """As much of the hub as a download asks for: the listing of a model, and its files."""
+
+    files: Path
+    asked: list[str]
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def _answer(self, with_body: bool) -> None:
+        type(self).asked.append(self.path)
+        commit = "a" * 40
+        path = self.path.split("?")[0]
+        names = sorted(file.name for file in self.files.iterdir())
+        prefix = "/stand/in/resolve/"
+        headers = {"X-Repo-Commit": commit}
+        if path in (f"/api/models/stand/in/revision/{revision}" for revision in ("main", commit)):
+            listing = {"id": "stand/in", "sha": commit, "siblings": [{"rfilename": name} for name in names]}
+            body = json.dumps(listing).encode()
+        elif path in (f"/api/models/stand/in/tree/{revision}" for revision in ("main", commit)):
+            tree = [
+                {"type": "file", "path": name, "size": (self.files / name).stat().st_size, "oid": f"{i:040x}"}
+                for i, name in enumerate(names)
+            ]
+            body = json.dumps(tree).encode()
+        elif path.startswith(prefix) and path.split("/")[-1] in names:
+            body = (self.files / path.split("/")[-1]).read_bytes()
+            headers["ETag"] = f'"{abs(hash(path.split("/")[-1])):040x}"'
+        else:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json" if "/api/" in path else "application/octet-stream")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(folder):
+    """A stand-in for the hub on loopback that holds the tiny model as stand/in."""
+    handler = type("Hub", (_Hub,), {"files": folder, "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", handler
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(name: str, cache: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Loads a model in a process of its own, since huggingface_hub reads its environment once."""
+    program = f"""
+import sys
+from bertwright.errors import UserError
+from bertwright.model.checkpoint import load_classifier
+try:
+    loaded = load_classifier({name!r})
+    print(loaded.description, loaded.settings.labels)
+except UserError as error:
+    print(error)
+    sys.exit(2)
+"""
+    cleared = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env={**cleared, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_hub_names_are_fetched_cached_and_then_found_offline(hub, tmp_path):
+    endpoint, handler = hub
+    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stand/in from the hub ('clean', 'toxic')" in done.stdout
+    assert any("model.safetensors" in path for path in handler.asked)
+    asked = len(handler.asked)
+    offline = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    assert offline.returncode == 0, offline.stdout + offline.stderr
+    assert len(handler.asked) == asked
+
+
+def test_hub_names_that_are_not_there_are_one_clear_line(hub, tmp_path):
+    endpoint, _ = hub
+    done = fetch("nobody/nothing", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    assert done.returncode == 2, done.stderr
+    assert "nobody/nothing: no such folder, and no such public model on the hub" in done.stdout
+    offline = fetch("nobody/nothing", tmp_path / "cache", HF_HUB_OFFLINE="1")
+    assert offline.returncode == 2, offline.stderr
+    assert "HF_HUB_OFFLINE is set" in offline.stdout
+    unreachable = fetch("nobody/nothing", tmp_path / "cache", HF_ENDPOINT="http://127.0.0.1:9")
+    assert unreachable.returncode == 2, unreachable.stderr
+    assert "cannot be reached" in unreachable.stdout
+
+
+def test_a_run_folder_names_its_model(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    assert find_folder(str(tmp_path / "run"))[0] == tmp_path / "run" / "model"
