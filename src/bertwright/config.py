@@ -84,7 +84,7 @@ class LearningSettings(Settings):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="If not given: 1e-4 below BERT-base's width, 2e-5 from there, 1e-3 with a frozen encoder.",
+        description="If not given: 1e-4 below BERT-base's width, 2e-5 from there, 1e-2 with a frozen encoder.",
     )
     weight_decay: float | None = Field(
         None,

@@ -75,7 +75,7 @@ def _bar(console: Console, what: str, total: int, unit: str) -> Iterator[Advance
         def advance(amount: int, note: str = "") -> None:
             done = bars.tasks[0].completed + amount
             rate = done / max(time.perf_counter() - started, 1e-9)
-            bars.update(task, advance=amount, rate=f"{rate:,.0f} {unit}/s")
+            bars.update(task, advance=amount, rate=f"{_rate(rate)} {unit}/s")
             if note:
                 bars.update(task, note=note)
 
@@ -95,10 +95,14 @@ def _lines(what: str, total: int, unit: str) -> Advance:
         last = now
         rate = done / (now - started)
         left = (total - done) / rate if rate > 0 else 0.0
-        line = f"{what}: {done:,}/{total:,} {unit}, {rate:,.0f}/s, {duration(left)} left"
+        line = f"{what}: {done:,}/{total:,} {unit}, {_rate(rate)}/s, {duration(left)} left"
         print(f"{line}, {note}" if note else line, file=sys.stderr, flush=True)
 
     return advance
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"
 
 
 def duration(seconds: float) -> str:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertwright.config import DataSettings
-from bertwright.data.columns import read_labelled, read_unlabelled, show_labels
+from bertwright.data.columns import read_labelled, read_unlabelled
+from bertwright.data.labels import show_labels
 from bertwright.errors import DataError
 
 

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertwright.data import read
-from bertwright.data.read import BadRow, CellKind, read_lines, read_table, show
+from bertwright.data import delimited, jsonl
+from bertwright.data.read import read_lines, read_table
+from bertwright.data.table import BadRow, CellKind, show
 from bertwright.errors import DataError
 
 
@@ -83,8 +84,8 @@ def test_csv_with_carriage_returns_only(file):
 
 def test_csv_field_longer_than_any_block_or_limit(file):
     long = "x" * 300_000
-    at_once, _ = read._csv_cells_at_once(f'text,label\n"{long}",1\nb,0\n'.encode(), ",", 1000)
-    assert at_once.columns[0].to_pylist() == ["text", long, "b"]
+    at_once, _ = delimited._read_at_once("a.csv", f'text,label\n"{long}",1\nb,0\n'.encode(), "csv", 1000)
+    assert at_once.columns["1"].to_pylist() == ["text", long, "b"]
     before = csv.field_size_limit()
     table = read_table(file("b.csv", f'text,label\n"{long}",1\nb"c"d,0\n'))
     assert cells(table)["text"] == [long, 'b"c"d']
@@ -128,7 +129,7 @@ def test_csv_bytes_that_are_not_utf8_are_a_bad_row(file):
 
 
 def test_csv_large_and_odd_is_said_to_be_slow(file, monkeypatch):
-    monkeypatch.setattr(read, "_SLOW_BYTES", 10)
+    monkeypatch.setattr(delimited, "_SLOW_BYTES", 10)
     assert "row by row, which is slower" in read_table(file("a.csv", 'text,label\n5" pipe,1\n')).notes[0]
 
 
@@ -157,8 +158,8 @@ def test_csv_gives_back_what_was_written(tmp_path_factory, rows, quoting):
     expected = [(row, start) for row, start in zip(rows, starts, strict=True) if row != ("text", "label")]
     assert list(zip(*cells(table).values(), strict=True)) == [row for row, _ in expected]
     assert table.lines.tolist() == [start for _, start in expected]
-    at_once, why = read._csv_cells_at_once(data, ",")
-    by_row = read._csv_cells_by_row("a.csv", data, ",")
+    at_once, why = delimited._read_at_once("a.csv", data, "csv")
+    by_row = delimited._read_by_row("a.csv", data, "csv")
     if at_once is None:  # a quote inside an unquoted field, which writers do not write
         assert "quote" in why or "Empty CSV" in why
     else:
@@ -166,9 +167,9 @@ def test_csv_gives_back_what_was_written(tmp_path_factory, rows, quoting):
 
 
 def assert_same(at_once, by_row):
-    assert [column.to_pylist() for column in at_once.columns] == [column.to_pylist() for column in by_row.columns]
-    assert at_once.compute_lines().tolist() == by_row.compute_lines().tolist()
-    assert at_once.records.tolist() == by_row.records.tolist()
+    assert cells(at_once) == cells(by_row)
+    assert at_once.lines.tolist() == by_row.lines.tolist()
+    assert at_once.row_numbers.tolist() == by_row.row_numbers.tolist()
     assert not by_row.bad_rows
 
 
@@ -181,20 +182,20 @@ def assert_same(at_once, by_row):
 )
 def test_both_csv_paths_agree_wherever_the_fast_one_is_taken(content, block_bytes):
     data = ("x,y\n" + content).encode()
-    at_once, _ = read._csv_cells_at_once(data, ",", block_bytes)
+    at_once, _ = delimited._read_at_once("a.csv", data, "csv", block_bytes)
     if at_once is not None:
-        assert_same(at_once, read._csv_cells_by_row("a.csv", data, ","))
+        assert_same(at_once, delimited._read_by_row("a.csv", data, "csv"))
 
 
 def test_line_feed_at_the_start_of_a_block_is_kept():
     data = b'x,y\n"\r\n","a"'
-    at_once, _ = read._csv_cells_at_once(data, ",", 6)
-    assert [column.to_pylist() for column in at_once.columns] == [["x", "\r\n"], ["y", "a"]]
+    at_once, _ = delimited._read_at_once("a.csv", data, "csv", 6)
+    assert cells(at_once) == {"1": ["x", "\r\n"], "2": ["y", "a"]}
 
 
 def test_the_fast_path_is_the_usual_one():
     data = b'text,label\n"one\n""two""",0\nplain,1\n'
-    assert read._csv_cells_at_once(data, ",")[0] is not None
+    assert delimited._read_at_once("a.csv", data, "csv")[0] is not None
 
 
 # --- is there a header? ---
@@ -436,7 +437,7 @@ def test_jsonl_without_any_column_is_refused(file):
 
 
 def test_jsonl_over_several_batches(file, monkeypatch):
-    monkeypatch.setattr(read, "_BATCH_ROWS", 2)
+    monkeypatch.setattr(jsonl, "_BATCH_ROWS", 2)
     rows = [{"text": str(number), **({"label": number} if number > 2 else {})} for number in range(7)]
     table = read_table(file("a.jsonl", "\n".join(map(json.dumps, rows))))
     assert cells(table)["label"] == [None, None, None, "3", "4", "5", "6"]
@@ -633,10 +634,10 @@ needs_data = pytest.mark.skipif(
 @needs_data
 def test_real_quoted_comments_agree_on_both_paths():
     data = (Path(os.environ["BERTWRIGHT_DATA"]) / "toxic_comments" / "train_1.csv").read_bytes()
-    at_once, _ = read._csv_cells_at_once(data, ",")
+    at_once, _ = delimited._read_at_once("a.csv", data, "csv")
     assert at_once is not None
-    assert_same(at_once, read._csv_cells_by_row("train_1.csv", data, ","))
-    physical, starts = data.decode().split("\n"), at_once.compute_lines()
+    assert_same(at_once, delimited._read_by_row("train_1.csv", data, "csv"))
+    physical, starts = data.decode().split("\n"), at_once.lines
     for row in np.linspace(1, 10_000, 50, dtype=int):
-        doubled = at_once.columns[0][row].as_py().replace('"', '""')
+        doubled = at_once.columns["1"][row].as_py().replace('"', '""')
         assert physical[starts[row] - 1].lstrip('"').startswith(doubled.lstrip('"').split("\n")[0])

@@ -89,16 +89,20 @@ def test_blocks_gradients_under_dropout_pass_the_numeric_check():
 
 
 def test_dropout_keeps_the_mean():
-    q, k, v, *rest = case([30, 20])
+    """1,600 copies of one text in one call: their mean is what no dropout gives, up to 6 standard errors."""
+    copies = 1600
+    q, k, v, *rest = case([12])
+    many = [x.detach().repeat(copies, 1, 1) for x in (q, k, v)]
+    starts = 12 * torch.arange(copies + 1, dtype=torch.int32)
     torch.manual_seed(0)
-    with torch.no_grad():
-        mean = torch.stack([attend(q, k, v, *rest, dropout=0.3, kernel="blocks") for _ in range(3000)]).mean(0)
-        expected = attend(q, k, v, *rest, kernel="plain")
-    assert (mean - expected).abs().max() < 0.06
+    dropped = attend(*many, starts, starts, 12, 12, dropout=0.3, kernel="blocks").view(copies, 12, 3, 8)
+    expected = attend(q, k, v, *rest, kernel="plain")
+    assert dropped.std(0).min() > 0
+    assert ((dropped.mean(0) - expected).abs() < 6 * dropped.std(0) / copies**0.5).all()
 
 
-@settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12), one_query=st.booleans())
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), one_query=st.booleans())
 def test_blocks_equal_plain_for_any_lengths(lengths, one_query):
     arguments = case(lengths, heads=2, head_dim=4, one_query=one_query)
     for ours, reference in zip(run(arguments, "blocks"), run(arguments, "plain"), strict=True):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 
 import numpy as np
 import pytest
 import torch
+from tests.conftest import random_sequences
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from bertwright.model.batch import pack
@@ -19,7 +21,6 @@ from bertwright.model.checkpoint import (
     save_model,
 )
 from bertwright.model.encoder import SIZES, ModelConfig
-from tests.conftest import random_sequences
 
 LABELS = ("clean", "toxic")
 
@@ -77,7 +78,7 @@ def texts(examples) -> list[str]:
 
 def test_logits_equal_transformers_on_real_weights_and_texts(minilm, texts, tmp_path):
     ids, starts, num_cut = minilm.tokenizer.encode(texts, 512)
-    sequences = [ids[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    sequences = [ids[a:b] for a, b in itertools.pairwise(starts)]
     lengths = np.diff(starts)
     assert len(sequences) == 256
     assert lengths.min() < 16
@@ -100,7 +101,7 @@ def test_logits_equal_transformers_on_toxic_comments(minilm, real_data, tmp_path
     with open(real_data / "toxic_comments" / "train_1.csv", encoding="utf-8", newline="") as file:
         texts = [row["comment_text"] for row in csv.DictReader(file)][:256]
     ids, starts, _ = minilm.tokenizer.encode(texts, 512)
-    sequences = [ids[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    sequences = [ids[a:b] for a, b in itertools.pairwise(starts)]
     theirs = theirs_of(minilm.model, tmp_path, minilm.tokenizer)
     for start in range(0, 256, 32):
         mixed = sequences[start : start + 32]
@@ -108,7 +109,8 @@ def test_logits_equal_transformers_on_toxic_comments(minilm, real_data, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("size", "num_labels"), [("bert-tiny", 5), ("bert-mini", 2), ("bert-small", 3), ("bert-medium", 2), ("bert-base", 5)]
+    ("size", "num_labels"),
+    [("bert-tiny", 5), ("bert-mini", 2), ("bert-small", 3), ("bert-medium", 2), ("bert-base", 5)],
 )
 def test_logits_equal_transformers_for_random_shapes(size, num_labels, minilm, tmp_path):
     config = ModelConfig.of_size(size, 997).model_copy(update={"max_position_embeddings": 80})

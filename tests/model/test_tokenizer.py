@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -31,7 +32,7 @@ def theirs(minilm_folder) -> tokenizers.Tokenizer:
 
 
 def rows(ids: np.ndarray, starts: np.ndarray) -> list[list[int]]:
-    return [ids[a:b].tolist() for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [ids[a:b].tolist() for a, b in itertools.pairwise(starts)]
 
 
 def test_the_fast_engine_is_used_and_says_why(ours):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError
-
-
-def generator_for(seed: int, purpose: str) -> np.random.Generator:
-    """The random generator of one purpose: the same for the same seed and purpose, unrelated to that of any other."""
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest, "little"))
+from bertwright.randomness import purpose_seed
 
 
 def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +23,7 @@ def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[
     if not 0 <= share < 1:
         raise DataError(f"--validation-share: found {share:g}, expected at least 0 and below 1")
     ids = np.zeros(len(labelled), np.int64) if labelled.label_ids is None else labelled.label_ids
-    generator = generator_for(seed, "split")
+    generator = np.random.default_rng(purpose_seed(seed, "split"))
     order = np.argsort(ids, kind="stable")
     classes = np.split(order, np.flatnonzero(np.diff(ids[order])) + 1)
     held_out = np.zeros(len(ids), bool)

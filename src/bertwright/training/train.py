@@ -312,7 +312,7 @@ def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> T
     update: dict[str, Any] = {}
     if config.learning_rate is None:
         if config.freeze_encoder:
-            update["learning_rate"] = 1e-3
+            update["learning_rate"] = 1e-2
         else:
             update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
     if config.best_metric is None:

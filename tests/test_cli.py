@@ -1,0 +1,214 @@
+"""The command line as a user meets it: in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pyarrow.parquet as pq
+import pytest
+
+import bertwright
+
+NO_TORCH = textwrap.dedent("""
+    import sys
+
+    class NoTorch:
+        def find_spec(self, name, path=None, target=None):
+            if name.split(".")[0] == "torch":
+                raise ImportError("torch must not be imported here")
+
+    sys.meta_path.insert(0, NoTorch())
+    from bertwright.cli import main
+    main(sys.argv[1:])
+""")
+
+
+def call(*arguments, without_torch=False, stdin=None, **environment):
+    program = ["-c", NO_TORCH] if without_torch else ["-m", "bertwright"]
+    return subprocess.run(
+        [sys.executable, *program, *map(str, arguments)],
+        input=stdin,
+        env={**os.environ, "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def run(examples, tmp_path_factory):
+    return bertwright.train(
+        examples / "comments_train.csv",
+        test=examples / "comments_test.csv",
+        model="bert-tiny",
+        max_length=32,
+        steps=30,
+        learning_rate=1e-3,
+        output=tmp_path_factory.mktemp("runs") / "demo",
+        quiet=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["evaluate", "--help"],
+        ["predict", "--help"],
+        ["runs", "--help"],
+        ["runs", "list", "--help"],
+    ],
+)
+def test_help_works_where_torch_cannot_be_imported(arguments):
+    done = call(*arguments, without_torch=True)
+    assert done.returncode == 0, done.stderr
+    assert "torch" not in done.stderr
+    assert ("Usage: bertwright" in done.stdout) != (arguments == ["--version"])
+
+
+def test_runs_are_listed_and_shown_where_torch_cannot_be_imported(run):
+    done = call("runs", "list", run.path.parent, without_torch=True)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout
+    assert f"{run.metrics['test']['accuracy']:.4f}" in done.stdout
+    done = call("runs", "list", run.path.parent, "--json", without_torch=True)
+    listed = json.loads(done.stdout)
+    assert listed[0]["finished"] is True
+    assert listed[0]["roc_auc"] == run.metrics["test"]["roc_auc"]
+    done = call("runs", "show", run.path, without_torch=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("learning_rate", "attention_kernel", "roc_auc", "Confusion", "peak of the process"):
+        assert word in done.stdout
+    done = call("runs", "show", run.path, "--json", without_torch=True)
+    assert json.loads(done.stdout)["result"] == run.result
+
+
+def test_train_prints_tables_and_with_json_one_object_last(examples, tmp_path):
+    files = [examples / "comments_train.csv", "--test", examples / "comments_test.csv"]
+    options = ["--model", "bert-tiny", "--steps", "2", "--max-length", "16"]
+    done = call("train", *files, *options, "--output", tmp_path / "a")
+    assert done.returncode == 0, done.stderr
+    for word in ("Quality", "Classes, test texts", "Confusion", 'Highest probability of "toxic"', "texts/s"):
+        assert word in done.stdout
+    assert "RANDOM" in done.stderr
+    assert f"run: {tmp_path / 'a'}" in done.stderr
+    done = call("train", *files, *options, "--output", tmp_path / "b", "--json")
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed.pop("run") == str(tmp_path / "b")
+    assert printed == json.loads((tmp_path / "b" / "result.json").read_text())
+    assert "Quality" in done.stderr
+
+
+def test_settings_come_from_a_file_and_flags_win(examples, tmp_path):
+    (tmp_path / "tiny.toml").write_text(
+        f'train = ["{examples / "comments_train.csv"}"]\nmodel = "bert-tiny"\nepochs = 3\nmax_length = 16\nseed = 4\n'
+    )
+    done = call("train", "--config", tmp_path / "tiny.toml", "--steps", "2", "--output", "r", "--quiet")
+    assert done.returncode == 0, done.stderr
+    settings = bertwright.open_run("r").settings
+    assert settings["steps"] == 2
+    assert settings["seed"] == 4
+    assert "epochs" not in settings
+    assert settings["validation_share"] == 0.2
+    (tmp_path / "typo.toml").write_text('modle = "bert-tiny"\n')
+    done = call("train", "x.csv", "--config", tmp_path / "typo.toml")
+    assert done.returncode == 2
+    assert done.stderr.strip() == f"error: {tmp_path / 'typo.toml'}: unknown setting 'modle'; did you mean model?"
+
+
+def test_predict_takes_texts_files_and_standard_input(run, examples, tmp_path):
+    done = call("predict", run.path, "--text", "You fool.", "--text", "Nice [red]day[/red] \x1b[31m!")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[0] in ("clean", "toxic") for line in lines] == [True, True]
+    assert lines[1][2].startswith("Nice [red]day[/red]")
+    assert "\x1b" not in done.stdout
+    piped = call("predict", run.path, "--json", stdin="You fool.\nAnother line\n")
+    rows = [json.loads(line) for line in piped.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["You fool.", "Another line"]
+    assert f"{rows[0]['score_' + rows[0]['predicted']]:.4f}" == lines[0][1]
+    for suffix in ("parquet", "csv", "tsv", "jsonl"):
+        scored = call("predict", run.path, examples / "comments_test.csv", "--output", tmp_path / f"s.{suffix}")
+        assert scored.returncode == 0, scored.stderr
+    table = pq.read_table(tmp_path / "s.parquet").to_pylist()
+    assert len(table) == 244
+    assert [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()] == table
+    assert (tmp_path / "s.csv").read_text().splitlines()[0] == "row,text_sha256,predicted,score_clean,score_toxic,text"
+    judged = pq.read_table(run.path / "predictions.parquet").to_pylist()
+    assert [row["predicted"] for row in table] == [row["predicted"] for row in judged]
+
+
+def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
+    done = call("evaluate", run.path, examples / "comments_test.csv", "--output", tmp_path / "judged", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["metrics"]["test"] == run.metrics["test"]
+    judged = bertwright.open_run(tmp_path / "judged")
+    assert judged.act == "evaluate"
+    assert judged.settings["run"] == str(run.path)
+    assert judged.result == result
+    assert pq.read_table(tmp_path / "judged" / "predictions.parquet").num_rows == 244
+    listed = call("runs", "list", tmp_path)
+    assert "evaluate" in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "no training file given"),
+        (["train", "nowhere.csv"], "nowhere.csv"),
+        (["train", "x.csv", "--epochs", "many"], "epochs"),
+        (["train", "x.csv", "--optimizer", "lion"], "optimizer"),
+        (["train", "x.csv", "--no-such-flag"], "--no-such-flag"),
+        (["train", "x.csv", "--validation", "y.csv", "--validation-share", "0.1"], "exclude each other"),
+        (["trian"], "train"),
+        (["evaluate", "nowhere", "x.csv"], "nowhere"),
+        (["evaluate", "RUN"], "no file given"),
+        (["predict", "nowhere", "--text", "x"], "nowhere"),
+        (["predict", "bert-tiny", "--text", "x"], "train it first"),
+        (["predict", "all-MiniLM-L6-v2", "--text", "x"], "classifier.weight is missing"),
+        (["predict", "RUN", "x.csv", "--text", "x"], "exclude each other"),
+        (["predict", "RUN", "--text", "x", "--output", "scores.xlsx"], ".parquet"),
+        (["predict", "RUN", "--text", "x", "--output", "no/folder/scores.csv"], "no folder"),
+        (["runs", "show", "nowhere"], "nowhere: no such folder"),
+        (["runs", "list", "nowhere"], "nowhere: no such folder"),
+        (["train", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(run, arguments, message):
+    done = call(*[run.path if argument == "RUN" else argument for argument in arguments])
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback():
+    done = call("runs", "show", "nowhere", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+
+
+def test_a_closed_pipe_is_no_error(run, tmp_path):
+    (tmp_path / "many.txt").write_text("a line\n" * 3000)
+    program = f"{sys.executable} -m bertwright predict {run.path} many.txt --quiet | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.stdout.splitlines()[-1] == "0", done.stderr
+    assert done.stderr == ""
+
+
+def test_the_package_imports_nothing_heavy():
+    program = "import sys, bertwright; print([m for m in ('torch', 'numpy', 'pydantic') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    with pytest.raises(AttributeError, match="no attribute 'fine_tune'"):
+        bertwright.fine_tune  # noqa: B018

@@ -1,0 +1,57 @@
+"""Settings: validated when built, unknown ones refused with the nearest known."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertwright.config import TrainConfig, build, read_config_file
+from bertwright.errors import UserError
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(UserError, match=r"unknown setting 'learning_rat'; did you mean learning_rate\?"):
+        build(TrainConfig, {"train": ("x",), "learning_rat": 1})
+    with pytest.raises(UserError, match="the known ones are"):
+        build(TrainConfig, {"train": ("x",), "zzzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("learning_rate", -1),
+        ("hidden_dropout", 1.0),
+        ("validation_share", 1.0),
+        ("optimizer", "lion"),
+        ("pooling", "max"),
+        ("seed", -1),
+        ("max_length", 2),
+        ("epochs", "many"),
+    ],
+)
+def test_values_out_of_range_are_one_line(name, value):
+    with pytest.raises(UserError, match="--" + name.replace("_", "-")) as caught:
+        build(TrainConfig, {"train": ("x",), name: value})
+    assert "\n" not in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+def test_settings_are_frozen():
+    config = build(TrainConfig, {"train": ("x",)})
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+def test_files_are_read_or_refused(tmp_path):
+    (tmp_path / "a.toml").write_text("epochs = 2\n")
+    assert read_config_file(tmp_path / "a.toml") == {"epochs": 2}
+    (tmp_path / "run.json").write_text('{"act": "train", "settings": {"seed": 1}}')
+    assert read_config_file(tmp_path / "run.json") == {"seed": 1}
+    for content in ("epochs = ", "\xff\xfe"):
+        (tmp_path / "b.toml").write_bytes(content.encode("latin-1"))
+        with pytest.raises(UserError, match=r"b\.toml: cannot be read"):
+            read_config_file(tmp_path / "b.toml")
+    (tmp_path / "list.json").write_text("[1]")
+    with pytest.raises(UserError, match="found list"):
+        read_config_file(tmp_path / "list.json")

@@ -1,0 +1,55 @@
+"""What a user sees while work goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from bertwright import progress
+from bertwright.progress import Reporter, duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0.004, "0.00 s"), (1.5, "1.50 s"), (42.04, "42.0 s"), (185, "3 min 05 s"), (7620, "2 h 07 min")],
+)
+def test_durations_are_readable(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_off_a_terminal_progress_is_plain_lines_with_rate_and_time_left(capsys, monkeypatch):
+    now = iter([100.0, 105.0, 112.0, 130.0])
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now))
+    with Reporter().progress("Scoring", 100, "texts") as advance:
+        advance(10)
+        advance(14, "loss 0.5")
+        advance(76)
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == [
+        "Scoring: 24/100 texts, 2.0/s, 38.0 s left, loss 0.5",
+        "Scoring: 100/100 texts, 3.3/s, 0.00 s left",
+    ]
+    assert captured.out == ""
+
+
+def test_quiet_says_nothing(capsys):
+    reporter = Reporter(quiet=True)
+    reporter.say("something")
+    reporter.show("a table")
+    with reporter.progress("Scoring", 10) as advance:
+        advance(10, "note")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_markup_in_a_line_is_not_taken_as_such(capsys):
+    Reporter().say("file [red].csv")
+    assert capsys.readouterr().err == "file [red].csv\n"
+
+
+def test_bars_may_stand_within_bars(monkeypatch):
+    """The validation's bar inside the training's, as on a terminal."""
+    reporter = Reporter()
+    monkeypatch.setattr(type(reporter.errors), "is_terminal", True)
+    with reporter.progress("Training", 2, "batches") as outer, reporter.progress("Validation", 3) as inner:
+        inner(3)
+        outer(2, "loss 0.1")

@@ -1,0 +1,118 @@
+"""Updates on float32 masters."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bertwright.config import TrainConfig
+from bertwright.training.optimizer import MasterOptimizer, takes_decay
+
+
+def config(**settings):
+    return TrainConfig(train=("x.csv",), **settings)
+
+
+def optimizer_for(value, dtype=torch.float32, name="layer.weight", rate=0.1, **settings):
+    original = torch.tensor(value)
+    parameter = nn.Parameter(original.to(dtype))
+    optimizer = MasterOptimizer([(name, parameter)], {name: original}, config(max_grad_norm=0, **settings), rate)
+    return parameter, optimizer
+
+
+def update(parameter, optimizer, grad, factor=1.0):
+    parameter.grad = torch.tensor(grad, dtype=parameter.dtype)
+    optimizer.collect_gradients()
+    optimizer.step(factor)
+
+
+def test_updates_too_small_for_bfloat16_are_kept_by_the_master():
+    """1 + 100 * 0.001 is 1.1; in bfloat16 alone 1 + 0.001 is 1 again, a hundred times over."""
+    parameter, optimizer = optimizer_for([1.0], torch.bfloat16, rate=0.001, optimizer="sgd", beta1=0.0)
+    for _ in range(100):
+        update(parameter, optimizer, [-1.0])
+    torch.testing.assert_close(optimizer.master_state()["layer.weight"], torch.tensor([1.1]))
+    assert parameter.item() == torch.tensor(1.1).bfloat16().item()
+
+
+def test_masters_start_from_the_unrounded_weights():
+    parameter, optimizer = optimizer_for([1.001], torch.bfloat16, rate=0.5, optimizer="sgd", beta1=0.0)
+    update(parameter, optimizer, [0.0])
+    assert optimizer.master_state()["layer.weight"].item() == pytest.approx(1.001, abs=1e-7)
+
+
+def test_gradients_of_parts_add_up_in_float32():
+    parameter, optimizer = optimizer_for([0.0], torch.bfloat16, rate=1.0, optimizer="sgd", beta1=0.0)
+    for _ in range(300):  # in bfloat16, 256 + 1 is 256
+        parameter.grad = torch.tensor([1.0], dtype=torch.bfloat16)
+        optimizer.collect_gradients()
+    optimizer.step(1.0)
+    assert optimizer.master_state()["layer.weight"].item() == -300.0
+
+
+def test_weights_decay_and_biases_and_norms_do_not():
+    assert takes_decay("encoder.layers.0.attention.query.weight")
+    assert takes_decay("encoder.embeddings.token.weight")
+    assert not takes_decay("encoder.layers.0.attention.query.bias")
+    assert not takes_decay("encoder.layers.0.attention_norm.weight")
+    assert not takes_decay("encoder.embeddings.norm.weight")
+    weight, optimizer = optimizer_for([2.0], rate=0.1, optimizer="adamw", weight_decay=0.5)
+    update(weight, optimizer, [0.0])
+    assert weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    bias, optimizer = optimizer_for([2.0], name="layer.bias", rate=0.1, optimizer="adamw", weight_decay=0.5)
+    update(bias, optimizer, [0.0])
+    assert bias.item() == 2.0
+
+
+@pytest.mark.parametrize(
+    ("optimizer_name", "decays"), [("adamw", True), ("adam", False), ("adamax", False), ("sgd", False)]
+)
+def test_only_adamw_decays_unless_asked(optimizer_name, decays):
+    parameter, optimizer = optimizer_for([2.0], rate=0.1, optimizer=optimizer_name)
+    update(parameter, optimizer, [0.0])
+    assert (parameter.item() < 2.0) == decays
+
+
+def test_the_first_step_of_adam_is_the_learning_rate():
+    """Kingma and Ba 2015: with bias correction the first step is rate * g / (|g| + epsilon)."""
+    parameter, optimizer = optimizer_for([1.0, 1.0], rate=0.1, optimizer="adam", epsilon=1e-8)
+    update(parameter, optimizer, [3.0, -0.01])
+    torch.testing.assert_close(parameter.detach(), torch.tensor([0.9, 1.1]), atol=1e-6, rtol=0)
+
+
+def test_the_first_step_of_adamax_is_the_learning_rate():
+    parameter, optimizer = optimizer_for([1.0], rate=0.1, optimizer="adamax")
+    update(parameter, optimizer, [5.0])
+    assert parameter.item() == pytest.approx(0.9, abs=1e-6)
+
+
+def test_sgd_has_momentum():
+    parameter, optimizer = optimizer_for([0.0], rate=0.1, optimizer="sgd", beta1=0.5)
+    update(parameter, optimizer, [1.0])
+    update(parameter, optimizer, [1.0])
+    assert parameter.item() == pytest.approx(-0.1 - 0.1 * 1.5)
+
+
+def test_the_rate_factor_scales_the_step():
+    parameter, optimizer = optimizer_for([0.0], rate=0.1, optimizer="sgd", beta1=0.0)
+    update(parameter, optimizer, [1.0], factor=0.25)
+    assert parameter.item() == pytest.approx(-0.025)
+
+
+def test_the_norm_of_all_gradients_is_clipped():
+    names = ("a.weight", "b.weight")
+    originals = {name: torch.zeros(1) for name in names}
+    parameters = [(name, nn.Parameter(originals[name])) for name in names]
+    settings = config(max_grad_norm=1.0, optimizer="sgd", beta1=0.0)
+    optimizer = MasterOptimizer(parameters, originals, settings, 1.0)
+    parameters[0][1].grad, parameters[1][1].grad = torch.tensor([3.0]), torch.tensor([4.0])
+    optimizer.collect_gradients()
+    optimizer.step(1.0)
+    assert [p.item() for _, p in parameters] == pytest.approx([-0.6, -0.8], abs=1e-5)
+
+
+def test_gradients_are_dropped_after_a_step():
+    parameter, optimizer = optimizer_for([0.0], torch.bfloat16)
+    update(parameter, optimizer, [1.0])
+    assert parameter.grad is None
