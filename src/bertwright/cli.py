@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train a classifier on labelled texts, judge it on held-out ones and save it as a run."""
     given = _given(settings, config)
-    if files:
+    if files or "train" not in given:
         given["train"] = files
     resolved = build(TrainConfig, given, config or "")
 

@@ -242,6 +242,8 @@ def test_five_classes_are_scored_by_their_expected_value(tmp_path):
         ({"model": "no/such/model"}, CheckpointError, "no such folder"),
         ({"max_length": 1000}, CheckpointError, "512 positions"),
         ({"best_metric": "acuracy"}, UserError, "accuracy"),
+        ({"patience": 2}, UserError, "--patience needs validation texts"),
+        ({"best_metric": "f1"}, UserError, "--best-metric needs validation texts"),
         ({"test": "missing.csv"}, DataError, "missing.csv"),
         ({"device": "cuda:99"}, UserError, "cuda:99"),
         ({"device": "abacus"}, UserError, "abacus"),

@@ -17,7 +17,7 @@ from bertwright.config import TrainConfig, build
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.split import count_shared_texts, split_validation
-from bertwright.errors import DataError
+from bertwright.errors import DataError, UserError
 from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, write_predictions
 from bertwright.evaluation.metrics import check_metric_name
 from bertwright.evaluation.predictor import Predictor, softmax
@@ -304,6 +304,12 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
         update["output"] = str(runs.free_name(Path("runs") / f"{data}-{model}{frozen}"))
     if config.best_metric is not None:
         check_metric_name(config.best_metric)
+    share = update.get("validation_share", config.validation_share)
+    if not config.validation and not share:
+        for name in ("patience", "best_metric"):
+            if getattr(config, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} needs validation texts: pass --validation FILE or --validation-share 0.1")
     return config.model_copy(update=update)
 
 
@@ -315,7 +321,7 @@ def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> T
             update["learning_rate"] = 1e-2
         else:
             update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
-    if config.best_metric is None:
+    if config.best_metric is None and (config.validation or config.validation_share):
         update["best_metric"] = "roc_auc" if num_labels == 2 else "accuracy"
     return config.model_copy(update=update)
 

@@ -1,0 +1,71 @@
+"""The README's blocks run: what it shows is what a reader gets."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bertwright.cli import app
+from tests.conftest import REPOSITORY
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """The bertwright commands of a block, continued lines joined."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("bertwright ")]
+
+
+ALL_COMMANDS = [command for kind, text in BLOCKS if kind == "sh" for command in commands(text)]
+ON_DEMO_DATA = [command for command in ALL_COMMANDS if "$DATA" not in command]
+PYTHON = [text for kind, text in BLOCKS if kind == "python"]
+
+
+def test_the_readme_has_blocks():
+    assert len(ON_DEMO_DATA) >= 4
+    assert len(ALL_COMMANDS) >= len(ON_DEMO_DATA) + 4
+    assert PYTHON
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A folder with what a reader's checkout holds of data."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    return folder
+
+
+def test_the_blocks_on_the_demo_data_run(checkout):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -eo pipefail\n" + "\n".join(ON_DEMO_DATA)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=checkout,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for text in PYTHON:
+        done = subprocess.run(
+            [sys.executable, "-c", text], cwd=checkout, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ALL_COMMANDS)
+def test_every_command_is_one(command):
+    """Also those on real data, which take too long to run here: their flags are known and their values valid."""
+    arguments = shlex.split(command.split("|")[0], comments=True)[1:]
+    app.parse_args(arguments, exit_on_error=False, print_error=False)
