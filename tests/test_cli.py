@@ -172,6 +172,7 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
         (["trian"], "train"),
         (["evaluate", "nowhere", "x.csv"], "nowhere"),
         (["evaluate", "RUN"], "no file given"),
+        (["evaluate", "RUN", "x.csv", "--positive-label", "clean"], "settled by the training"),
         (["predict", "nowhere", "--text", "x"], "nowhere"),
         (["predict", "bert-tiny", "--text", "x"], "train it first"),
         (["predict", "all-MiniLM-L6-v2", "--text", "x"], "classifier.weight is missing"),

@@ -32,13 +32,22 @@ def test_off_a_terminal_progress_is_plain_lines_with_rate_and_time_left(capsys, 
 
 
 def test_quiet_says_nothing(capsys):
-    reporter = Reporter(quiet=True)
+    reporter = Reporter(quiet=True, results=False)
     reporter.say("something")
     reporter.show("a table")
     with reporter.progress("Scoring", 10) as advance:
         advance(10, "note")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+def test_quiet_shows_results_and_warnings_all_the_same(capsys):
+    reporter = Reporter(quiet=True)
+    reporter.show("a table")
+    reporter.warn("random weights")
+    captured = capsys.readouterr()
+    assert captured.out == "a table\n"
+    assert captured.err == "WARNING: random weights\n"
 
 
 def test_markup_in_a_line_is_not_taken_as_such(capsys):

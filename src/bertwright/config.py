@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,24 @@ class Settings(BaseModel):
     """Base of all settings: frozen, and strict about what it is given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_paths(cls, values: Any) -> Any:
+        """Paths are taken as strings, and one file where several may stand as a list of one."""
+        if not isinstance(values, Mapping):
+            return values
+        plain = {}
+        for name, value in values.items():
+            kind = cls.model_fields[name].annotation if name in cls.model_fields else None
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            if kind == tuple[str, ...] and isinstance(value, str):
+                value = (value,)
+            elif isinstance(value, list | tuple):
+                value = tuple(os.fspath(item) if isinstance(item, os.PathLike) else item for item in value)
+            plain[name] = value
+        return plain
 
 
 class DataSettings(Settings):
@@ -53,6 +72,11 @@ class MachineSettings(Settings):
     token_budget: int | None = Field(
         None, ge=1, description="Most tokens computed at once; splits a batch to fit memory, never changes the result."
     )
+
+
+class CostSettings(Settings):
+    """What the machine costs."""
+
     usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine, to state the cost of the run.")
 
 
@@ -120,7 +144,7 @@ class LearningSettings(Settings):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
 
-class TrainSettings(MachineSettings, DataSettings, LearningSettings):
+class TrainSettings(CostSettings, MachineSettings, DataSettings, LearningSettings):
     """All settings of a training but its files."""
 
     @model_validator(mode="after")
@@ -144,7 +168,7 @@ class TrainConfig(TrainSettings):
         return self
 
 
-class EvaluateSettings(MachineSettings, DataSettings):
+class EvaluateSettings(CostSettings, MachineSettings, DataSettings):
     """Settings of judging a finished run on other texts."""
 
     output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")
@@ -158,6 +182,12 @@ class EvaluateConfig(EvaluateSettings):
 
     run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
     data: tuple[str, ...] = Field(description="Files of labelled texts.")
+
+    @model_validator(mode="after")
+    def _classes_are_settled(self) -> Self:
+        if self.positive_label is not None:
+            raise ValueError("--positive-label is settled by the training; give it to bertwright train")
+        return self
 
 
 class PredictSettings(MachineSettings):

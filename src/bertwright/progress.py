@@ -18,30 +18,33 @@ Advance = Callable[..., None]
 
 
 class Reporter:
-    """Says what happens. ``quiet`` keeps notes and progress to itself.
+    """Says what happens. ``quiet`` keeps notes and progress to itself, but never a warning.
 
     Results (tables) go to ``results``, standard output unless ``results_to_stderr``: what is said on the way never
-    mixes with them.
+    mixes with them. Without ``results`` they are not shown at all.
     """
 
-    def __init__(self, quiet: bool = False, results_to_stderr: bool = False) -> None:
+    def __init__(self, quiet: bool = False, results_to_stderr: bool = False, results: bool = True) -> None:
         from rich.console import Console
 
-        self.quiet = quiet
+        self.quiet, self.shows_results = quiet, results
         self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        results = self.errors if results_to_stderr else Console(highlight=False)
-        self.results: Console = results
-        if not results.is_terminal:
-            results.width = 120  # a file or pipe has no width: keep tables whole
+        self.results: Console = self.errors if results_to_stderr else Console(highlight=False)
+        if not self.results.is_terminal:
+            self.results.width = 120  # a file or pipe has no width: keep tables whole
 
     def say(self, line: str) -> None:
         """One line about what was chosen or found."""
         if not self.quiet:
             self.errors.print(line, markup=False)
 
+    def warn(self, line: str) -> None:
+        """One line that must not be missed."""
+        self.errors.print(f"WARNING: {line}", markup=False, style="bold yellow")
+
     def show(self, renderable: object) -> None:
         """A result: a table or a line."""
-        if not self.quiet:
+        if self.shows_results:
             self.results.print(renderable)
 
     @contextmanager

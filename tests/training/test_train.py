@@ -288,3 +288,53 @@ def test_a_training_that_breaks_leaves_an_unfinished_run(examples, tmp_path):
     run = open_run(tmp_path / "r")
     assert not run.finished
     assert not run.model_folder.exists()
+
+
+def test_paths_may_be_given_as_such_and_alone(examples, tmp_path):
+    run = bertwright.train(
+        examples / "comments_train.csv",
+        test=[examples / "comments_test.csv"],
+        model="bert-tiny",
+        tokenizer="all-MiniLM-L6-v2",
+        steps=1,
+        max_length=8,
+        output=tmp_path / "a",
+        quiet=True,
+    )
+    assert run.settings["test"] == [str(examples / "comments_test.csv")]
+    again = bertwright.train(
+        [examples / "comments_train.csv"], model=run.model_folder, steps=1, max_length=8, output="b", quiet=True
+    )
+    assert again.environment["model"] == f"folder {run.model_folder}"
+    result = bertwright.evaluate(run.path, examples / "comments_test.csv", quiet=True)
+    assert result["metrics"]["test"] == run.metrics["test"]
+    assert bertwright.predict(run.path, ["one", "two"])[0].label in ("clean", "toxic")
+
+
+def test_bad_rows_of_all_files_are_counted_and_said(examples, tmp_path, capsys):
+    rows = ["text,label"] + [f"text {i},{'toxic' if i % 2 else 'clean'}" for i in range(40)]
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.csv").write_text("\n".join([*rows, ",clean"]) + "\n")
+    run = bertwright.train(
+        "train.csv",
+        validation="validation.csv",
+        test="test.csv",
+        model="bert-tiny",
+        steps=1,
+        max_length=8,
+        on_bad_row="skip",
+        output="r",
+    )
+    assert run.result["data"]["bad_rows"] == 3
+    assert "bad rows skipped: 1, the first: test.csv, line 42: " in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"train\.csv, line 42"):
+        bertwright.train("train.csv", model="bert-tiny", steps=1, output="s", quiet=True)
+
+
+def test_texts_are_kept_nowhere_if_not_wanted(examples, tmp_path):
+    run = small(examples, tmp_path / "r", steps=1, texts=False)
+    assert "text" not in pq.read_table(run.path / "predictions.parquet").column_names
+    assert {entry["text"] for entry in run.result["extremes"]["highest"]} == {None}
+    kept = (run.path / "result.json").read_text() + (run.path / "config.json").read_text()
+    with open(examples / "comments_test.csv", encoding="utf-8", newline="") as file:
+        assert not any(row["text"] in kept for row in csv.DictReader(file))

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from bertwright.data.file_bytes import SURROGATE, cut_texts, line_bounds, positions
+from bertwright.data.file_bytes import SURROGATE, cut_texts, line_bounds, native_reader, positions
 from bertwright.data.table import BadRow, Table, one_line
 from bertwright.errors import DataError
 
@@ -121,7 +121,7 @@ def _read_at_once(path: str, data: bytes, kind: str, block_bytes: int = _BLOCK_B
             block_bytes += 1  # pyarrow loses a line feed that starts a block after a carriage return, even in quotes
         try:
             table = pyarrow.csv.read_csv(
-                pa.BufferReader(data),
+                native_reader(data),
                 read_options=pyarrow.csv.ReadOptions(column_names=names, block_size=block_bytes),
                 parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in data),
                 convert_options=pyarrow.csv.ConvertOptions(

@@ -11,6 +11,18 @@ SURROGATE = re.compile("[\ud800-\udfff]")
 """A character that no valid UTF-8 stands for."""
 
 
+def native_reader(data: bytes) -> pa.BufferReader:
+    """A reader over a copy of ``data`` in Arrow's own memory.
+
+    Arrow's threads let go of what they read at any time, also while Python shuts down. Were it a Python object, the
+    thread would then wait for Python, be ended by it, and abort the process ("terminate called without an active
+    exception").
+    """
+    buffer = pa.allocate_buffer(len(data))
+    np.frombuffer(buffer, np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return pa.BufferReader(buffer)
+
+
 def positions(data: bytes, byte: bytes) -> np.ndarray:
     """(occurrences,) int64: where ``byte`` stands in ``data``."""
     if byte not in data:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from bertwright.data.file_bytes import is_utf8, utf8_fault
+from bertwright.data.file_bytes import is_utf8, native_reader, utf8_fault
 from bertwright.data.names import refuse_duplicates
 from bertwright.data.table import CellKind, Table, one_line, show
 from bertwright.errors import DataError
@@ -19,7 +19,7 @@ def read_parquet(path: str, data: bytes) -> Table:
         DataError: the file is damaged, has two columns of one name, or no rows.
     """
     try:
-        file = pyarrow.parquet.ParquetFile(pa.BufferReader(data))
+        file = pyarrow.parquet.ParquetFile(native_reader(data))
         schema = file.schema_arrow
         refuse_duplicates(path, schema.names)
         usable = {item.name: kind for item in schema if (kind := _read_as(item.type)) is not None}

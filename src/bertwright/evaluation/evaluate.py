@@ -11,7 +11,7 @@ from bertwright import hardware, runs
 from bertwright.config import EvaluateConfig, build
 from bertwright.data.columns import read_labelled
 from bertwright.errors import RunError
-from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, write_predictions
+from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import load_classifier
@@ -27,9 +27,8 @@ def evaluate(run: str | Path, data: str | Path | Sequence[str | Path], *, quiet:
     Raises:
         UserError: bad settings, a run without a classifier, data that cannot be read, or an output in the way.
     """
-    files = [data] if isinstance(data, (str, Path)) else list(data)
-    values = {**settings, "run": str(run), "data": tuple(str(file) for file in files)}
-    return run_evaluation(build(EvaluateConfig, values), Reporter(quiet=quiet))
+    config = build(EvaluateConfig, {**settings, "run": run, "data": data})
+    return run_evaluation(config, Reporter(quiet=quiet, results=not quiet))
 
 
 def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]:
@@ -45,8 +44,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         reporter.say(f"model: {note}")
     read_started = time.perf_counter()
     texts = read_labelled(config.data, config, predictor.labels)
-    for note in texts.notes:
-        reporter.say(note)
+    say_notes(texts, reporter)
     read_s = time.perf_counter() - read_started
     tokenize_started = time.perf_counter()
     ragged = predictor.tokenize(texts.texts, reporter)
@@ -87,7 +85,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
         "metrics": {"train": {}, "validation": {}, "test": metrics},
-        "extremes": extremes_of(texts, probabilities, predictor.labels, config.num_extremes),
+        "extremes": extremes_of(texts, probabilities, predictor.labels, config.num_extremes, config.texts),
         "steps": None,
         "best_step": None,
     }

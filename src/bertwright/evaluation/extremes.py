@@ -144,5 +144,5 @@ def _entries_table(entries: Sequence[Mapping[str, Any]], title: str) -> Table:
     table.add_column(Text("text"), no_wrap=True, overflow="ellipsis", ratio=1)
     for entry, score in zip(entries, scores, strict=True):
         label = [Text(one_line(entry["label"] or "-"))] if with_labels else []
-        table.add_row(Text(score), *label, Text(one_line(entry["text"])))
+        table.add_row(Text(score), *label, Text("(not kept)" if entry["text"] is None else one_line(entry["text"])))
     return table

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from bertwright.data.columns import LabelledTexts
 from bertwright.evaluation.extremes import extremes_record
 from bertwright.evaluation.metrics import classification_metrics, decide, positive_score
+from bertwright.progress import Reporter
 
 _ROWS_PER_GROUP = 65_536
 
@@ -25,12 +26,25 @@ def judge(texts: LabelledTexts, probabilities: np.ndarray, threshold: float) -> 
     return classification_metrics(texts.label_ids, probabilities, texts.labels, threshold)
 
 
-def extremes_of(texts: LabelledTexts, probabilities: np.ndarray, labels: Sequence[str], k: int) -> dict[str, Any]:
-    """The ``k`` highest and lowest scored texts: ``extremes`` of result.json."""
+def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
+    """Tell what reading found, and how many rows were skipped."""
+    for note in texts.notes:
+        reporter.say(note)
+    if texts.bad_rows:
+        reporter.say(f"bad rows skipped: {len(texts.bad_rows):,}, the first: {texts.bad_rows[0]}")
+
+
+def extremes_of(
+    texts: LabelledTexts, probabilities: np.ndarray, labels: Sequence[str], k: int, with_texts: bool
+) -> dict[str, Any]:
+    """The ``k`` highest and lowest scored texts: ``extremes`` of result.json. Without texts, ``text`` is None."""
     names = None if texts.label_ids is None else np.array(labels, dtype=object)[texts.label_ids]
-    return extremes_record(
-        lambda i: texts.texts[i].as_py(), positive_score(probabilities, labels), texts.rows, names, k
-    )
+    scores = positive_score(probabilities, labels)
+    record = extremes_record(lambda i: texts.texts[i].as_py(), scores, texts.rows, names, k)
+    if not with_texts:
+        for entry in (*record["highest"], *record["lowest"]):
+            entry["text"] = None
+    return record
 
 
 def prediction_tables(

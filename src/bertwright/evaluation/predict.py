@@ -18,7 +18,7 @@ from bertwright.config import PredictSettings, build
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
-from bertwright.evaluation.judge import prediction_tables, write_predictions
+from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.predictor import Prediction, Predictor
 from bertwright.model.checkpoint import load_classifier
 from bertwright.progress import Reporter
@@ -62,8 +62,7 @@ def run_prediction(
     for note in predictor.notes:
         reporter.say(f"model: {note}")
     texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
-    for note in texts.notes:
-        reporter.say(note)
+    say_notes(texts, reporter)
     ragged = predictor.tokenize(texts.texts, reporter)
     if ragged.num_truncated:
         reporter.say(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,7 +41,8 @@ class ClassifierSettings(Settings):
 class Loaded:
     """A classifier ready to train or to score, on the CPU, in float32.
 
-    ``description`` says where the weights come from; ``notes`` what a user should know about how they were read.
+    ``description`` says where the weights come from; ``notes`` what a user should know about how they were read,
+    and ``warnings`` what must not be missed.
     """
 
     model: TextClassifier
@@ -48,6 +50,11 @@ class Loaded:
     settings: ClassifierSettings
     description: str
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.engine != "nanotoken":
+            self.notes.append(f"tokenising with tokenizers, which is slower: {self.tokenizer.reason}")
 
 
 # --- loading ---------------------------------------------------------------------------------------------------------
@@ -234,8 +241,12 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
         TypeError,
         AttributeError,
     ) as e:
-        reason = str(e).splitlines()[0] if str(e) else repr(e)
-        raise CheckpointError(f"{path}: damaged, or holds more than tensors (refused: {reason})") from None
+        # Torch's own message advises to read the file without the check: not ours to pass on.
+        named = re.search(r"Unsupported (?:global|class|operand)[^.\n]*", str(e))
+        reason = f" ({named.group()})" if named else ""
+        raise CheckpointError(
+            f"{path}: damaged, or holds more than tensors; refused without running it{reason}"
+        ) from None
     if not isinstance(tensors, dict) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
@@ -368,12 +379,12 @@ def _random_model(
     _check_length(settings.max_length, config, name)
     model = empty_model(config, len(settings.labels), settings.pooling)
     model.load_state_dict(initial_state(model, config, seed), assign=True)
-    note = (
-        f"WARNING: {name} starts from RANDOM weights: it has never read a text. "
+    warning = (
+        f"{name} starts from RANDOM weights: it has never read a text. "
         "Expect far less than from a pretrained model of that size"
     )
     origin = "bert-base-uncased's vocabulary" if tokenizer is None else f"the vocabulary of {tokenizer}"
-    return Loaded(model, loaded_tokenizer, settings, f"{name}, random weights, {origin}", [note])
+    return Loaded(model, loaded_tokenizer, settings, f"{name}, random weights, {origin}", [], [warning])
 
 
 def _tokenizer_folder(name: str) -> Path:

@@ -16,6 +16,13 @@ def takes_decay(name: str) -> bool:
     return not (name.endswith("bias") or "norm." in name)
 
 
+def weight_decay_of(settings: TrainSettings) -> float:
+    """The decay asked for; 0.01 for AdamW (as BERT's own, arXiv 1810.04805, appendix A.2) and none for the others."""
+    if settings.weight_decay is not None:
+        return settings.weight_decay
+    return 0.01 if settings.optimizer == "adamw" else 0.0
+
+
 class MasterOptimizer:
     """torch.optim over float32 master copies of parameters that may be of lower precision.
 
@@ -80,9 +87,7 @@ class MasterOptimizer:
 def _torch_optimizer(
     names: list[str], masters: list[nn.Parameter], settings: TrainSettings, rate: float
 ) -> torch.optim.Optimizer:
-    decay = settings.weight_decay
-    if decay is None:
-        decay = 0.01 if settings.optimizer == "adamw" else 0.0
+    decay = weight_decay_of(settings)
     groups: list[dict[str, Any]] = []
     for decayed in (True, False):
         chosen = [m for name, m in zip(names, masters, strict=True) if takes_decay(name) == decayed]

@@ -18,7 +18,7 @@ from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.split import count_shared_texts, split_validation
 from bertwright.errors import DataError, UserError
-from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, write_predictions
+from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.metrics import check_metric_name
 from bertwright.evaluation.predictor import Predictor, softmax
 from bertwright.evaluation.show import show_result
@@ -36,6 +36,7 @@ from bertwright.training.loop import (
     learner_logits,
     num_steps_of,
 )
+from bertwright.training.optimizer import weight_decay_of
 
 # More training texts than this are sampled for the metrics of the training texts.
 _MOST_TRAIN_METRIC_TEXTS = 50_000
@@ -52,14 +53,8 @@ def train(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **set
     Raises:
         UserError: bad settings, data or a model that cannot be used, an output in the way, or a loss that is no number.
     """
-    files = [data] if isinstance(data, (str, Path)) else list(data)
-    for name in ("test", "validation"):
-        if isinstance(settings.get(name), (str, Path)):
-            settings[name] = (str(settings[name]),)
-    if isinstance(settings.get("output"), Path):
-        settings["output"] = str(settings["output"])
-    config = build(TrainConfig, {**settings, "train": tuple(str(file) for file in files)})
-    return run_training(config, Reporter(quiet=quiet))
+    config = build(TrainConfig, {**settings, "train": data})
+    return run_training(config, Reporter(quiet=quiet, results=not quiet))
 
 
 @dataclass(frozen=True)
@@ -91,8 +86,13 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
+    for warning in loaded.warnings:
+        reporter.warn(warning)
 
     tokenize_started = time.perf_counter()
+    num_bad_rows = len(train_texts.bad_rows) + (len(test_texts.bad_rows) if test_texts is not None else 0)
+    if config.validation and validation_texts is not None:  # drawn from the training texts, it shares their bad rows
+        num_bad_rows += len(validation_texts.bad_rows)
     splits = {
         name: Split(texts, tokenize_texts(loaded.tokenizer, texts.texts, config.max_length, reporter))
         for name, texts in (("train", train_texts), ("validation", validation_texts), ("test", test_texts))
@@ -125,7 +125,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             "compile_reason": "not used by this version",
             "token_budget": token_budget,
             "model": loaded.description,
-            "model_notes": loaded.notes,
+            "model_notes": loaded.notes + loaded.warnings,
         }
     )
 
@@ -146,7 +146,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         threshold = loaded.settings.threshold
         tables = prediction_tables(held_out.texts, probabilities, labels, threshold, config.texts)
         write_predictions(output / runs.PREDICTIONS, tables)
-        extremes = extremes_of(held_out.texts, probabilities, labels, config.num_extremes)
+        extremes = extremes_of(held_out.texts, probabilities, labels, config.num_extremes, config.texts)
     else:
         reporter.say("no held-out texts: nothing to judge on. Pass --test or --validation-share")
 
@@ -167,7 +167,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             "test_sha256": None if test_texts is None else test_texts.sha256,
             "shared_texts": shared_texts,
             "truncated_share": truncated / num_texts,
-            "bad_rows": len(train_texts.bad_rows) + (0 if test_texts is None else len(test_texts.bad_rows)),
+            "bad_rows": num_bad_rows,
         },
         "seconds": {"read": read_s, "tokenize": tokenize_s, "train": train_s, "infer": infer_s, "total": total_s},
         "rates": {
@@ -271,15 +271,8 @@ def _read(config: TrainConfig, reporter: Reporter) -> tuple[LabelledTexts, Label
     test_texts = read_labelled(config.test, config, train_texts.labels) if config.test else None
     validation_texts = read_labelled(config.validation, config, train_texts.labels) if config.validation else None
     for texts in (train_texts, validation_texts, test_texts):
-        if texts is None:
-            continue
-        for note in texts.notes:
-            reporter.say(note)
-        if texts.bad_rows:
-            first = texts.bad_rows[0]
-            reporter.say(
-                f"{len(texts.bad_rows):,} bad rows skipped, the first: {first.path}, {first.line}: {first.reason}"
-            )
+        if texts is not None:
+            say_notes(texts, reporter)
     if config.validation_share:
         learnt, held = split_validation(train_texts, config.validation_share, config.seed)
         if not len(held):
@@ -315,7 +308,7 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
 
 def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> TrainConfig:
     """Settle what depends on the model and the data."""
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
     if config.learning_rate is None:
         if config.freeze_encoder:
             update["learning_rate"] = 1e-2
