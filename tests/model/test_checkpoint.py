@@ -180,7 +180,7 @@ def test_no_code_in_a_bin_file_is_run(folder, tmp_path, writer):
     (folder / "model.safetensors").unlink()
     trap = tmp_path / "sprung"
     if writer == "pickle":
-        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"bert.x": Explosive(trap)}))
+        (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"bert.x": Explosive(trap)}, protocol=2))
     else:
         torch.save({"bert.x": Explosive(trap)}, folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin.*refused without running it") as caught:
