@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bertwright
-from bertwright.errors import UserError
+from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.predictor import Predictor, softmax
 from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import ClassifierSettings, load_for_training
@@ -100,3 +100,10 @@ def test_what_is_no_text_is_refused():
 def test_unknown_machines_are_refused():
     with pytest.raises(UserError, match="float8"):
         bertwright.load("anything", dtype="float8")
+
+
+def test_damaged_weights_are_one_clear_error():
+    ours = predictor()
+    ours.model.pooler.dense.weight.data[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="not numbers"):
+        ours.predict(["text"])

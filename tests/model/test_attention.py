@@ -119,13 +119,16 @@ def test_unused_capacity_behind_the_last_text_gives_zeros(kernel):
 
 
 def test_the_choice_of_kernel_says_why():
-    assert choose_kernel(torch.device("cpu"), torch.bfloat16, 0.0)[0] == "blocks"
-    kernel, reason = choose_kernel(torch.device("cuda"), torch.float32, 0.0)
+    assert choose_kernel(torch.device("cpu"), torch.bfloat16, 0.0, 32)[0] == "blocks"
+    kernel, reason = choose_kernel(torch.device("cuda"), torch.float32, 0.0, 32)
     assert kernel == "blocks"
     assert "float32" in reason
-    kernel, reason = choose_kernel(torch.device("cuda"), torch.bfloat16, 0.1)
+    kernel, reason = choose_kernel(torch.device("cuda"), torch.bfloat16, 0.1, 32)
     assert kernel == "blocks"
     assert "0.1" in reason
+    kernel, reason = choose_kernel(torch.device("cuda"), torch.bfloat16, 0.0, 20)
+    assert kernel == "blocks"
+    assert "20" in reason
 
 
 def test_varlen_refuses_dropout():

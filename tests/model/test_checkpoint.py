@@ -415,3 +415,105 @@ def test_a_run_folder_names_its_model(folder, tmp_path):
     (tmp_path / "run").mkdir()
     shutil.copytree(folder, tmp_path / "run" / "model")
     assert find_folder(str(tmp_path / "run"))[0] == tmp_path / "run" / "model"
+
+
+@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
+def test_classifiers_of_other_kinds_are_refused_for_scoring(folder, problem):
+    change_config(folder, problem_type=problem)
+    with pytest.raises(CheckpointError, match=problem):
+        load_classifier(str(folder))
+    assert any("other labels" in note for note in load(folder).notes)
+
+
+def test_a_classifier_of_one_label_is_refused(folder):
+    change_config(folder, id2label={"0": "score"}, label2id={"score": 0})
+    with pytest.raises(CheckpointError, match="labels"):
+        load_classifier(str(folder))
+
+
+def test_tensors_that_share_their_memory_are_made_whole(folder):
+    """An expanded tensor has one number for all places; learning in place would write over itself."""
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.pooler.dense.bias"] = torch.ones(1).expand(32)
+    shared = tensors["bert.encoder.layer.0.attention.self.key.weight"]
+    tensors["bert.encoder.layer.0.attention.self.query.weight"] = shared
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    model = load(folder).model
+    assert model.pooler.dense.bias.stride() == (1,)
+    attention = model.encoder.layers[0].attention
+    assert attention.query.weight.data_ptr() != attention.key.weight.data_ptr()
+
+
+def test_a_sparse_tensor_is_refused_by_name(folder):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["bert.pooler.dense.weight"] = tensors["bert.pooler.dense.weight"].to_sparse()
+    torch.save(tensors, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"pooler\.dense\.weight is not a plain dense tensor"):
+        load(folder)
+
+
+def test_a_classifier_on_means_is_not_taken_for_one_on_first_tokens(tmp_path):
+    loaded = load_for_training("bert-tiny", LABELS, "mean", 128, 3)
+    save_model(tmp_path / "mean", loaded.model.config, loaded.model.state_dict(), loaded.tokenizer, loaded.settings)
+    theirs = loaded.model.classifier.linear.weight
+    kept = load_for_training(str(tmp_path / "mean"), LABELS, "mean", 128, 0)
+    assert torch.equal(kept.model.classifier.linear.weight, theirs)
+    assert any("training goes on from it" in note for note in kept.notes)
+    other = load_for_training(str(tmp_path / "mean"), LABELS, "first", 128, 0)
+    assert not torch.equal(other.model.classifier.linear.weight, theirs)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"max_length": 0},
+        {"max_length": 5000},
+        {"temperature": 0},
+        {"temperature": -1},
+        {"threshold": 9},
+        {"format": 99},
+        {"labels": ["a", "a"]},
+        {"labels": ["a"]},
+    ],
+)
+def test_impossible_settings_of_a_saved_classifier_are_refused(folder, values):
+    (folder / "bertwright.json").write_text(json.dumps({"labels": ["clean", "toxic"], **values}))
+    with pytest.raises(CheckpointError):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("content", ["9" * 5000, "[" * 100_000, '{"vocab_size": ' + "9" * 5000 + "}"])
+def test_json_made_to_break_its_reader_is_one_clear_error(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load(folder)
+
+
+def test_a_huge_shape_is_refused_before_memory_is_asked_for(folder):
+    change_config(folder, vocab_size=10_000_000, hidden_size=65_536)
+    with pytest.raises(CheckpointError, match=r"has shape .*, expected \(10000000, 65536\)"):
+        load(folder)
+
+
+def test_a_tokenizer_with_ids_beyond_the_model_is_refused(folder):
+    tokenizer_json = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer_json["model"]["vocab"]["zebra"] = 40_000
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json))
+    with pytest.raises(CheckpointError, match="40,001 tokens"):
+        load(folder)
+
+
+def test_names_that_are_no_names_are_one_clear_error():
+    for name in ("x" * 300, "~nobody-of-that-name/model", "a/b/c/d"):
+        with pytest.raises(CheckpointError):
+            find_folder(name)
+
+
+def test_a_run_without_a_model_says_so(tmp_path):
+    from bertwright.runs import RunWriter
+
+    RunWriter(tmp_path / "run", "evaluate", {})
+    with pytest.raises(CheckpointError, match="a run without a model"):
+        find_folder(str(tmp_path / "run"))

@@ -99,7 +99,7 @@ def test_a_refusal_of_the_fast_engine_sends_everything_to_tokenizers(ours, monke
 
 
 def test_a_vocabulary_alone_makes_the_same_tokenizer(ours, minilm_folder):
-    built = tokenizer_from_vocabulary((minilm_folder / "vocab.txt").read_text(encoding="utf-8"), True, "vocab.txt")
+    built = tokenizer_from_vocabulary((minilm_folder / "vocab.txt").read_text(encoding="utf-8"), {}, "vocab.txt")
     texts = list(tokenizer_module.PROBES)
     assert rows(*built.encode(texts)[:2]) == rows(*ours.encode(texts)[:2])
     assert built.engine == "nanotoken"
@@ -135,7 +135,7 @@ def test_broken_tokenizer_files_are_one_clear_error(tmp_path, content):
 
 def test_a_vocabulary_without_special_tokens_is_refused():
     with pytest.raises(CheckpointError, match=r"no \[CLS\], \[SEP\]"):
-        tokenizer_from_vocabulary("[PAD]\n[UNK]\n[MASK]\na\n", True, "vocab.txt")
+        tokenizer_from_vocabulary("[PAD]\n[UNK]\n[MASK]\na\n", {}, "vocab.txt")
 
 
 def test_no_texts_are_no_ids(ours):
@@ -143,3 +143,22 @@ def test_no_texts_are_no_ids(ours):
     assert len(ids) == 0
     assert starts.tolist() == [0]
     assert num_cut == 0
+
+
+def test_line_separators_that_are_tokens_do_not_shift_the_ids():
+    vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n\u2028\nhello\n"
+    assert tokenizer_from_vocabulary(vocabulary, {}, "vocab.txt").encode(["hello"])[0].tolist() == [2, 6, 3]
+    windows = vocabulary.replace("\n", "\r\n")
+    assert tokenizer_from_vocabulary(windows, {}, "vocab.txt").encode(["hello"])[0].tolist() == [2, 6, 3]
+
+
+def test_accents_and_chinese_characters_follow_the_config():
+    vocabulary = "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cafe", "café", "中", "文", "中文"])
+
+    def ids(text: str, **config: bool) -> list[int]:
+        return tokenizer_from_vocabulary(vocabulary, config, "vocab.txt").encode([text])[0].tolist()[1:-1]
+
+    assert ids("café") == [5]
+    assert ids("café", strip_accents=False) == [6]
+    assert ids("中文") == [7, 8]
+    assert ids("中文", tokenize_chinese_chars=False) == [9]

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from bertwright.config import TrainConfig
+from bertwright.errors import TrainingError
 from bertwright.training.optimizer import MasterOptimizer, takes_decay
 
 
@@ -116,3 +117,12 @@ def test_gradients_are_dropped_after_a_step():
     parameter, optimizer = optimizer_for([0.0], torch.bfloat16)
     update(parameter, optimizer, [1.0])
     assert parameter.grad is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e12])
+def test_weights_of_no_use_stop_the_training(value):
+    parameter, optimizer = optimizer_for([1.0, 2.0])
+    optimizer.check_weights(1, 0.1)
+    parameter.data[1] = value
+    with pytest.raises(TrainingError, match="No model was saved"):
+        optimizer.check_weights(1, 0.1)

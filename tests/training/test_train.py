@@ -338,3 +338,27 @@ def test_texts_are_kept_nowhere_if_not_wanted(examples, tmp_path):
     kept = (run.path / "result.json").read_text() + (run.path / "config.json").read_text()
     with open(examples / "comments_test.csv", encoding="utf-8", newline="") as file:
         assert not any(row["text"] in kept for row in csv.DictReader(file))
+
+
+def test_weights_broken_by_the_last_step_are_not_saved(examples, tmp_path):
+    """The loss of a step is computed before its update: the last update's harm shows in the weights alone."""
+    from bertwright.errors import TrainingError
+
+    broken = {"optimizer": "sgd", "learning_rate": 1e38, "max_grad_norm": 0.0, "warmup_ratio": 0.0}
+    with pytest.raises(TrainingError, match=r"after step 1 the largest weight is .*--learning-rate"):
+        small(examples, tmp_path / "r", steps=1, **broken)
+    assert not (tmp_path / "r" / "model").exists()
+
+
+def test_texts_chosen_by_count_as_shared_too(examples, tmp_path):
+    run = small(examples, tmp_path / "r", test=examples / "comments_train.csv", validation_share=0.2, steps=1)
+    assert run.result["data"]["shared_texts"] == 724
+
+
+def test_validation_texts_of_one_class_are_chosen_by_loss(examples, tmp_path, capsys):
+    (tmp_path / "v.csv").write_text("text,label\nfine,clean\ngood,clean\n")
+    run = small(examples, tmp_path / "r", validation="v.csv", steps=2, quiet=False)
+    assert run.settings["best_metric"] == "log_loss"
+    assert "one class only" in capsys.readouterr().err
+    with pytest.raises(DataError, match="two classes"):
+        small(examples, tmp_path / "s", validation="v.csv", steps=2, best_metric="roc_auc")

@@ -13,7 +13,7 @@ from bertwright import hardware
 from bertwright.config import MachineSettings
 from bertwright.data.batches import batch_of, batches_by_length
 from bertwright.data.ragged import Ragged, tokenize_texts
-from bertwright.errors import UserError
+from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.metrics import decide
 from bertwright.model.attention import choose_kernel
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
@@ -99,10 +99,18 @@ class Predictor:
         return tokenize_texts(self.tokenizer, texts, self.settings.max_length, reporter or Reporter(quiet=True))
 
     def logits(self, ragged: Ragged, reporter: Reporter | None = None) -> np.ndarray:
-        """(texts, labels) float32 logits of tokenised texts."""
+        """(texts, labels) float32 logits of tokenised texts.
+
+        Raises:
+            CheckpointError: one of them is not a finite number.
+        """
         reporter = reporter or Reporter(quiet=True)
         self.model.eval()
-        return compute_logits(self.model, ragged, np.arange(len(ragged)), self.device, self.token_budget, reporter)
+        rows = np.arange(len(ragged))
+        logits = compute_logits(self.model, ragged, rows, self.device, self.token_budget, reporter)
+        if not np.isfinite(logits).all():
+            raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
+        return logits
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(texts, labels) float64: softmax of the logits over the classifier's temperature."""
@@ -110,7 +118,7 @@ class Predictor:
 
     def describe(self) -> dict[str, str]:
         """What was chosen for this machine, and why."""
-        kernel, reason = choose_kernel(self.device, self.dtype, 0.0)
+        kernel, reason = choose_kernel(self.device, self.dtype, 0.0, self.model.config.head_dim)
         return {
             "dtype": str(self.dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,

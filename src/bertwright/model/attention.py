@@ -26,14 +26,16 @@ Kernel = Literal["plain", "blocks", "varlen"]
 _LIKE_LENGTH = 0.75
 
 
-def choose_kernel(device: torch.device, dtype: torch.dtype, dropout: float) -> tuple[Kernel, str]:
-    """The fastest kernel for this device, dtype and attention dropout, and the reason in words."""
+def choose_kernel(device: torch.device, dtype: torch.dtype, dropout: float, head_dim: int) -> tuple[Kernel, str]:
+    """The fastest kernel for this device, dtype, attention dropout and head width, and the reason in words."""
     if device.type != "cuda":
         return "blocks", "blocks of like length: the fastest without a CUDA device"
     if dtype not in (torch.bfloat16, torch.float16):
         return "blocks", f"blocks of like length: the flash kernel computes in half precision, not in {dtype}"
     if dropout > 0:
         return "blocks", f"blocks of like length: the flash kernel has no attention dropout (found {dropout})"
+    if head_dim % 8 or head_dim > 256:
+        return "blocks", f"blocks of like length: the flash kernel takes no heads of width {head_dim}"
     if torch.cuda.get_device_capability(device) < (8, 0):
         return "blocks", "blocks of like length: the flash kernel needs compute capability 8.0 or newer"
     return "varlen", "variable-length flash attention"
@@ -61,10 +63,10 @@ def attend(
         dropout: probability that an attention weight is set to 0 (the rest are scaled up). 0 outside training.
         kernel: which kernel; the fastest that fits if None.
 
-    Tokens of ``q`` behind the last text (unused capacity) give zeros.
+    Tokens of ``q`` behind the last text (unused capacity) give zeros; the varlen kernel must be given none.
     """
     if kernel is None:
-        kernel, _ = choose_kernel(q.device, q.dtype, dropout)
+        kernel, _ = choose_kernel(q.device, q.dtype, dropout, q.shape[-1])
     if kernel == "plain":
         return _attend_plain(q, k, v, query_starts, key_starts, dropout)
     if kernel == "blocks":

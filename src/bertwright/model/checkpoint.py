@@ -6,12 +6,13 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -24,17 +25,27 @@ from bertwright.model.heads import TextClassifier
 from bertwright.model.sources import MINILM, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.randomness import purpose_seed
+from bertwright.runs import write_json
+
+# Of Hugging Face's problem_type: one label a text, said or not.
+_SINGLE_LABEL = (None, "single_label_classification")
 
 
 class ClassifierSettings(Settings):
     """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
 
-    format: int = 1
-    labels: tuple[str, ...]
+    format: Literal[1] = 1
+    labels: tuple[str, ...] = Field(min_length=2)
     pooling: Pooling = "first"
-    max_length: int = 220
-    threshold: float = 0.5
-    temperature: float = 1.0
+    max_length: int = Field(220, ge=3, le=1_000_000)
+    threshold: float = Field(0.5, ge=0, le=1)
+    temperature: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
+        return self
 
 
 @dataclass
@@ -85,14 +96,20 @@ def load_for_training(
     config = ModelConfig.from_hugging_face(values, str(folder / "config.json")).model_copy(update=dropouts or {})
     _check_length(max_length, config, name)
     model = empty_model(config, len(labels), pooling)
-    state = initial_state(model, config, seed)
-    notes = []
     tensors = read_tensors(folder)
     saved = _saved_settings(folder)
     if saved is not None and saved.pooling == "mean":
         tensors.update(_head_tensors(folder))
-    head_fits = tuple(_labels_of(values, saved)) == settings.labels
-    notes += assign(state, tensors, config, model, str(folder), head_fits=head_fits)
+    head_fits = (
+        tuple(_labels_of(values, saved)) == settings.labels
+        and (saved.pooling if saved is not None else "first") == pooling
+        and values.get("problem_type") in _SINGLE_LABEL
+    )
+    state: dict[str, Tensor] = {}
+    notes = assign(state, tensors, config, model, str(folder), head_fits=head_fits)
+    if "classifier.linear.weight" in state:
+        notes.append("the checkpoint's classifier is for the same labels: training goes on from it")
+    state |= initial_state(model, config, seed, model.state_dict().keys() - state.keys())
     model.load_state_dict(state, assign=True)
     loaded_tokenizer = load_tokenizer(folder if tokenizer is None else _tokenizer_folder(tokenizer))
     _check_vocabulary(loaded_tokenizer, config, description)
@@ -113,10 +130,18 @@ def load_classifier(name: str) -> Loaded:
     settings = _saved_settings(folder)
     tensors = read_tensors(folder)
     if settings is None:
-        labels = tuple(_labels_of(values, None))
-        settings = ClassifierSettings(labels=labels, max_length=min(512, config.max_position_embeddings))
+        if values.get("problem_type") not in _SINGLE_LABEL:
+            raise CheckpointError(
+                f"{folder}: problem_type is {values['problem_type']!r}; expected a classifier with one label a text"
+            )
+        given = {"labels": tuple(_labels_of(values, None)), "max_length": min(512, config.max_position_embeddings)}
+        try:
+            settings = build(ClassifierSettings, given, str(folder / "config.json"))
+        except UserError as error:
+            raise CheckpointError(str(error)) from None
     elif settings.pooling == "mean":
         tensors.update(_head_tensors(folder))
+    _check_length(settings.max_length, config, str(folder))
     if "classifier.weight" not in tensors:
         raise CheckpointError(f"{folder}: tensor classifier.weight is missing; expected a trained classifier")
     model = empty_model(config, len(settings.labels), settings.pooling)
@@ -132,13 +157,16 @@ def load_classifier(name: str) -> Loaded:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder}: no config.json; expected a model's folder in Hugging Face's layout")
+    return _read_object(folder / "config.json")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder}: no config.json; expected a model's folder in Hugging Face's layout") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({str(error) or type(error).__name__})") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: found {type(values).__name__}, expected an object")
     return values
@@ -149,12 +177,11 @@ def _saved_settings(folder: Path) -> ClassifierSettings | None:
     if not path.is_file():
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: found {type(values).__name__}, expected an object")
-        return build(ClassifierSettings, values, str(path))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, UserError) as error:
-        raise CheckpointError(f"{path}: cannot be used ({error})") from None
+        return build(ClassifierSettings, _read_object(path), str(path))
+    except CheckpointError:
+        raise
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _labels_of(values: dict[str, Any], saved: ClassifierSettings | None) -> list[str]:
@@ -176,8 +203,8 @@ def _labels_of(values: dict[str, Any], saved: ClassifierSettings | None) -> list
 def _check_length(max_length: int, config: ModelConfig, name: str) -> None:
     if max_length > config.max_position_embeddings:
         raise CheckpointError(
-            f"--max-length is {max_length}, but {name} has {config.max_position_embeddings} positions; "
-            f"give at most {config.max_position_embeddings}"
+            f"the length is {max_length} tokens, but {name} has {config.max_position_embeddings} positions; "
+            f"give a --max-length of at most {config.max_position_embeddings}"
         )
 
 
@@ -210,14 +237,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def _parts_of(index: Path) -> list[str]:
-    try:
-        parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of parts ({error!r})") from None
-    for part in parts:
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index}: no weight_map; expected an index of parts")
+    for part in weight_map.values():
         if not isinstance(part, str) or Path(part).name != part:
             raise CheckpointError(f"{index}: part {part!r} is not a plain file name")
-    return parts
+    return sorted(set(weight_map.values()))
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -251,7 +277,11 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
     ):
         raise CheckpointError(f"{path}: found {type(tensors).__name__}, expected tensors by name")
-    return tensors
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+            raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
+    # Copies, since tensors of such a file may share memory with each other, or even with themselves.
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
 def _head_tensors(folder: Path) -> dict[str, Tensor]:
@@ -351,14 +381,19 @@ def empty_model(config: ModelConfig, num_labels: int, pooling: Pooling) -> TextC
         return TextClassifier(config, num_labels, pooling)
 
 
-def initial_state(model: TextClassifier, config: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Random weights by BERT's rule: weights normal with standard deviation ``initializer_range``, biases 0, norms 1.
+def initial_state(
+    model: TextClassifier, config: ModelConfig, seed: int, names: Collection[str] | None = None
+) -> dict[str, Tensor]:
+    """Random weights, of ``names`` alone if given, by BERT's rule.
 
-    The rule: arXiv 1810.04805's released code (there truncated at two deviations; here not, as in Hugging Face's).
-    Each tensor has its own stream of ``seed``, so that a head is the same whatever the encoder came from.
+    Weights are normal with standard deviation ``initializer_range``, biases 0, norms 1: the rule of arXiv 1810.04805's
+    released code (there truncated at two deviations; here not, as in Hugging Face's). Each tensor has its own stream of
+    ``seed``, so that a head is the same whatever the encoder came from.
     """
     state = {}
     for name, tensor in model.state_dict().items():
+        if names is not None and name not in names:
+            continue
         if name.endswith("norm.weight"):
             state[name] = torch.ones(tensor.shape)
         elif name.endswith("bias"):
@@ -424,8 +459,8 @@ def save_model(
         values["problem_type"] = "single_label_classification"
         values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
         values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
-    _write_json(folder / "config.json", values)
-    _write_json(folder / "bertwright.json", settings.model_dump())
+    write_json(folder / "config.json", values)
+    write_json(folder / "bertwright.json", settings.model_dump())
     _save_tensors(tensors, folder / "model.safetensors")
     if not first:
         _save_tensors(head, folder / "head.safetensors")
@@ -447,7 +482,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

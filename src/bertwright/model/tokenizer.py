@@ -5,7 +5,7 @@ exactly the ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Tokenizer:
         if len(special) != 2:
             raise CheckpointError(f"{source}: a text must become [CLS] ... [SEP]; found {len(special)} ids around it")
         self.cls_id, self.sep_id = special
-        self.vocab_size: int = exact.get_vocab_size()
+        self.vocab_size: int = max(exact.get_vocab(with_added_tokens=True).values()) + 1
         self._fast, self.reason = _fast_tokenizer(self.json_text, exact)
         self.engine = "tokenizers" if self._fast is None else "nanotoken"
 
@@ -150,31 +150,39 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").is_file():
         return Tokenizer(_read_text(folder / "tokenizer.json"), extra, str(folder / "tokenizer.json"))
     if "vocab.txt" in extra:
-        lowercase = True
-        if "tokenizer_config.json" in extra:
-            try:
-                lowercase = bool(json.loads(extra["tokenizer_config.json"]).get("do_lower_case", True))
-            except (json.JSONDecodeError, AttributeError):
-                raise CheckpointError(f"{folder / 'tokenizer_config.json'}: not a JSON object") from None
-        return tokenizer_from_vocabulary(extra["vocab.txt"], lowercase, str(folder / "vocab.txt"), extra)
+        try:
+            config = json.loads(extra.get("tokenizer_config.json", "{}"))
+        except (ValueError, RecursionError):
+            config = None
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{folder / 'tokenizer_config.json'}: not a JSON object")
+        return tokenizer_from_vocabulary(extra["vocab.txt"], config, str(folder / "vocab.txt"), extra)
     raise CheckpointError(f"{folder}: no tokenizer.json and no vocab.txt; expected one of them beside the model")
 
 
 def tokenizer_from_vocabulary(
-    vocabulary: str, lowercase: bool, source: str, extra: dict[str, str] | None = None
+    vocabulary: str, config: Mapping[str, Any], source: str, extra: dict[str, str] | None = None
 ) -> Tokenizer:
     """BERT's WordPiece tokenizer from the lines of a vocab.txt.
+
+    Of ``config``, a tokenizer_config.json, ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` count.
 
     Raises:
         CheckpointError: [PAD], [UNK], [CLS], [SEP] or [MASK] is missing.
     """
-    ids = {token: i for i, token in enumerate(vocabulary.splitlines())}
+    lines = vocabulary.removesuffix("\n").split("\n")  # not splitlines: a token may be an exotic line separator
+    ids = {token.removesuffix("\r"): i for i, token in enumerate(lines)}
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     missing = [token for token in special if token not in ids]
     if missing:
         raise CheckpointError(f"{source}: no {', '.join(missing)} among {len(ids):,} lines; expected BERT's vocab.txt")
     built = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    built.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    lowercase, accents = bool(config.get("do_lower_case", True)), config.get("strip_accents")
+    built.normalizer = tokenizers.normalizers.BertNormalizer(
+        lowercase=lowercase,
+        strip_accents=accents if isinstance(accents, bool) else None,
+        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
+    )
     built.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     built.post_processor = tokenizers.processors.TemplateProcessing(
         single="[CLS] $A [SEP]",

@@ -106,6 +106,8 @@ def compute_features(
         for rows in batches_by_length(ragged.lengths, token_budget):
             features[torch.from_numpy(rows).to(device)] = model.features(batch_of(ragged, rows, device)).float()
             advance(len(rows))
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # who times this must see all of it
     return features
 
 
@@ -173,7 +175,7 @@ def fit(
         record: is handed each line of the history as soon as it is known.
 
     Raises:
-        TrainingError: the loss is no longer a number.
+        TrainingError: the loss, or a weight, is no longer a number.
     """
     num_texts = len(label_ids)
     num_steps = num_steps_of(config, num_texts)
@@ -210,14 +212,16 @@ def fit(
             outcome.num_texts += len(rows)
             outcome.num_tokens += learner.num_tokens(rows)
             last = outcome.steps == num_steps
+            due = last or outcome.steps % eval_every == 0
             note = ""
-            if outcome.steps % check_every == 0 or last:
+            if due or outcome.steps % check_every == 0:
                 note = f"loss {_checked_loss(losses, outcome.steps, learning_rate * factor):.3f}"
+            if due:  # on a GPU this also waits for all steps, so that their time is counted
+                optimizer.check_weights(outcome.steps, learning_rate * factor)
             outcome.train_s += time.perf_counter() - step_started
             advance(1, note)
 
-            if outcome.steps % eval_every == 0 or last:
-                _checked_loss(losses, outcome.steps, learning_rate * factor)
+            if due:
                 metrics = evaluate() if evaluate is not None else {}
                 learner.train_mode(True)
                 line = {

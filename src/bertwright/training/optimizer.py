@@ -9,6 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bertwright.config import TrainSettings
+from bertwright.errors import TrainingError
+
+# No trained weight comes near; a few products of weights like this leave float32.
+_LARGEST_WEIGHT = 1e9
 
 
 def takes_decay(name: str) -> bool:
@@ -76,6 +80,20 @@ class MasterOptimizer:
         self.optimizer.zero_grad(set_to_none=True)
         if self._low:
             torch._foreach_copy_([p for p, _ in self._low], [m for _, m in self._low])
+
+    @torch.no_grad()
+    def check_weights(self, step: int, rate: float) -> None:
+        """Make sure that every weight is a number of use after ``step``, taken with the learning rate ``rate``.
+
+        Raises:
+            TrainingError: one is not finite, or so large that products of such overflow.
+        """
+        largest = float(torch.stack(torch._foreach_norm(list[Tensor](self._masters), float("inf"))).max())
+        if not largest < _LARGEST_WEIGHT:  # also where it is NaN
+            raise TrainingError(
+                f"after step {step} the largest weight is {largest:.1e}, expected a number of use (learning rate then "
+                f"{rate:.1e}). Lower --learning-rate, or compute in --dtype float32. No model was saved"
+            )
 
     def master_state(self) -> dict[str, Tensor]:
         """The float32 weights by name, copied to the CPU."""

@@ -42,6 +42,8 @@ from bertwright.training.optimizer import weight_decay_of
 _MOST_TRAIN_METRIC_TEXTS = 50_000
 _DEFAULT_VALIDATION_SHARE = 0.2
 _BASE_HIDDEN_SIZE = 768
+# Metrics that are nothing where all texts are of one class.
+_NEEDS_TWO_CLASSES = ("roc_auc", "average_precision", "matthews")
 
 
 def train(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> runs.Run:
@@ -75,14 +77,14 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     dtype, dtype_reason = hardware.choose_dtype(config.dtype, device)
     token_budget = hardware.token_budget(config.token_budget, device)
 
-    train_texts, validation_texts, test_texts = _read(config, reporter)
+    given_texts, train_texts, validation_texts, test_texts = _read(config, reporter)
     read_s = time.perf_counter() - started
 
     labels = train_texts.labels
     loaded = load_for_training(
         config.model, labels, config.pooling, config.max_length, config.seed, config.tokenizer, _dropouts(config)
     )
-    config = _resolve_late(config, loaded.model.config, len(labels))
+    config = _resolve_late(config, loaded.model.config, len(labels), validation_texts, reporter)
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
@@ -107,7 +109,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             f"{config.max_length} tokens and lost their end"
         )
 
-    kernel, kernel_reason = choose_kernel(device, dtype, config.attention_dropout)
+    kernel, kernel_reason = choose_kernel(device, dtype, config.attention_dropout, loaded.model.config.head_dim)
     reporter.say(f"computing on {device} in {str(dtype).removeprefix('torch.')}: {dtype_reason}; attention: {kernel}")
     if config.overwrite:
         runs.clear_output(output)
@@ -154,7 +156,11 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     train_s = outcome.train_s
     infer_rate = None if held_out is None or infer_s is None else len(held_out.ragged) / infer_s
     infer_token_rate = None if held_out is None or infer_s is None else int(held_out.ragged.starts[-1]) / infer_s
-    shared_texts = 0 if held_out is None else count_shared_texts(train_texts, held_out.texts)
+    shared_texts = (
+        0
+        if held_out is None
+        else count_shared_texts(train_texts if test_texts is None else given_texts, held_out.texts)
+    )
     result: dict[str, Any] = {
         "task": "single_label",
         "labels": list(labels),
@@ -265,9 +271,11 @@ def _learn(
     return outcome, originals
 
 
-def _read(config: TrainConfig, reporter: Reporter) -> tuple[LabelledTexts, LabelledTexts | None, LabelledTexts | None]:
-    """Training, validation and test texts; the latter two where there are any."""
-    train_texts = read_labelled(config.train, config)
+def _read(
+    config: TrainConfig, reporter: Reporter
+) -> tuple[LabelledTexts, LabelledTexts, LabelledTexts | None, LabelledTexts | None]:
+    """All texts of the training files, those to learn from, and validation and test texts where there are any."""
+    given_texts = train_texts = read_labelled(config.train, config)
     test_texts = read_labelled(config.test, config, train_texts.labels) if config.test else None
     validation_texts = read_labelled(config.validation, config, train_texts.labels) if config.validation else None
     for texts in (train_texts, validation_texts, test_texts):
@@ -281,7 +289,7 @@ def _read(config: TrainConfig, reporter: Reporter) -> tuple[LabelledTexts, Label
                 "give more texts, a larger share, or --validation-share 0"
             )
         train_texts, validation_texts = train_texts.take(learnt), train_texts.take(held)
-    return train_texts, validation_texts, test_texts
+    return given_texts, train_texts, validation_texts, test_texts
 
 
 def _resolve_early(config: TrainConfig) -> TrainConfig:
@@ -306,7 +314,9 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=update)
 
 
-def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> TrainConfig:
+def _resolve_late(
+    config: TrainConfig, model: ModelConfig, num_labels: int, validation: LabelledTexts | None, reporter: Reporter
+) -> TrainConfig:
     """Settle what depends on the model and the data."""
     update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
     if config.learning_rate is None:
@@ -314,8 +324,15 @@ def _resolve_late(config: TrainConfig, model: ModelConfig, num_labels: int) -> T
             update["learning_rate"] = 1e-2
         else:
             update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
-    if config.best_metric is None and (config.validation or config.validation_share):
-        update["best_metric"] = "roc_auc" if num_labels == 2 else "accuracy"
+    if validation is not None:
+        assert validation.label_ids is not None
+        metric = config.best_metric or ("roc_auc" if num_labels == 2 else "accuracy")
+        if metric in _NEEDS_TWO_CLASSES and len(np.unique(validation.label_ids)) < 2:
+            if config.best_metric is not None:
+                raise DataError(f"--best-metric {metric} needs validation texts of two classes; found one class only")
+            reporter.say(f"the validation texts are of one class only: states are chosen by log_loss, not by {metric}")
+            metric = "log_loss"
+        update["best_metric"] = metric
     return config.model_copy(update=update)
 
 
