@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 import bertwright
+from bertwright import commands
+from bertwright.errors import RunError, UserError
 
 NO_TORCH = textwrap.dedent("""
     import sys
@@ -138,6 +142,8 @@ def test_predict_takes_texts_files_and_standard_input(run, examples, tmp_path):
     for suffix in ("parquet", "csv", "tsv", "jsonl"):
         scored = call("predict", run.path, examples / "comments_test.csv", "--output", tmp_path / f"s.{suffix}")
         assert scored.returncode == 0, scored.stderr
+    named = call("predict", run.path, "--text", "x", "--text", "y", "--json", "--output", tmp_path / "t.csv")
+    assert json.loads(named.stdout) == {"output": str(tmp_path / "t.csv"), "texts": 2, "bad_rows": 0}
     table = pq.read_table(tmp_path / "s.parquet").to_pylist()
     assert len(table) == 244
     assert [json.loads(line) for line in (tmp_path / "s.jsonl").read_text().splitlines()] == table
@@ -155,6 +161,8 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
     assert judged.act == "evaluate"
     assert judged.settings["run"] == str(run.path)
     assert judged.result == result
+    assert judged.environment["compile"] == run.environment["compile"] == "off"
+    assert {"tokenizers", "nanotoken", "scikit-learn", "pyarrow", "safetensors"} <= judged.environment.keys()
     assert pq.read_table(tmp_path / "judged" / "predictions.parquet").num_rows == 244
     listed = call("runs", "list", tmp_path)
     assert "evaluate" in listed.stdout
@@ -179,6 +187,11 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
         (["predict", "RUN", "x.csv", "--text", "x"], "exclude each other"),
         (["predict", "RUN", "--text", "x", "--output", "scores.xlsx"], ".parquet"),
         (["predict", "RUN", "--text", "x", "--output", "no/folder/scores.csv"], "no folder"),
+        (["predict", "RUN", "--text", "x", "--device", "cuda:128"], "--device: found 'cuda:128'"),
+        (["predict", "RUN", "--text", "x", "--device", "cuda:" + "9" * 30], "expected auto, cpu, cuda or cuda:N"),
+        (["predict", "RUN", "--text", "x", "--device", "cuda:-1"], "expected auto, cpu, cuda or cuda:N"),
+        (["predict", "RUN", "--text", "x", "--device", "tpu"], "expected auto, cpu, cuda or cuda:N"),
+        (["train", "x.csv", "--learning-rate", "inf"], "--learning-rate"),
         (["runs", "show", "nowhere"], "nowhere: no such folder"),
         (["runs", "list", "nowhere"], "nowhere: no such folder"),
         (["train", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
@@ -200,11 +213,119 @@ def test_debug_shows_the_traceback():
 
 
 def test_a_closed_pipe_is_no_error(run, tmp_path):
-    (tmp_path / "many.txt").write_text("a line\n" * 3000)
-    program = f"{sys.executable} -m bertwright predict {run.path} many.txt --quiet | head -n 1; echo ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=100, check=False)
-    assert done.stdout.splitlines()[-1] == "0", done.stderr
-    assert done.stderr == ""
+    (tmp_path / "many.txt").write_text("a line\n" * 30_000)
+    bertwright = f"{sys.executable} -m bertwright"
+    for arguments in (
+        f"predict {run.path} many.txt --quiet",
+        f"runs list {run.path.parent}",
+        f"runs list {run.path.parent} --json",
+        f"runs show {run.path}",
+        "--help",
+        "train --help",
+    ):
+        program = f"{bertwright} {arguments} | true; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=100, check=False)
+        assert (done.stdout, done.stderr) == ("0\n", ""), arguments
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("MemoryError()", "out of memory"),
+        ("type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')", "out of memory"),
+        ('RuntimeError("[enforce fail] DefaultCPUAllocator: can\'t allocate memory")', "out of memory"),
+        ("RuntimeError('something else')", "RuntimeError: something else"),
+    ],
+)
+def test_out_of_memory_says_what_to_do(raised, message):
+    program = textwrap.dedent(f"""
+        import bertwright.runs
+        from bertwright.cli import main
+
+        def fail(folder):
+            raise {raised}
+
+        bertwright.runs.list_runs = fail
+        main(["runs", "list"])
+    """)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert message in done.stderr
+    ours = message == "out of memory"
+    assert done.returncode == (2 if ours else 1)
+    assert done.stderr.startswith("error: out of memory: pass a smaller --token-budget") == ours
+    assert len(done.stderr.splitlines()) == 1 or not ours
+
+
+def test_a_damaged_run_does_not_hide_the_others(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "runs" / "good")
+    shutil.copytree(run.path, tmp_path / "runs" / "bad")
+    (tmp_path / "runs" / "bad" / "result.json").write_text("{")
+    done = call("runs", "list", "runs")
+    assert done.returncode == 0, done.stderr
+    assert "good" in done.stdout
+    assert "damaged" in done.stdout
+    assert done.stderr.startswith("WARNING: damaged run: runs/bad/result.json")
+    listed = json.loads(call("runs", "list", "runs", "--json").stdout)
+    assert {line["run"]: line["damage"] is None for line in listed} == {"runs/bad": False, "runs/good": True}
+
+
+@pytest.mark.parametrize(
+    "output", ["copy", "copy/model", "copy/judged", "copy/model/judged", ".", "link", "copy/../copy"]
+)
+@pytest.mark.parametrize("judged", ["copy", "copy/model", "link/model"])
+def test_an_evaluation_never_touches_the_run_it_judges(run, examples, output, judged):
+    shutil.copytree(run.path, "copy")
+    Path("link").symlink_to("copy")
+    with pytest.raises(RunError, match="touches the judged run"):
+        bertwright.evaluate(judged, examples / "comments_test.csv", output=output, overwrite=True, quiet=True)
+    assert bertwright.open_run("copy").result == run.result
+
+
+def test_predict_in_python_refuses_settings_that_it_would_ignore(run):
+    with pytest.raises(UserError, match="unknown setting 'output'"):
+        bertwright.predict(run.path, ["x"], output="scores.csv")
+    assert bertwright.predict(run.path, ["x"], device="cpu")[0].label in ("clean", "toxic")
+
+
+def test_predict_says_on_a_terminal_that_it_waits_for_texts(run, tmp_path):
+    if sys.platform == "win32":
+        pytest.skip("no pseudo-terminals")
+    import pty
+
+    ours, theirs = pty.openpty()
+    os.write(ours, b"You fool.\n\x04")
+    done = subprocess.run(
+        [sys.executable, "-m", "bertwright", "predict", run.path],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    os.close(ours)
+    os.close(theirs)
+    assert done.returncode == 0, done.stderr
+    assert "reading texts from standard input, one a line" in done.stderr
+    assert done.stdout.endswith("You fool.\n")
+
+
+def test_the_root_help_imports_no_settings_and_says_what_the_commands_say():
+    program = """
+import sys
+from bertwright.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    print([m for m in ("torch", "numpy", "pydantic", "bertwright.commands") if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    help_text = " ".join(done.stdout.replace("│", " ").split())
+    for act in (commands.train, commands.evaluate, commands.predict):
+        assert act.__doc__ in help_text
+    runs_help = " ".join(call("runs", "--help").stdout.replace("│", " ").split())
+    for act in (commands.runs_list, commands.runs_show):
+        assert act.__doc__ in runs_help
 
 
 def test_the_package_imports_nothing_heavy():

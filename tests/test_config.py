@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from bertwright.config import TrainConfig, build, read_config_file
@@ -28,6 +30,11 @@ def test_an_unknown_setting_names_the_nearest():
         ("seed", -1),
         ("max_length", 2),
         ("epochs", "many"),
+        ("epochs", math.inf),
+        ("learning_rate", math.nan),
+        ("label_threshold", math.inf),
+        ("usd_per_hour", math.inf),
+        ("steps", 100_000_001),
     ],
 )
 def test_values_out_of_range_are_one_line(name, value):
@@ -52,6 +59,15 @@ def test_files_are_read_or_refused(tmp_path):
         (tmp_path / "b.toml").write_bytes(content.encode("latin-1"))
         with pytest.raises(UserError, match=r"b\.toml: cannot be read"):
             read_config_file(tmp_path / "b.toml")
+    for name, content in (
+        ("huge.toml", "seed = " + "9" * 5000),
+        ("huge.json", '{"seed": ' + "9" * 5000 + "}"),
+        ("deep.json", "[" * 100_000),
+        ("deep.toml", "seed = " + "[" * 100_000),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match=f"{name}: cannot be read"):
+            read_config_file(tmp_path / name)
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(UserError, match="found list"):
         read_config_file(tmp_path / "list.json")

@@ -10,13 +10,24 @@ import pytest
 from bertwright import runs
 from bertwright.errors import RunError
 
+RESULT = {
+    "labels": ["a", "b"],
+    "data": {},
+    "seconds": {"read": 0.1, "tokenize": 0.1, "train": 1.0, "infer": 0.1, "total": 2.0},
+    "rates": {},
+    "memory": {"peak_process_bytes": 1, "peak_gpu_bytes": None},
+    "cost": {"usd_per_hour": None, "usd": None},
+    "metrics": {"test": {"accuracy": 0.5}},
+    "extremes": {"highest": [], "lowest": []},
+}
+
 
 def finished(path, **result):
     writer = runs.RunWriter(path, "train", {"model": "m", "train": ["x.csv"]})
     writer.environment({"torch": "1"})
-    writer.history({"step": 1, "validation": {}})
-    writer.history({"step": 2, "validation": {}})
-    writer.result({"metrics": {"test": {"accuracy": 0.5}}, **result})
+    for step in (1, 2):
+        writer.history({"step": step, "epoch": step / 2, "train_loss": 0.7, "learning_rate": 0.1, "validation": {}})
+    writer.result({**RESULT, **result})
     return runs.open_run(path)
 
 
@@ -46,12 +57,52 @@ def test_nothing_but_runs_is_listed(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.json", "environment.json", "result.json", "history.jsonl"])
-@pytest.mark.parametrize("content", ["{", "\x00\x01", '"text'])
+@pytest.mark.parametrize("content", ["{", "\x00\x01", '"text', "[" * 100_000, "9" * 5000, "[]", "1"])
 def test_damaged_files_are_named(tmp_path, name, content):
     finished(tmp_path / "r")
     (tmp_path / "r" / name).write_text(content)
     with pytest.raises(RunError, match=name.replace(".", r"\.")):
         runs.open_run(tmp_path / "r")
+
+
+@pytest.mark.parametrize("key", RESULT)
+def test_a_result_without_what_is_read_from_it_is_damaged(tmp_path, key):
+    finished(tmp_path / "r")
+    (tmp_path / "r" / "result.json").write_text(json.dumps({name: RESULT[name] for name in RESULT if name != key}))
+    with pytest.raises(RunError, match=rf"result\.json: holds no {key}"):
+        runs.open_run(tmp_path / "r")
+
+
+def test_a_missing_part_of_a_result_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"holds no seconds\.tokenize"):
+        finished(tmp_path / "r", seconds={"read": 1.0})
+
+
+def test_a_damaged_run_is_listed_as_such(tmp_path):
+    finished(tmp_path / "good")
+    finished(tmp_path / "bad")
+    (tmp_path / "bad" / "history.jsonl").write_bytes(b"\xff\n")
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "config.json").write_text('{"act": 1, "settings": 2}')
+    found = {run.path.name: run for run in runs.list_runs(tmp_path)}
+    assert found.keys() == {"good", "bad", "settings"}
+    assert found["good"].damage is None
+    assert "history.jsonl: cannot be read" in found["bad"].damage
+    assert found["bad"].settings["model"] == "m"
+    assert not found["bad"].finished
+    assert "not the record of a run" in found["settings"].damage
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "9" * 5000, '["act"]', '"act"'])
+def test_a_folder_with_another_config_is_no_run(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    assert not runs.is_run(tmp_path)
+
+
+def test_two_runs_do_not_write_to_one_folder(tmp_path):
+    runs.RunWriter(tmp_path / "r", "train", {})
+    with pytest.raises(RunError, match="another run was started with the same --output"):
+        runs.RunWriter(tmp_path / "r", "train", {})
 
 
 def test_what_is_no_run_is_refused(tmp_path):

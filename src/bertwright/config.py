@@ -27,7 +27,9 @@ Dtype = Literal["auto", "float32", "bfloat16"]
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about what it is given."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), defer_build=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -102,7 +104,7 @@ class LearningSettings(Settings):
     max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
     pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
     epochs: float = Field(1.0, gt=0, description="Times that each text is learnt from.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
+    steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps, instead of epochs.")
     batch_size: int = Field(32, ge=1, description="Texts per optimizer step.")
     optimizer: Optimizer = Field("adamw", description="The rule that changes the weights.")
     learning_rate: float | None = Field(
@@ -255,7 +257,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; --config takes a .toml file or a run's config.json") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no TOML, no JSON, or a huge integer
         raise UserError(f"{path}: cannot be read as settings ({error})") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: found {type(values).__name__}, expected names with values")

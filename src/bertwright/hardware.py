@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # Most tokens computed at once where nothing else is asked for. On a CPU larger blocks fall out of the cache; on a GPU
 # smaller ones leave it idle.
 _TOKEN_BUDGET = {"cpu": 8_192, "cuda": 65_536}
+# Packages that a result depends on, besides torch and numpy.
+_RECORDED_PACKAGES = ("tokenizers", "nanotoken", "scikit-learn", "pyarrow", "safetensors")
 
 
 def choose_device(name: str) -> torch.device:
@@ -32,17 +36,16 @@ def choose_device(name: str) -> torch.device:
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N") from None
-    if device.type not in ("cpu", "cuda"):
+    if name == "cpu":
+        return torch.device("cpu")
+    # Not left to torch, which takes indices modulo 256 and fails on some.
+    found = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", name)
+    if found is None:
         raise UserError(f"--device: found {name!r}, expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda":
-        count = torch.cuda.device_count()
-        if (device.index or 0) >= count:
-            raise UserError(f"--device: found {name!r}, but this machine shows {count} CUDA devices; pass --device cpu")
-    return device
+    count = torch.cuda.device_count()
+    if int(found[1] or 0) >= count:
+        raise UserError(f"--device: found {name!r}, but this machine shows {count} CUDA devices; pass --device cpu")
+    return torch.device("cuda") if found[1] is None else torch.device("cuda", int(found[1]))
 
 
 def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
@@ -63,13 +66,24 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
 
 def cpu_bfloat16_feature() -> str | None:
     """The name of the CPU's instructions that multiply bfloat16, or None."""
-    import torch
-
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = _cpu_capabilities()
     for feature in ("amx_bf16", "avx512_bf16", "bf16"):
         if capabilities.get(feature):
             return feature
     return None
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    """What the CPU can do, by torch, or by Linux where this torch does not tell."""
+    import torch
+
+    if hasattr(torch.cpu, "get_capabilities"):
+        return torch.cpu.get_capabilities()
+    try:
+        flags = re.search(r"^(?:flags|Features)\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return {}
+    return dict.fromkeys(flags.group(1).split(), True) if flags else {}
 
 
 def token_budget(asked: int | None, device: torch.device) -> int:
@@ -88,9 +102,10 @@ def describe(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
+        **{name: version(name) for name in _RECORDED_PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
         "device": str(device),
-        "cpu": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+        "cpu": _cpu_capabilities().get("cpu_name") or platform.processor(),
         "num_cpus": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
     }
@@ -99,6 +114,11 @@ def describe(device: torch.device) -> dict[str, Any]:
         found["gpu_bytes"] = torch.cuda.get_device_properties(device).total_memory
         found["cuda"] = torch.version.cuda
     return found
+
+
+def describe_compile() -> dict[str, str]:
+    """Whether torch.compile is used, and why, for a run's environment.json."""
+    return {"compile": "off", "compile_reason": "not used by this version"}
 
 
 def source_commit() -> str | None:
@@ -116,7 +136,9 @@ def source_commit() -> str | None:
 
 
 def peak_process_bytes() -> int:
-    """Most memory that this process has held at once, since it started."""
+    """Most memory that this process has held at once, since it started. Linux and macOS only."""
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB (getrusage(2))
 

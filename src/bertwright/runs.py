@@ -27,10 +27,26 @@ from bertwright.errors import RunError
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
 PREDICTIONS, MODEL = "predictions.parquet", "model"
 
+# What is read from a finished run by those who list and show it; a result without one of them is damaged.
+_RESULT_KEYS = {
+    "data": (),
+    "seconds": ("read", "tokenize", "train", "infer", "total"),
+    "rates": (),
+    "memory": ("peak_process_bytes", "peak_gpu_bytes"),
+    "cost": ("usd_per_hour", "usd"),
+    "metrics": (),
+    "extremes": ("highest", "lowest"),
+}
+_HISTORY_KEYS = ("step", "epoch", "train_loss", "learning_rate", "validation")
+
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its folder tells it. ``result`` is None for a run that has not finished."""
+    """A run as its folder tells it. ``result`` is None for a run that has not finished.
+
+    ``damage`` says what is wrong with a run that ``list_runs`` found but could not read; its other fields are then what
+    its config.json tells, and it counts as unfinished.
+    """
 
     path: Path
     act: str
@@ -39,6 +55,7 @@ class Run:
     environment: dict[str, Any] = field(repr=False)
     history: list[dict[str, Any]] = field(repr=False)
     result: dict[str, Any] | None = field(repr=False)
+    damage: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -55,11 +72,18 @@ class Run:
 
 
 class RunWriter:
-    """Writes a new run's folder. Each file is written beside its place and renamed into it."""
+    """Writes a new run's folder. Each file is written beside its place and renamed into it.
+
+    Raises:
+        RunError: the folder has come to exist since ``prepare_output`` looked.
+    """
 
     def __init__(self, path: Path, act: str, settings: Mapping[str, Any]) -> None:
         self.path = path
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise RunError(f"{path} exists; another run was started with the same --output") from None
         started = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"act": act, "bertwright": __version__, "started": started, "settings": dict(settings)}
         write_json(path / CONFIG, record)
@@ -113,9 +137,10 @@ def free_name(path: Path) -> Path:
 def is_run(path: Path) -> bool:
     """Whether ``path`` holds a run's record, finished or not."""
     try:
-        return "act" in json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        record = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return False
+    return isinstance(record, dict) and "act" in record
 
 
 def open_run(path: str | Path) -> Run:
@@ -130,12 +155,12 @@ def open_run(path: str | Path) -> Run:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: no {CONFIG}; expected a run's folder")
     config = _read_json(path / CONFIG)
-    if "act" not in config or not isinstance(config.get("settings"), dict):
+    if not isinstance(config.get("act"), str) or not isinstance(config.get("settings"), dict):
         raise RunError(f"{path / CONFIG}: not the record of a run; expected a run's folder, not a model's")
     environment = _read_json(path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else {}
     result = _read_json(path / RESULT) if (path / RESULT).is_file() else None
-    if result is not None and not isinstance(result.get("metrics"), dict):
-        raise RunError(f"{path / RESULT}: holds no metrics; the file is damaged")
+    if result is not None:
+        _check_result(path / RESULT, result)
     return Run(
         path, config["act"], str(config.get("started", "")), config["settings"], environment, _history(path), result
     )
@@ -144,32 +169,68 @@ def open_run(path: str | Path) -> Run:
 def list_runs(folder: str | Path = "runs") -> list[Run]:
     """All runs directly inside ``folder``, oldest first; folders that are not runs are left out.
 
+    A run whose files are damaged is among them and says so in its ``damage``: it does not hide the others.
+
     Raises:
         RunError: there is no such folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; expected the folder that holds runs")
-    found = [open_run(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
+    found = [_open_or_damaged(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
     return sorted(found, key=lambda run: (run.started, run.path.name))
 
 
+def _open_or_damaged(path: Path) -> Run:
+    try:
+        return open_run(path)
+    except RunError as error:
+        config = _read_json(path / CONFIG)
+        settings = config.get("settings")
+        if not isinstance(settings, dict):
+            settings = {}
+        return Run(path, str(config["act"]), str(config.get("started", "")), settings, {}, [], None, str(error))
+
+
+def _check_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Raise where something is missing that is read from a finished run."""
+    for name, keys in _RESULT_KEYS.items():
+        values = result.get(name)
+        if not isinstance(values, dict):
+            raise RunError(f"{path}: holds no {name}; the file is damaged")
+        for key in keys:
+            if key not in values:
+                raise RunError(f"{path}: holds no {name}.{key}; the file is damaged")
+    if not isinstance(result.get("labels"), list):
+        raise RunError(f"{path}: holds no labels; the file is damaged")
+    if not all(isinstance(metrics, dict) for metrics in result["metrics"].values()):
+        raise RunError(f"{path}: its metrics are no objects; the file is damaged")
+
+
 def _history(path: Path) -> list[dict[str, Any]]:
-    if not (path / HISTORY).is_file():
+    path = path / HISTORY
+    if not path.is_file():
         return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read ({error})") from None
     records = []
-    for number, line in enumerate((path / HISTORY).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            raise RunError(f"{path / HISTORY}, line {number}: not JSON; the file is damaged") from None
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            raise RunError(f"{path}, line {number}: not JSON; the file is damaged") from None
+        if not isinstance(record, dict) or any(key not in record for key in _HISTORY_KEYS):
+            raise RunError(f"{path}, line {number}: not an object with {', '.join(_HISTORY_KEYS)}; it is damaged")
+        records.append(record)
     return records
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or a huge integer
         raise RunError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(values, dict):
         raise RunError(f"{path}: found {type(values).__name__}, expected an object")

@@ -155,11 +155,11 @@ def test_one_line_a_text_with_four_decimals_and_an_ellipsis():
     assert len([line for line in lines if "0." in line]) == 8  # four highest, four lowest
 
 
-def test_own_titles_no_labels_and_empty_lists():
+def test_titles_no_labels_and_empty_lists():
     record = extremes_record(["a", "b"], np.array([0.1, 0.2]), [0, 1], None, 1)
-    shown = render(show_extremes(record, "score", highest_title="Most toxic [x]", lowest_title="Least toxic"))
-    assert "Most toxic [x]" in shown
-    assert "Least toxic" in shown
+    shown = render(show_extremes(record, "score of [x]"))
+    assert "Highest score of [x]" in shown
+    assert "Lowest score of [x]" in shown
     assert "label" not in shown
     assert render(show_extremes({"highest": [], "lowest": []}, "score")).strip() == ""
 

@@ -15,6 +15,7 @@ from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, s
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import load_classifier
+from bertwright.model.sources import find_folder
 from bertwright.progress import Reporter
 
 
@@ -36,9 +37,8 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     started = time.perf_counter()
     output = None if config.output is None else Path(config.output)
     if output is not None:
+        _keep_judged_run(output, config.run)
         runs.prepare_output(output, config.overwrite)
-        if output.resolve() == Path(config.run).resolve():
-            raise RunError(f"{output}: an evaluation is a run of its own; pass another --output")
     predictor = Predictor.from_loaded(load_classifier(config.run), config)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
@@ -93,10 +93,30 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         if config.overwrite:
             runs.clear_output(output)
         writer = runs.RunWriter(output, "evaluate", config.model_dump(mode="json"))
-        writer.environment({**hardware.describe(predictor.device), **predictor.describe()})
+        writer.environment(
+            {**hardware.describe(predictor.device), **predictor.describe(), **hardware.describe_compile()}
+        )
         tables = prediction_tables(texts, probabilities, predictor.labels, threshold, config.texts)
         write_predictions(output / runs.PREDICTIONS, tables)
         writer.result(result)
         reporter.say(f"evaluation: {output}")
     show_result(result, reporter)
     return result
+
+
+def _keep_judged_run(output: Path, run: str) -> None:
+    """Refuse an output that would replace the judged run, hold it or lie inside it, by whatever path they are named.
+
+    Raises:
+        RunError: the output touches the judged run.
+    """
+    if not Path(run).expanduser().is_dir():
+        return  # a hub name or an installed model: not a folder that an output could name
+    model = find_folder(run)[0].resolve()
+    judged = [model, Path(run).expanduser().resolve()]
+    if runs.is_run(model.parent):
+        judged.append(model.parent)
+    place = output.resolve()
+    for folder in judged:
+        if place == folder or place in folder.parents or folder in place.parents:
+            raise RunError(f"{output}: touches the judged run, {folder}; pass another --output")

@@ -80,12 +80,7 @@ def extremes_record(
     return {"highest": entries(highest), "lowest": entries(lowest)}
 
 
-def show_extremes(
-    record: Mapping[str, Sequence[Mapping[str, Any]]],
-    describe: str,
-    highest_title: str | None = None,
-    lowest_title: str | None = None,
-) -> Group:
+def show_extremes(record: Mapping[str, Sequence[Mapping[str, Any]]], describe: str) -> Group:
     """What ``extremes_record`` returned as two tables for rich to print, one text a line.
 
     A line is the score with four decimals, the label (where there are labels) and the text, cut at the console's width.
@@ -94,13 +89,11 @@ def show_extremes(
 
     Args:
         record: with the keys ``highest`` and ``lowest``.
-        describe: what the score is (``metrics.describe_score``); stands in the titles that are not given.
-        highest_title: title of the first table.
-        lowest_title: title of the second table.
+        describe: what the score is (``metrics.describe_score``); stands in the titles.
     """
     from rich.console import Group
 
-    titles = {"highest": highest_title or f"Highest {describe}", "lowest": lowest_title or f"Lowest {describe}"}
+    titles = {"highest": f"Highest {describe}", "lowest": f"Lowest {describe}"}
     return Group(*(_entries_table(record[key], title) for key, title in titles.items() if record[key]))
 
 

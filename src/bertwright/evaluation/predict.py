@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import PredictSettings, build
+from bertwright.config import MachineSettings, PredictSettings, build
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
@@ -27,14 +27,14 @@ _FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
 
 def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Prediction]:
-    """A prediction for each of ``texts`` by a run's classifier; ``settings`` are those of ``bertwright predict``.
+    """A prediction for each of ``texts`` by a run's classifier; ``settings`` are device, dtype and token_budget.
 
     To score texts more than once, keep ``bertwright.load(run)``: it reads the model once.
 
     Raises:
         UserError: bad settings, a run without a classifier, or a text that is none.
     """
-    machine = build(PredictSettings, settings)
+    machine = build(MachineSettings, settings)
     return Predictor.from_loaded(load_classifier(str(run)), machine).predict(texts)
 
 
@@ -48,7 +48,7 @@ def run_prediction(
 ) -> None:
     """Score ``given`` texts, or the texts of ``files`` ("-": standard input, a text a line), and write or show them.
 
-    ``as_json`` shows one object a line.
+    ``as_json`` shows one object a line or, where the scores go to a file, one object that names it.
 
     Raises:
         UserError: as ``predict``; also files that cannot be read, an unknown output format, an output in the way.
@@ -61,6 +61,8 @@ def run_prediction(
     predictor = Predictor.from_loaded(load_classifier(run), settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
+    if not given and not files and sys.stdin.isatty():
+        reporter.say("reading texts from standard input, one a line")
     texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
     say_notes(texts, reporter)
     ragged = predictor.tokenize(texts.texts, reporter)
@@ -80,6 +82,9 @@ def run_prediction(
         return
     _write(output, tables)
     reporter.say(f"scores: {output} ({len(texts):,} texts)")
+    if as_json:
+        done = {"output": str(output), "texts": len(texts), "bad_rows": len(texts.bad_rows)}
+        print(json.dumps(done, ensure_ascii=False))
 
 
 def _given_texts(given: Sequence[str]) -> LabelledTexts:

@@ -69,6 +69,7 @@ def summary(run: Run) -> dict[str, Any]:
         "act": run.act,
         "started": run.started,
         "finished": run.finished,
+        "damage": run.damage,
         "model": run.settings.get("model") or run.settings.get("run"),
         "data": list(run.settings.get("train") or run.settings.get("data") or []),
         "judged_on": split,
@@ -91,7 +92,7 @@ def list_table(found: Sequence[Run]) -> Table:
     for run in found:
         line = summary(run)
         numbers = ["-" if line[name] is None else f"{line[name]:.4f}" for name in _LISTED_METRICS]
-        judged = (line["judged_on"] or "-") if run.finished else "unfinished"
+        judged = (line["judged_on"] or "-") if run.finished else "damaged" if run.damage else "unfinished"
         train = "-" if line["train_s"] is None else duration(line["train_s"])
         started = run.started.replace("T", " ")[:16]
         words = (line["run"], run.act, started, str(line["model"]), judged, *numbers, train)

@@ -1,0 +1,50 @@
+"""What is chosen for a machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bertwright import hardware
+from bertwright.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"),
+    [
+        ({"avx2": True, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "amx_bf16": False}, torch.float32),
+        ({}, torch.float32),
+    ],
+)
+def test_bfloat16_is_taken_where_the_cpu_multiplies_it(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(hardware, "_cpu_capabilities", lambda: capabilities)
+    chosen, reason = hardware.choose_dtype("auto", CPU)
+    assert chosen == dtype
+    assert "bfloat16" in reason
+    assert hardware.choose_dtype("float32", CPU) == (torch.float32, "as asked")
+
+
+def test_a_torch_that_does_not_tell_is_asked_by_way_of_linux(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert isinstance(hardware.cpu_bfloat16_feature(), str | None)
+    assert hardware.describe(CPU)["num_threads"] >= 1
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:-1", "cuda:99999999999", "mps:0:1", ""])
+def test_devices_that_are_not_there_are_one_line(name):
+    with pytest.raises(UserError, match="--device"):
+        hardware.choose_device(name)
+
+
+def test_costs_are_hours_times_their_price():
+    assert hardware.cost(6.29, 1800) == {"usd_per_hour": 6.29, "usd": pytest.approx(3.145)}
+    assert hardware.cost(None, 1800) == {"usd_per_hour": None, "usd": None}
+
+
+def test_the_token_budget_asked_for_is_taken():
+    assert hardware.token_budget(17, CPU) == 17
+    assert hardware.token_budget(None, CPU) > 512
