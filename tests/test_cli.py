@@ -334,3 +334,15 @@ def test_the_package_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
     with pytest.raises(AttributeError, match="no attribute 'fine_tune'"):
         bertwright.fine_tune  # noqa: B018
+
+
+def test_a_full_disk_is_one_line_and_exit_code_2(capsys):
+    from bertwright import cli
+
+    def write() -> None:
+        raise OSError(28, "No space left on device", "runs/demo/result.json.partial")
+
+    with pytest.raises(SystemExit) as stop:
+        cli._call(write, debug=False)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: runs/demo/result.json.partial: No space left on device\n"

@@ -15,7 +15,10 @@ from bertwright.errors import UserError
 
 app = App(
     name="bertwright",
-    help="Fine-tune, compare and ship BERT text classifiers.",
+    help=(
+        "Fine-tune, compare and ship BERT text classifiers.\n\n"
+        "Any command takes --debug, which shows an error's traceback."
+    ),
     version=__version__,
     help_format="plaintext",
     default_parameter=Parameter(negative_iterable=()),
@@ -83,10 +86,17 @@ def _call(run: Callable[[], Any], debug: bool) -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder taken away: not of our making
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", debug)
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        _fail("out of memory: pass a smaller --token-budget (the result stays the same), then --max-length", debug)
+        _fail(
+            "out of memory: pass a smaller --token-budget (the steps stay the same but for dropout), then --max-length",
+            debug,
+        )
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -72,7 +72,9 @@ class MachineSettings(Settings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Dtype = Field("auto", description="What the encoder computes in; auto takes bfloat16 where it is fast.")
     token_budget: int | None = Field(
-        None, ge=1, description="Most tokens computed at once; splits a batch to fit memory, never changes the result."
+        None,
+        ge=1,
+        description="Most tokens computed at once; cuts a batch to fit memory: a step is the same but for dropout.",
     )
 
 
