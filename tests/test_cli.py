@@ -64,6 +64,7 @@ def run(examples, tmp_path_factory):
         ["--help"],
         ["--version"],
         ["train", "--help"],
+        ["tokenize", "--help"],
         ["evaluate", "--help"],
         ["predict", "--help"],
         ["runs", "--help"],
@@ -161,7 +162,8 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
     assert judged.act == "evaluate"
     assert judged.settings["run"] == str(run.path)
     assert judged.result == result
-    assert judged.environment["compile"] == run.environment["compile"] == "off"
+    assert judged.environment["compile"] == run.environment["compile"]
+    assert judged.environment["compile_reason"]
     assert {"tokenizers", "nanotoken", "scikit-learn", "pyarrow", "safetensors"} <= judged.environment.keys()
     assert pq.read_table(tmp_path / "judged" / "predictions.parquet").num_rows == 244
     listed = call("runs", "list", tmp_path)

@@ -9,6 +9,7 @@ _ENTRY_POINTS = {
     "train": "bertwright.training.train",
     "evaluate": "bertwright.evaluation.evaluate",
     "predict": "bertwright.evaluation.predict",
+    "tokenize": "bertwright.data.tokenize",
     "load": "bertwright.evaluation.predictor",
     "open_run": "bertwright.runs",
     "list_runs": "bertwright.runs",

@@ -25,12 +25,21 @@ app = App(
 )
 runs_app = App(name="runs", help="List runs, or show one.", help_format="plaintext")
 app.command(runs_app)
+bench_app = App(
+    name="bench", help="Measure how fast this machine works, and other libraries on it.", help_format="plaintext"
+)
+app.command(bench_app)
 # By name, so that only the command that is asked for is imported. The help repeats the first line of its docstring.
 _COMMANDS = "bertwright.commands"
 app.command(
     f"{_COMMANDS}:train",
     name="train",
     help="Train a classifier on labelled texts, judge it on held-out ones and save it as a run.",
+)
+app.command(
+    f"{_COMMANDS}:tokenize",
+    name="tokenize",
+    help="Turn texts into token ids once, in a folder that train, evaluate and predict take where they take files.",
 )
 app.command(f"{_COMMANDS}:evaluate", name="evaluate", help="Judge a run's classifier on other labelled texts.")
 app.command(
@@ -42,6 +51,10 @@ runs_app.command(
     name="show",
     help="Show one run: what was asked, what was chosen, how it went, what came out.",
 )
+
+bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
+bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")
+bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -8,10 +8,18 @@ from typing import Annotated, Any, NoReturn
 from cyclopts import Parameter
 
 from bertwright.config import (
+    BenchInferConfig,
+    BenchInferSettings,
+    BenchTokenizeConfig,
+    BenchTokenizeSettings,
+    BenchTrainConfig,
+    BenchTrainSettings,
     EvaluateConfig,
     EvaluateSettings,
     PredictSettings,
     Settings,
+    TokenizeConfig,
+    TokenizeSettings,
     TrainConfig,
     TrainSettings,
     build,
@@ -28,12 +36,22 @@ ConfigFile = Annotated[
     str | None,
     Parameter(name="--config", help="Settings from a .toml file or a run's config.json; flags go before them."),
 ]
+BenchJson = Annotated[
+    bool,
+    Parameter(
+        name="--json", negative="", help="Keep standard output to the line of JSON; the table to standard error."
+    ),
+]
 Flags = Parameter(name="*")
 
 
 def train(
     *files: Annotated[
-        str, Parameter(help="Files of labelled texts: csv, tsv, jsonl, parquet, txt (label ||| text), .gz.")
+        str,
+        Parameter(
+            help="Files of labelled texts: csv, tsv, jsonl, parquet, txt (label ||| text), .gz; or a folder made by "
+            "bertwright tokenize."
+        ),
     ],
     settings: Annotated[TrainSettings, Flags] = TrainSettings(),
     config: ConfigFile = None,
@@ -51,6 +69,22 @@ def train(
     run = run_training(resolved, _reporter(json_line, quiet))
     if json_line:
         _print_json({"run": str(run.path), **(run.result or {})})
+
+
+def tokenize(
+    *data: Annotated[str, Parameter(help="Files of texts, with or without labels.")],
+    settings: Annotated[TokenizeSettings, Flags] = TokenizeSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Turn texts into token ids once, in a folder that train, evaluate and predict take where they take files."""
+    resolved = build(TokenizeConfig, {**_given(settings, None), "data": data})
+
+    from bertwright.data.tokenize import run_tokenization
+
+    result = run_tokenization(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(result)
 
 
 def evaluate(
@@ -74,7 +108,10 @@ def evaluate(
 
 def predict(
     run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
-    *files: Annotated[str, Parameter(help="Files of texts; - or nothing: standard input, a text a line.")],
+    *files: Annotated[
+        str,
+        Parameter(help="Files of texts, or a folder made by bertwright tokenize; - or nothing: standard input."),
+    ],
     text: Annotated[tuple[str, ...], Parameter(help="A text to score; may be repeated.")] = (),
     settings: Annotated[PredictSettings, Flags] = PredictSettings(),
     json_line: Json = False,
@@ -118,6 +155,45 @@ def runs_show(
         _print_json({"settings": found.settings, "environment": found.environment, "result": found.result})
     else:
         show_run(found, _reporter(False, False))
+
+
+def bench_infer(
+    *data: Annotated[str, Parameter(help="Files of texts.")],
+    settings: Annotated[BenchInferSettings, Flags] = BenchInferSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure scoring: texts a second, memory, share of the machine's peak; with --peers other libraries too."""
+    from bertwright.benchmarking.bench import run_infer
+
+    resolved = build(BenchInferConfig, {**_given(settings, None), "data": data})
+    _print_json(run_infer(resolved, _reporter(json_line, quiet)))
+
+
+def bench_train(
+    *data: Annotated[str, Parameter(help="Files of labelled texts.")],
+    settings: Annotated[BenchTrainSettings, Flags] = BenchTrainSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure training: texts a second, memory, share of the machine's peak; with --peers Trainer too."""
+    from bertwright.benchmarking.bench import run_train
+
+    resolved = build(BenchTrainConfig, {**_given(settings, None), "data": data})
+    _print_json(run_train(resolved, _reporter(json_line, quiet)))
+
+
+def bench_tokenize(
+    *data: Annotated[str, Parameter(help="Files of texts.")],
+    settings: Annotated[BenchTokenizeSettings, Flags] = BenchTokenizeSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure tokenising: texts and bytes a second, memory; with --peers Hugging Face's tokenizers too."""
+    from bertwright.benchmarking.bench import run_tokenize
+
+    resolved = build(BenchTokenizeConfig, {**_given(settings, None), "data": data})
+    _print_json(run_tokenize(resolved, _reporter(json_line, quiet)))
 
 
 def _given(settings: Settings, config: str | None) -> dict[str, Any]:

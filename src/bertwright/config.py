@@ -21,7 +21,8 @@ from bertwright.errors import UserError
 Optimizer = Literal["adamw", "adam", "adamax", "sgd"]
 Schedule = Literal["linear", "cosine", "constant"]
 Pooling = Literal["first", "mean"]
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ScoringDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
 class Settings(BaseModel):
@@ -75,6 +76,19 @@ class MachineSettings(Settings):
         None,
         ge=1,
         description="Most tokens computed at once; cuts a batch to fit memory: a step is the same but for dropout.",
+    )
+    compile: Literal["auto", "off"] = Field(
+        "auto", description="Whether kernels may be compiled for this machine: C on a CPU, torch.compile on a GPU."
+    )
+
+
+class ScoringMachineSettings(MachineSettings):
+    """Where texts are scored."""
+
+    dtype: ScoringDtype = Field(  # type: ignore[assignment]  # scoring can do what training can, and int8
+        "auto",
+        description="What the encoder computes in; auto takes bfloat16 where it is fast; int8 is faster on CPUs, "
+        "and coarser.",
     )
 
 
@@ -148,6 +162,44 @@ class LearningSettings(Settings):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
 
 
+class TokenizeSettings(Settings):
+    """Settings of turning texts into token ids."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="Model whose tokenizer to use: a folder, a run, a hub name, or a size."
+    )
+    tokenizer: str | None = Field(None, description="Another model whose tokenizer to use, as in bertwright train.")
+    output: str | None = Field(None, description="Folder for the token ids; required.")
+    overwrite: bool = Field(False, description="Replace the output folder if it holds token ids.")
+    max_length: int = Field(
+        220, ge=3, le=1_000_000, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut."
+    )
+    text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    label_column: str | None = Field(
+        None, description="Column that holds the labels; found by its name if not given and there is one."
+    )
+    labels: bool = Field(True, description="Take the labels along, as they stand in the files.")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+
+
+class TokenizeConfig(TokenizeSettings):
+    """Tokenising as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(description="Files of texts, with or without labels.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if not self.data:
+            raise ValueError("no file given: name at least one file of texts")
+        if not self.output:
+            raise ValueError("--output is required: name the folder for the token ids")
+        if self.label_column is not None and not self.labels:
+            raise ValueError("--label-column and --no-labels exclude each other: give one of them")
+        return self
+
+
 class TrainSettings(CostSettings, MachineSettings, DataSettings, LearningSettings):
     """All settings of a training but its files."""
 
@@ -172,7 +224,7 @@ class TrainConfig(TrainSettings):
         return self
 
 
-class EvaluateSettings(CostSettings, MachineSettings, DataSettings):
+class EvaluateSettings(CostSettings, ScoringMachineSettings, DataSettings):
     """Settings of judging a finished run on other texts."""
 
     output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")
@@ -194,7 +246,7 @@ class EvaluateConfig(EvaluateSettings):
         return self
 
 
-class PredictSettings(MachineSettings):
+class PredictSettings(ScoringMachineSettings):
     """Settings of scoring texts."""
 
     text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
@@ -205,6 +257,94 @@ class PredictSettings(MachineSettings):
         None, description="File for the scores: .parquet, .csv, .tsv or .jsonl; the shell if not given."
     )
     overwrite: bool = Field(False, description="Replace the output file.")
+
+
+class BenchSettings(CostSettings):
+    """Settings of measuring that all cases share."""
+
+    peers: bool = Field(False, description="Measure other libraries too, in turns with ours, on the same texts.")
+    contenders: tuple[str, ...] = Field(
+        (), description="Measure these alone, besides ours: names of the table, with commas between."
+    )
+    text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+    max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
+    output: str | None = Field(None, description="File, or folder for one, that the line of JSON is added to.")
+    seed: int = Field(0, ge=0, description="Which texts are drawn, and random weights.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_between_commas(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "contenders" not in values:
+            return values
+        named = values["contenders"]
+        named = [named] if isinstance(named, str) else list(named)
+        return {**values, "contenders": tuple(name.strip() for part in named for name in part.split(","))}
+
+
+class BenchModelSettings(BenchSettings):
+    """Settings of measuring what computes with a model."""
+
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+    )
+    tokenizer: str | None = Field(
+        None, description="Model whose tokenizer to use with random weights; all-MiniLM-L6-v2's if not given."
+    )
+    pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
+    batch_size: int = Field(
+        32, ge=1, description="Texts of a batch: of an optimizer step, or as other libraries score."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Dtype = Field("auto", description="What our encoder computes in; auto takes bfloat16 where it is fast.")
+
+
+class BenchInferSettings(BenchModelSettings):
+    """Settings of measuring scoring."""
+
+    run: str | None = Field(None, description="Score with this run's classifier, instead of --model.")
+    num_texts: int = Field(2048, ge=1, description="Texts to score in a turn, drawn from the data.")
+    rounds: int = Field(5, ge=1, description="Timed turns of each contender.")
+
+
+class BenchInferConfig(BenchInferSettings):
+    """Measuring scoring, as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
+class BenchTrainSettings(BenchModelSettings):
+    """Settings of measuring training."""
+
+    label_column: str | None = Field(None, description="Column that holds the labels; found by its name if not given.")
+    positive_label: str | None = Field(None, description="Of two labels, the one that counts as positive.")
+    label_threshold: float | None = Field(
+        None, description="Turn numeric labels into two classes: 1 at or above this value, else 0."
+    )
+    num_texts: int = Field(640, ge=1, description="Texts to learn from in a turn, drawn from the data.")
+    rounds: int = Field(3, ge=1, description="Timed turns of each contender.")
+
+
+class BenchTrainConfig(BenchTrainSettings, DataSettings):
+    """Measuring training, as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(min_length=1, description="Files of labelled texts.")
+
+
+class BenchTokenizeSettings(BenchSettings):
+    """Settings of measuring tokenising."""
+
+    model: str = Field("all-MiniLM-L6-v2", description="Model whose tokenizer to use: a folder, a hub name.")
+    num_texts: int | None = Field(None, ge=1, description="Texts to tokenise in a turn; all of the data if not given.")
+    rounds: int = Field(3, ge=1, description="Timed turns of each contender.")
+
+
+class BenchTokenizeConfig(BenchTokenizeSettings):
+    """Measuring tokenising, as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -49,15 +49,23 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
-    """What the encoder computes in, and why: bfloat16 where the hardware multiplies it, else float32."""
+    """What the encoder computes in, and why: bfloat16 or (GPUs) float16 where the hardware multiplies it, else float32.
+
+    Raises:
+        UserError: float16 was asked for on a CPU.
+    """
     import torch
 
+    if name == "float16" and device.type != "cuda":
+        raise UserError("--dtype float16 is for GPUs; found the CPU. Pass --dtype auto")
     if name != "auto":
         return getattr(torch, name), "as asked"
     if device.type == "cuda":
         if torch.cuda.get_device_capability(device) >= (8, 0):
             return torch.bfloat16, "this GPU multiplies bfloat16"
-        return torch.float32, "this GPU does not multiply bfloat16"
+        if torch.cuda.get_device_capability(device) >= (6, 0):
+            return torch.float16, "this GPU multiplies float16, but not bfloat16"
+        return torch.float32, "this GPU multiplies neither bfloat16 nor float16 fast"
     feature = cpu_bfloat16_feature()
     if feature is None:
         return torch.float32, "this CPU does not multiply bfloat16"
@@ -71,6 +79,12 @@ def cpu_bfloat16_feature() -> str | None:
         if capabilities.get(feature):
             return feature
     return None
+
+
+def cpu_int8_feature() -> str | None:
+    """The name of the CPU's instructions that multiply 8-bit integers, or None."""
+    capabilities = _cpu_capabilities()
+    return next((name for name in ("amx_int8", "avx512_vnni") if capabilities.get(name)), None)
 
 
 def _cpu_capabilities() -> Mapping[str, Any]:
@@ -116,11 +130,6 @@ def describe(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def describe_compile() -> dict[str, str]:
-    """Whether torch.compile is used, and why, for a run's environment.json."""
-    return {"compile": "off", "compile_reason": "not used by this version"}
-
-
 def source_commit() -> str | None:
     """The commit of bertwright's own sources where they are a checkout, with "-dirty" if it was changed since."""
     root = Path(__file__).resolve().parents[2]
@@ -137,6 +146,13 @@ def source_commit() -> str | None:
 
 def peak_process_bytes() -> int:
     """Most memory that this process has held at once, since it started. Linux and macOS only."""
+    try:
+        # Not getrusage on Linux: what it tells starts from what the parent held when it started this process.
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    if found:
+        return int(found[1]) * 1024
     import resource  # not on Windows
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

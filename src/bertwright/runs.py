@@ -110,6 +110,15 @@ def prepare_output(path: Path, overwrite: bool) -> None:
             raise RunError(f"{path} exists; pass another --output, or --overwrite to replace it")
         if not is_run(path):
             raise RunError(f"{path} exists and is not a run's folder; --overwrite replaces runs only")
+    check_can_be_made(path)
+
+
+def check_can_be_made(path: Path) -> None:
+    """Make sure, before any work, that the folder ``path`` can be made.
+
+    Raises:
+        RunError: a file is in the way, or there is no permission.
+    """
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent

@@ -55,18 +55,20 @@ def test_plain_is_the_formula():
 
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("one_query", [False, True])
-def test_blocks_equal_plain_in_float32(lengths, one_query):
+@pytest.mark.parametrize("kernel", ["blocks", "sdpa"])
+def test_the_kernels_equal_plain_in_float32(lengths, one_query, kernel):
     arguments = case(lengths, one_query=one_query)
-    for ours, reference in zip(run(arguments, "blocks"), run(arguments, "plain"), strict=True):
+    for ours, reference in zip(run(arguments, kernel), run(arguments, "plain"), strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("one_query", [False, True])
-def test_blocks_in_bfloat16_err_less_than_three_times_plain(one_query):
+@pytest.mark.parametrize("kernel", ["blocks", "sdpa"])
+def test_in_bfloat16_the_kernels_err_less_than_three_times_plain(one_query, kernel):
     """Low precision is right when its error is under 3 times the reference's own low-precision error."""
     exact = run(case(LENGTHS[4], one_query=one_query), "plain")
     low = case(LENGTHS[4], one_query=one_query, dtype=torch.bfloat16)
-    for ours, reference, truth in zip(run(low, "blocks"), run(low, "plain"), exact, strict=True):
+    for ours, reference, truth in zip(run(low, kernel), run(low, "plain"), exact, strict=True):
         error, allowed = (ours.float() - truth).abs().max(), (reference.float() - truth).abs().max()
         assert error <= 3 * allowed + 1e-6
 
@@ -109,7 +111,7 @@ def test_blocks_equal_plain_for_any_lengths(lengths, one_query):
         torch.testing.assert_close(ours, reference, atol=2e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kernel", ["plain", "blocks"])
+@pytest.mark.parametrize("kernel", ["plain", "blocks", "sdpa"])
 def test_unused_capacity_behind_the_last_text_gives_zeros(kernel):
     q, k, v, query_starts, key_starts, *longest = case([4, 2])
     padded = [torch.cat([x, torch.full_like(x[:3], 7.0)]) for x in (q, k, v)]
@@ -121,13 +123,13 @@ def test_unused_capacity_behind_the_last_text_gives_zeros(kernel):
 def test_the_choice_of_kernel_says_why():
     assert choose_kernel(torch.device("cpu"), torch.bfloat16, 0.0, 32)[0] == "blocks"
     kernel, reason = choose_kernel(torch.device("cuda"), torch.float32, 0.0, 32)
-    assert kernel == "blocks"
+    assert kernel == "sdpa"
     assert "float32" in reason
     kernel, reason = choose_kernel(torch.device("cuda"), torch.bfloat16, 0.1, 32)
-    assert kernel == "blocks"
+    assert kernel == "sdpa"
     assert "0.1" in reason
     kernel, reason = choose_kernel(torch.device("cuda"), torch.bfloat16, 0.0, 20)
-    assert kernel == "blocks"
+    assert kernel == "sdpa"
     assert "20" in reason
 
 
@@ -149,7 +151,8 @@ def test_varlen_errs_less_than_three_times_plain(lengths, one_query):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", LENGTHS)
-def test_blocks_equal_plain_on_the_gpu(lengths):
+@pytest.mark.parametrize("kernel", ["blocks", "sdpa"])
+def test_the_kernels_equal_plain_on_the_gpu(lengths, kernel):
     arguments = case(lengths, device="cuda")
-    for ours, reference in zip(run(arguments, "blocks"), run(arguments, "plain"), strict=True):
+    for ours, reference in zip(run(arguments, kernel), run(arguments, "plain"), strict=True):
         torch.testing.assert_close(ours, reference, atol=1e-4, rtol=1e-4)

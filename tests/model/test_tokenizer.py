@@ -6,6 +6,7 @@ import itertools
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -60,6 +61,72 @@ def test_cutting_equals_truncation(ours, minilm_folder, texts, max_length):
     assert ids.dtype == np.int32
     assert starts.dtype == np.int64
     assert len(whole) >= len(ids)
+
+
+@settings(max_examples=300, deadline=None)
+@given(parts=st.lists(st.lists(TEXT, max_size=4), min_size=1, max_size=3))
+def test_ids_of_arrow_texts_equal_tokenizers_for_any_text(ours, theirs, parts):
+    texts = pa.chunked_array([pa.array(part, pa.large_string()) for part in parts], pa.large_string())
+    ids, starts, _ = ours.encode(texts)
+    assert rows(ids, starts) == [encoding.ids for encoding in theirs.encode_batch(texts.to_pylist())]
+    assert ids.dtype == np.int32
+    assert starts.dtype == np.int64
+
+
+AWKWARD = ["", "", "a", "\xff", "ÿ\u00ff end", "\x00", "\n", "a\nb\r\nc", "\ufffd", "\U0010ffff", "", "last", ""]
+
+
+@pytest.mark.parametrize("engine", ["nanotoken", "tokenizers"])
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_empty_texts_and_what_might_separate_texts_shift_no_ids(ours, theirs, monkeypatch, engine, kind, in_memory):
+    if engine == "tokenizers":
+        monkeypatch.setattr(ours, "_fast", None)
+    if not in_memory:
+        monkeypatch.delattr(tokenizer_module.os, "memfd_create")
+    expected = [encoding.ids for encoding in theirs.encode_batch(AWKWARD)]
+    array = pa.array(["left out", *AWKWARD, "left out"], kind)[1:-1]
+    assert rows(*ours.encode(array)[:2]) == expected
+    assert rows(*ours.encode(pa.chunked_array([array[:4], array[4:4], array[4:]]))[:2]) == expected
+    assert rows(*ours.encode(array[:1])[:2]) == expected[:1]
+    assert ours.encode(array[:0])[1].tolist() == [0]
+
+
+def test_no_file_stays_behind_where_there_are_no_files_in_memory(ours, monkeypatch, tmp_path):
+    monkeypatch.delattr(tokenizer_module.os, "memfd_create")
+    monkeypatch.setattr(tokenizer_module.tempfile, "tempdir", str(tmp_path))
+    assert len(ours.encode(pa.array(["a text", "another"]))[1]) == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("engine", ["nanotoken", "tokenizers"])
+def test_arrow_texts_that_are_none_are_one_clear_error(ours, monkeypatch, engine):
+    if engine == "tokenizers":
+        monkeypatch.setattr(ours, "_fast", None)
+    with pytest.raises(UserError, match="text 3: found null"):
+        ours.encode(pa.chunked_array([pa.array(["a", "b"]), pa.array([None, "c"])]))
+    offsets, content = pa.array([0, 1, 3], pa.int64()).buffers()[1], pa.py_buffer(b"a\xff\xfe")
+    broken = pa.LargeStringArray.from_buffers(2, offsets, content)
+    with pytest.raises(UserError, match=r"text 2: not UTF-8 \(byte 0xff\)"):
+        ours.encode(broken)
+
+
+@settings(max_examples=200, deadline=None)
+@given(lengths=st.lists(st.integers(2, 9), max_size=8), max_length=st.integers(3, 9))
+def test_cutting_keeps_the_beginning_and_the_last_id(lengths, max_length):
+    texts = [[101, *range(200 + 10 * i, 200 + 10 * i + length - 2), 102] for i, length in enumerate(lengths)]
+    ids = np.array([i for text in texts for i in text], np.uint16)
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    kept, new_starts, num_cut = tokenizer_module.cut(ids, starts, max_length, 102)
+    assert rows(kept, new_starts) == [t if len(t) <= max_length else [*t[: max_length - 1], 102] for t in texts]
+    assert kept.dtype == np.uint16
+    assert num_cut == sum(length > max_length for length in lengths)
+
+
+def test_the_smallest_dtype_that_holds_every_id_is_chosen_and_is_little_endian(ours):
+    assert ours.id_dtype.str == "<u2"
+    words = "".join(f"w{i}\n" for i in range(65_532))
+    assert tokenizer_from_vocabulary("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n" + words, {}, "v").id_dtype.str == "<i4"
 
 
 def test_both_engines_cut_alike(ours, monkeypatch):

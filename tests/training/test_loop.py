@@ -7,9 +7,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.golden.make_golden import GOLDEN, losses
+from tests.golden.make_golden import GOLDEN
+from tests.golden.make_golden import losses as golden_losses
+from torch import nn
 
 from bertwright.config import TrainConfig
+from bertwright.data.batches import training_batches
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 from bertwright.model.checkpoint import empty_model, initial_state
@@ -17,6 +20,7 @@ from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training import loop
 from bertwright.training.loop import HeadOnFeatures, WholeModel, compute_features, fit, num_steps_of
+from bertwright.training.optimizer import MasterOptimizer
 
 CPU = torch.device("cpu")
 QUIET = Reporter(quiet=True)
@@ -62,7 +66,7 @@ def test_the_loss_curve_is_the_golden_one():
     expected = json.loads(GOLDEN.read_text())
     assert len(expected) == 40
     assert np.mean(expected[-10:]) < 0.75 * expected[0]
-    np.testing.assert_allclose(losses(), expected, atol=1e-3)
+    np.testing.assert_allclose(golden_losses(), expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -194,3 +198,42 @@ def test_it_learns_on_the_gpu():
     learner = WholeModel(model.to(device), ragged, device, 10_000)
     outcome = fit(learner, label_ids, config(epochs=12), 3e-3, originals, None, "", lambda line: None, QUIET)
     assert outcome.losses[-5:].mean() < 0.3
+
+
+def test_float16_learns_with_a_scaled_loss_and_leaves_out_steps_that_overflow():
+    """As on GPUs without bfloat16; by PyTorch's operators on the CPU."""
+    model, ragged, label_ids, originals = problem(dtype=torch.float16)
+    assert model.cpu_encoder is None
+    outcome = fit(
+        WholeModel(model, ragged, CPU, 10_000), label_ids, config(epochs=12), 3e-3, originals, None, "", print, QUIET
+    )
+    assert outcome.losses[-5:].mean() < 0.3 < 0.6 < outcome.losses[:5].mean()
+    optimizer = MasterOptimizer(
+        [("w", nn.Parameter(torch.ones(2, dtype=torch.float16)))], {"w": torch.ones(2)}, config(), 0.1
+    )
+    scaled = optimizer.scaled(torch.ones(()))
+    assert float(scaled) > 1000
+    optimizer._parameters[0].grad = torch.tensor([torch.inf, 1.0], dtype=torch.float16)
+    optimizer.collect_gradients()
+    optimizer.step(1.0)
+    assert optimizer.master_state()["w"].tolist() == [1.0, 1.0]
+    assert float(optimizer.scaled(torch.ones(()))) == float(scaled) / 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, monkeypatch):
+    monkeypatch.setattr("bertwright.model.gpu_encoder._LEAST_OPERATIONS", 0)
+    losses = []
+    for compiled in (False, True):
+        model, ragged, label_ids, originals = problem(dtype=torch.float32, dropout=0.0)
+        device = torch.device("cuda")
+        model.to(device).compute_in(dtype, accelerate=compiled)
+        learner = WholeModel(model, ragged, device, 10_000)
+        settings = config(epochs=12)
+        learner.compile_for(training_batches(len(label_ids), 8, 0, num_steps_of(settings, len(label_ids))))
+        assert (model.encoder.fast is not None) == compiled
+        outcome = fit(learner, label_ids, settings, 3e-3, originals, None, "", print, QUIET)
+        losses.append(outcome.losses)
+    np.testing.assert_allclose(losses[0][:5], losses[1][:5], atol=0.02)
+    assert losses[1][-5:].mean() < 0.3

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bertwright.config import TrainConfig
 from bertwright.errors import TrainingError
-from bertwright.training.optimizer import MasterOptimizer, takes_decay
+from bertwright.model.compiled import load_kernels
+from bertwright.model.cpu_encoder import RowGradients
+from bertwright.training.optimizer import KernelAdamW, MasterOptimizer, takes_decay
 
 
 def config(**settings):
@@ -126,3 +129,123 @@ def test_weights_of_no_use_stop_the_training(value):
     parameter.data[1] = value
     with pytest.raises(TrainingError, match="No model was saved"):
         optimizer.check_weights(1, 0.1)
+
+
+# --- AdamW by C kernels ---------------------------------------------------------------------------------------
+
+TABLE = "encoder.embeddings.token.weight"
+FOUND = load_kernels()
+with_kernels = pytest.mark.skipif(FOUND.kernels is None, reason=f"no C kernels here: {FOUND.reason}")
+
+
+class EncoderOfGradients:
+    """Stands for the encoder: hands out given gradients, and tells before a batch's rows are read."""
+
+    def __init__(self):
+        self.kernels, self.before_tokens, self.given = FOUND.kernels, None, {}
+
+    def gradients(self):
+        return self.given
+
+
+def stream(num_steps, rows=40, width=32, seed=0):
+    """For each step the distinct rows of the table that have a gradient, that gradient, and a bias's gradient."""
+    generator = np.random.default_rng(seed)
+    for _ in range(num_steps):
+        ids = np.sort(generator.choice(rows, generator.integers(1, 6), replace=False)).astype(np.int32)
+        values = torch.from_numpy(generator.normal(size=(len(ids), width)).astype(np.float32))
+        yield ids, values, torch.from_numpy(generator.normal(size=21).astype(np.float32))
+
+
+def start(dtype):
+    generator = torch.Generator().manual_seed(0)
+    originals = {TABLE: torch.randn(40, 32, generator=generator), "classifier.linear.bias": torch.randn(21)}
+    return originals, [
+        (TABLE, nn.Parameter(originals[TABLE].to(dtype, copy=True))),
+        ("classifier.linear.bias", nn.Parameter(originals["classifier.linear.bias"].clone())),
+    ]
+
+
+def run_kernels(dtype, num_steps, caught_up_each_step=False, **settings):
+    torch.manual_seed(0)
+    originals, parameters = start(dtype)
+    encoder = EncoderOfGradients()
+    optimizer = KernelAdamW(parameters, originals, config(**settings), 0.05, encoder, num_steps)
+    for ids, values, bias in stream(num_steps):
+        encoder.before_tokens(ids)
+        encoder.given = {TABLE.removeprefix("encoder."): RowGradients(ids, values)}
+        parameters[1][1].grad = bias
+        optimizer.collect_gradients()
+        optimizer.step(0.7)
+        if caught_up_each_step:
+            optimizer.master_state()
+    state = optimizer.master_state()
+    optimizer.close()
+    return state, parameters
+
+
+@with_kernels
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5])
+def test_the_kernels_update_as_torch_does(max_grad_norm):
+    settings = {"weight_decay": 0.1, "max_grad_norm": max_grad_norm}
+    state, _ = run_kernels(torch.float32, 60, **settings)
+    torch.manual_seed(0)
+    originals, parameters = start(torch.float32)
+    reference = MasterOptimizer(parameters, originals, config(**settings), 0.05)
+    for ids, values, bias in stream(60):
+        dense = torch.zeros(40, 32)
+        dense[torch.from_numpy(ids).long()] = values
+        parameters[0][1].grad, parameters[1][1].grad = dense, bias
+        reference.collect_gradients()
+        reference.step(0.7)
+    for name, expected in reference.master_state().items():
+        torch.testing.assert_close(state[name], expected, atol=2e-5, rtol=2e-5)
+
+
+@with_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_catch_up_late_have_the_bits_of_rows_that_never_waited(dtype):
+    late, late_parameters = run_kernels(dtype, 50)
+    early, early_parameters = run_kernels(dtype, 50, caught_up_each_step=True)
+    for name in late:
+        assert torch.equal(late[name], early[name]), name
+    for (name, one), (_, other) in zip(late_parameters, early_parameters, strict=True):
+        assert torch.equal(one, other), name
+    assert torch.equal(late_parameters[0][1].data, late[TABLE].to(dtype))
+
+
+@with_kernels
+def test_parts_of_a_batch_add_up_in_float32():
+    originals, parameters = start(torch.float32)
+    encoder = EncoderOfGradients()
+    settings = config(max_grad_norm=0)
+    optimizer = KernelAdamW(parameters, originals, settings, 0.05, encoder, 1)
+    for part, (ids, values, bias) in enumerate(stream(3)):
+        encoder.given = {TABLE.removeprefix("encoder."): RowGradients(ids, values)}
+        parameters[1][1].grad = bias
+        optimizer.collect_gradients(part, 3)
+    optimizer.step(1.0)
+    summed, sum_bias = torch.zeros(40, 32), torch.zeros(21)
+    for ids, values, bias in stream(3):
+        summed[torch.from_numpy(ids).long()] += values
+        sum_bias += bias
+    _, expected = start(torch.float32)
+    expected[1][1].data.copy_(originals["classifier.linear.bias"])
+    reference = MasterOptimizer([(TABLE, expected[0][1])], {}, settings, 0.05)
+    expected[0][1].grad = summed
+    reference.step(1.0)
+    torch.testing.assert_close(optimizer.master_state()[TABLE], reference.master_state()[TABLE], atol=1e-6, rtol=1e-5)
+
+
+@with_kernels
+def test_a_gradient_that_is_no_number_is_found_out():
+    originals, parameters = start(torch.float32)
+    encoder = EncoderOfGradients()
+    optimizer = KernelAdamW(parameters, originals, config(), 0.05, encoder, 1)
+    encoder.given = {
+        TABLE.removeprefix("encoder."): RowGradients(np.array([3], np.int32), torch.full((1, 32), float("nan")))
+    }
+    optimizer.collect_gradients()
+    optimizer.step(1.0)
+    with pytest.raises(TrainingError, match="largest weight is nan"):
+        optimizer.check_weights(1, 0.05)

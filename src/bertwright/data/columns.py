@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -27,8 +28,9 @@ from bertwright.data.labels import (
 from bertwright.data.names import LABEL_COLUMN_NAMES, TEXT_COLUMN_NAMES, fold_name
 from bertwright.data.numbers import NUMBER
 from bertwright.data.read import read_lines, read_table
-from bertwright.data.rows import Part, bad_rows_of, part_of
+from bertwright.data.rows import Part, UnsettledTexts, bad_rows_of, part_of
 from bertwright.data.table import BadRow, Table, show
+from bertwright.data.token_cache import CachedTokens, is_token_cache, joined_tokens, open_token_cache
 from bertwright.errors import DataError
 
 FilePath = str | os.PathLike[str]
@@ -42,7 +44,7 @@ class LabelledTexts:
     of the classes; texts without labels have None and (). ``rows`` (rows,) int64 is where each text stands in its
     source: from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those
     skipped, ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in
-    that order.
+    that order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
     """
 
     texts: pa.ChunkedArray
@@ -52,6 +54,7 @@ class LabelledTexts:
     bad_rows: list[BadRow]
     notes: list[str]
     sha256: str
+    tokens: CachedTokens | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -64,6 +67,7 @@ class LabelledTexts:
             texts=self.texts.take(pa.array(chosen)),
             label_ids=None if self.label_ids is None else self.label_ids[chosen],
             rows=self.rows[chosen],
+            tokens=None if self.tokens is None else self.tokens.take(chosen),
         )
 
 
@@ -71,6 +75,9 @@ def read_labelled(
     paths: FilePath | Iterable[FilePath], settings: DataSettings, labels: tuple[str, ...] | None = None
 ) -> LabelledTexts:
     """The labelled texts of one or several files, one after the other; ``paths`` is one path or a list of them.
+
+    A path may also be a folder that ``bertwright tokenize`` made: its texts and labels are then treated as those of the
+    files that it was made from, and bring their token ids.
 
     Without ``labels`` the files say what the classes are, over all of them: in numeric order if all are numbers, else
     sorted; of two, ``settings.positive_label`` goes last. With ``labels``, those of a training, the ids follow them and
@@ -86,7 +93,10 @@ def read_labelled(
     digest = hashlib.sha256()
     given = [name for name in (settings.text_column, settings.label_column) if name is not None]
     parts = []
-    for path in _as_list(paths):
+    for path in _files_or_folders(paths):
+        if is_token_cache(path):
+            parts.append(_tokenised_part(path, digest, settings.text_column, settings.label_column, with_labels=True))
+            continue
         table = read_table(path, given, on_bytes=digest.update)
         text, label, notes = _text_and_label(table, settings.text_column, settings.label_column)
         part = part_of(table, text, notes)
@@ -103,7 +113,7 @@ def read_labelled(
     names = positive_last(names, settings.positive_label, fixed=labels is not None)
     ids = {name: number for number, name in enumerate(names)}
     label_ids = np.concatenate([part.label_ids(ids) for part in parts])
-    return _assembled(parts, label_ids, names, bad_rows, notes, digest.hexdigest())
+    return _assembled(parts, label_ids, names, bad_rows, notes, _sha256(parts, digest))
 
 
 def read_unlabelled(
@@ -122,23 +132,149 @@ def read_unlabelled(
     """
     digest = hashlib.sha256()
     parts = []
-    for source in _as_list(paths):
-        table = _read_source(source, text_column, digest.update)
+    for source in _files_or_folders(paths):
+        if is_token_cache(source):
+            parts.append(_tokenised_part(source, digest, text_column, None, with_labels=False))
+            continue
+        table = _read_source(source, [text_column], digest.update)
         text, notes = _text_only(table, text_column)
         parts.append(part_of(table, text, notes))
     bad_rows = bad_rows_of(parts, on_bad_row)
     notes = [note for part in parts for note in part.notes]
-    return _assembled(parts, None, (), bad_rows, notes, digest.hexdigest())
+    return _assembled(parts, None, (), bad_rows, notes, _sha256(parts, digest))
 
 
-def _read_source(source: FilePath | IO[Any], text_column: str | None, on_bytes: Callable[[bytes], object]) -> Table:
+def read_unsettled(
+    paths: FilePath | IO[Any] | Iterable[FilePath | IO[Any]],
+    text_column: str | None = None,
+    label_column: str | None = None,
+    with_labels: bool = True,
+    on_bad_row: Literal["error", "skip"] = "error",
+) -> UnsettledTexts:
+    """The texts of one or several files with the labels as they stand there, or without where none are found.
+
+    Without ``with_labels`` labels are not looked for.
+
+    Raises:
+        DataError: as :func:`read_unlabelled`; also where some of the files have labels and others not, and at a row
+            without a label, if ``on_bad_row`` is "error".
+    """
+    digest = hashlib.sha256()
+    parts = []
+    for source in _as_list(paths):
+        if is_token_cache(source):
+            raise DataError(f"{os.fspath(source)}: found a folder of token ids, expected files of texts")
+        table = _read_source(source, [text_column, label_column], digest.update)
+        if not with_labels:
+            text, notes = _text_only(table, text_column)
+            label = None
+        else:
+            text, label, notes = _text_and_any_label(table, text_column, label_column)
+        part = part_of(table, text, notes)
+        part.text_column = text
+        if label is not None:
+            find_labels(part, label)
+        parts.append(part)
+    with_label = [bool(part.label_column) for part in parts]
+    if any(with_label) and not all(with_label):
+        first, other = parts[with_label.index(True)], parts[with_label.index(False)]
+        raise DataError(
+            f"{other.table.path}: found no labels, but {first.table.path} has some (column "
+            f"{show(first.label_column)}), expected all or none. Name them with --label-column, or pass --no-labels"
+        )
+    bad_rows = bad_rows_of(parts, on_bad_row)
+    notes = [note for part in parts for note in part.notes]
+    together = _assembled(parts, None, (), bad_rows, notes, digest.hexdigest())
+    label_names: dict[str, int] = {}
+    for part in parts:
+        for name in part.count_labels() if part.label_column else ():
+            label_names.setdefault(name, len(label_names))
+    return UnsettledTexts(
+        together.texts,
+        together.rows,
+        sum(part.table.num_source_rows for part in parts),
+        np.concatenate([part.label_ids(label_names) for part in parts]) if all(with_label) else None,
+        tuple(label_names) if all(with_label) else None,
+        [(part.table.path, part.text_column, part.label_column or None) for part in parts],
+        bad_rows,
+        notes,
+        together.sha256,
+    )
+
+
+def _files_or_folders(paths: Any) -> list[Any]:
+    """The sources that ``paths`` names: files, or folders of token ids.
+
+    Raises:
+        DataError: there is none, or there are both.
+    """
+    sources = _as_list(paths)
+    folders = [source for source in sources if is_token_cache(source)]
+    if folders and len(folders) < len(sources):
+        other = next(source for source in sources if not is_token_cache(source))
+        raise DataError(
+            f"{folders[0]}: a folder of token ids, found beside the file {other}; expected one or the other. "
+            "Tokenise the file too, or name the file that the folder was made from"
+        )
+    return sources
+
+
+def _tokenised_part(path: FilePath, digest: Any, text: str | None, label: str | None, with_labels: bool) -> Part:
+    """A folder of token ids as if it were the file that it was made from; ``text`` and ``label`` are columns asked for.
+
+    Raises:
+        DataError: the folder cannot be used, or holds other columns, or no labels where there must be some.
+    """
+    unsettled, tokens = open_token_cache(path)
+    shown = os.fspath(path)
+    for name, text_column, label_column in unsettled.sources:
+        if text is not None and text != text_column:
+            raise DataError(
+                f"{shown}: found the texts of column {show(text_column)} of {name}, expected {show(text)}. "
+                f"Make another: bertwright tokenize {shlex.quote(name)} --text-column {shlex.quote(text)} "
+                "--output OTHER"
+            )
+        if with_labels and (label_column is None or label not in (None, label_column)):
+            found = "no labels" if label_column is None else f"the labels of column {show(label_column)}"
+            raise DataError(
+                f"{shown}: found {found} of {name}, expected {'labels' if label is None else show(label)}. "
+                f"Make another: bertwright tokenize {shlex.quote(name)} --label-column {shlex.quote(label or 'NAME')} "
+                "--output OTHER"
+            )
+    digest.update(unsettled.sha256.encode())
+    rows = unsettled.rows
+    table = Table(shown, "tokens", {}, True, rows, unsettled.num_source_rows, lambda: rows + 1)
+    made = tokens.manifest
+    names = ", ".join(name for name, _, _ in unsettled.sources)
+    note = f"{shown}: {len(rows):,} texts of {names} with their token ids, by the tokenizer of {made.tokenizer.model}"
+    part = Part(table, unsettled.texts, [note], np.zeros(len(rows), np.int32), skipped=unsettled.bad_rows)
+    part.tokens = tokens
+    if with_labels:
+        assert unsettled.label_codes is not None
+        part.label_column = unsettled.sources[0][2] or ""
+        part.codes, part.names = unsettled.label_codes, list(unsettled.label_names or ())
+    return part
+
+
+def _sha256(parts: Sequence[Part], digest: Any) -> str:
+    """The hash of the sources: for one folder of token ids that of the files it was made from."""
+    if len(parts) == 1 and parts[0].tokens is not None:
+        return parts[0].tokens.manifest.source_sha256
+    return digest.hexdigest()
+
+
+def _read_source(
+    source: FilePath | IO[Any], columns: Sequence[str | None], on_bytes: Callable[[bytes], object]
+) -> Table:
+    """``columns`` are names that the user gave, if any."""
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", None)
         shown = "standard input" if name == "<stdin>" else name if isinstance(name, str) else "file object"
         return read_lines(source, shown, on_bytes)
     if os.fspath(source) == "-":
         return read_lines(sys.stdin.buffer, "standard input", on_bytes)
-    return read_table(source, [] if text_column is None else [text_column], plain_text=True, on_bytes=on_bytes)
+    given = [name for name in columns if name is not None]
+    return read_table(source, given, plain_text=True, on_bytes=on_bytes)
 
 
 def _as_list(paths: Any) -> list[Any]:
@@ -167,9 +303,18 @@ def _assembled(
         texts.extend(kept.chunks)
         rows.append(part.table.row_numbers[good] + before)
         before += part.table.num_source_rows
-    return LabelledTexts(
-        pa.chunked_array(texts, pa.large_string()), label_ids, labels, np.concatenate(rows), bad_rows, notes, sha256
-    )
+    together = pa.chunked_array(texts, pa.large_string())
+    return LabelledTexts(together, label_ids, labels, np.concatenate(rows), bad_rows, notes, sha256, _tokens_of(parts))
+
+
+def _tokens_of(parts: Sequence[Part]) -> CachedTokens | None:
+    """The token ids of the usable rows, where they came with the texts."""
+    tokens = [
+        part.tokens if part.good.all() else part.tokens.take(np.flatnonzero(part.good))
+        for part in parts
+        if part.tokens is not None
+    ]
+    return joined_tokens(tokens) if tokens else None
 
 
 # --- which column is which ----------------------------------------------------------------------------------
@@ -224,6 +369,28 @@ def _text_only(table: Table, text: str | None) -> tuple[str, list[str]]:
     if text is None:
         raise DataError(f"{table.path}: {_not_found(table, 'text column')}. Name it with --text-column")
     return text, [f"took column {show(text)} for the texts"]
+
+
+def _text_and_any_label(table: Table, text: str | None, label: str | None) -> tuple[str, str | None, list[str]]:
+    """The name of the text column and, if it was named or can be found, of the label column; what to tell of both."""
+    why = "found no labels"
+    if table.format != "txt" or "label" in table.columns:
+        try:
+            found, found_label, notes = _text_and_label(table, text, label)
+        except DataError:
+            if label is not None:
+                raise
+        else:
+            if label is not None or table.format == "txt" or fold_name(found_label) in LABEL_COLUMN_NAMES:
+                return found, found_label, notes
+            distinct = pc.count_distinct(table.columns[found_label]).as_py()
+            if distinct <= MOST_LABELS:
+                return found, found_label, notes
+            why = f"column {show(found_label)} holds {distinct:,} different values, too many to be labels unless named"
+    elif label is not None:
+        raise DataError(f"{table.path}: found lines of texts without labels; --label-column can name none")
+    found, notes = _text_only(table, text)
+    return found, None, [*notes, f"{why}: the texts are tokenised without labels"]
 
 
 def _named(table: Table, name: str | None, flag: str) -> str | None:

@@ -86,7 +86,9 @@ def _read_bytes(path: str, on_bytes: Callable[[bytes], object] | None) -> tuple[
     compressed = bool(suffixes) and suffixes[-1] == ".gz"
     extension = "".join((suffixes[:-1] if compressed else suffixes)[-1:])
     if os.path.isdir(path):
-        raise DataError(f"{path}: found a folder, expected a file. Name the files in it")
+        raise DataError(
+            f"{path}: found a folder, expected a file, or a folder that bertwright tokenize made. Name the files in it"
+        )
     if extension not in FORMATS:
         known = ", ".join(FORMATS)
         found = f"found the extension {extension}" if extension else "found no extension"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,9 @@ import pyarrow.compute as pc
 
 from bertwright.data.table import BadRow, CellKind, Table, show
 from bertwright.errors import DataError
+
+if TYPE_CHECKING:
+    from bertwright.data.token_cache import CachedTokens
 
 _SKIP_HINT = "Pass --on-bad-row skip to drop such rows (they are counted)."
 _NOT_TEXT = {
@@ -29,7 +33,8 @@ class Part:
     """One file on its way to texts and labels.
 
     ``problem`` (rows,) int32 indexes ``reasons``; 0 is none. ``codes`` (rows,) int64 indexes ``names``, the labels as
-    texts, None where there is none; both are empty without labels.
+    texts, None where there is none; both are empty without labels. ``skipped`` are rows that the user has already been
+    told of, ``tokens`` the texts' token ids where they came with the texts.
     """
 
     table: Table
@@ -37,9 +42,12 @@ class Part:
     notes: list[str]
     problem: np.ndarray
     reasons: list[str] = field(default_factory=lambda: [""])
+    text_column: str = ""
     label_column: str = ""
     codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     names: list[str | None] = field(default_factory=list)
+    skipped: list[BadRow] = field(default_factory=list)
+    tokens: CachedTokens | None = None
 
     @property
     def good(self) -> np.ndarray:
@@ -96,6 +104,26 @@ class Part:
         return sorted(table.bad_rows + marked, key=lambda bad: bad.line)
 
 
+@dataclass(frozen=True)
+class UnsettledTexts:
+    """The usable texts of one or several files, with labels as they stand there: what the classes are is still open.
+
+    ``texts`` (rows,) large_string. ``rows`` (rows,) int64 is where each stands among ``num_source_rows`` of all files.
+    ``label_codes`` (rows,) int64 index ``label_names``, the labels as texts; without labels both are None. ``sources``
+    are name, text column and label column of each file; the rest is as in ``LabelledTexts``.
+    """
+
+    texts: pa.ChunkedArray
+    rows: np.ndarray
+    num_source_rows: int
+    label_codes: np.ndarray | None
+    label_names: tuple[str, ...] | None
+    sources: list[tuple[str, str, str | None]]
+    bad_rows: list[BadRow]
+    notes: list[str]
+    sha256: str
+
+
 def part_of(table: Table, column: str, notes: Sequence[str]) -> Part:
     """The texts in a column of a file, with the rows marked that have none; no labels yet.
 
@@ -123,13 +151,14 @@ def bad_rows_of(parts: Sequence[Part], on_bad_row: str) -> list[BadRow]:
     Raises:
         DataError: there is one and ``on_bad_row`` is not "skip", or there is no other row.
     """
+    skipped = [bad for part in parts for bad in part.skipped]
     bad_rows = [bad for part in parts for bad in part.bad_rows()]
     if not bad_rows:
-        return []
+        return skipped
     if not any(part.good.any() for part in parts):
         raise DataError(f"{bad_rows[0]}. No row can be used ({len(bad_rows):,} in all)")
     if on_bad_row != "skip":
         others = len(bad_rows) - 1
         more = f" (and {others:,} more {'row' if others == 1 else 'rows'})" if others else ""
         raise DataError(f"{bad_rows[0]}{more}. {_SKIP_HINT}")
-    return bad_rows
+    return skipped + bad_rows

@@ -76,8 +76,8 @@ class Table:
 
     @property
     def unit(self) -> str:
-        """What :meth:`line_of` counts: "line", or "row" in a .parquet file."""
-        return "row" if self.format == "parquet" else "line"
+        """What :meth:`line_of` counts: "line", or "row" in a .parquet file and in a folder of token ids."""
+        return "row" if self.format in ("parquet", "tokens") else "line"
 
     @cached_property
     def lines(self) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 from bertwright import hardware, runs
 from bertwright.config import EvaluateConfig, build
 from bertwright.data.columns import read_labelled
+from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import RunError
 from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.predictor import Predictor
@@ -47,7 +48,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     say_notes(texts, reporter)
     read_s = time.perf_counter() - read_started
     tokenize_started = time.perf_counter()
-    ragged = predictor.tokenize(texts.texts, reporter)
+    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings.max_length, config.run, reporter)
     tokenize_s = time.perf_counter() - tokenize_started
     infer_started = time.perf_counter()
     probabilities = predictor.probabilities(predictor.logits(ragged, reporter))
@@ -72,7 +73,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         },
         "seconds": {"read": read_s, "tokenize": tokenize_s, "train": None, "infer": infer_s, "total": total_s},
         "rates": {
-            "tokenize_texts_per_s": len(texts) / tokenize_s,
+            "tokenize_texts_per_s": len(texts) / tokenize_s if texts.tokens is None else None,
             "train_texts_per_s": None,
             "train_tokens_per_s": None,
             "train_batches_per_s": None,
@@ -94,7 +95,11 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
             runs.clear_output(output)
         writer = runs.RunWriter(output, "evaluate", config.model_dump(mode="json"))
         writer.environment(
-            {**hardware.describe(predictor.device), **predictor.describe(), **hardware.describe_compile()}
+            {
+                **hardware.describe(predictor.device),
+                **predictor.describe(),
+                "token_ids_from": token_folders([texts]),
+            }
         )
         tables = prediction_tables(texts, probabilities, predictor.labels, threshold, config.texts)
         write_predictions(output / runs.PREDICTIONS, tables)

@@ -14,8 +14,9 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import MachineSettings, PredictSettings, build
+from bertwright.config import PredictSettings, ScoringMachineSettings, build
 from bertwright.data.columns import LabelledTexts, read_unlabelled
+from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
@@ -34,7 +35,7 @@ def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Pred
     Raises:
         UserError: bad settings, a run without a classifier, or a text that is none.
     """
-    machine = build(MachineSettings, settings)
+    machine = build(ScoringMachineSettings, settings)
     return Predictor.from_loaded(load_classifier(str(run)), machine).predict(texts)
 
 
@@ -65,7 +66,7 @@ def run_prediction(
         reporter.say("reading texts from standard input, one a line")
     texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
     say_notes(texts, reporter)
-    ragged = predictor.tokenize(texts.texts, reporter)
+    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings.max_length, run, reporter)
     if ragged.num_truncated:
         reporter.say(
             f"{ragged.num_truncated:,} of {len(ragged):,} texts are longer than {predictor.settings.max_length} tokens "

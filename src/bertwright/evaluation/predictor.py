@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from bertwright import hardware
-from bertwright.config import MachineSettings
-from bertwright.data.batches import batch_of, batches_by_length
+from bertwright.config import MachineSettings, ScoringMachineSettings
+from bertwright.data.batches import batches_by_length
 from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.metrics import decide
-from bertwright.model.attention import choose_kernel
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
 from bertwright.model.heads import TextClassifier
 from bertwright.model.tokenizer import Tokenizer
@@ -53,11 +53,12 @@ class Predictor:
         machine: MachineSettings | None = None,
         notes: Sequence[str] = (),
     ) -> None:
-        machine = machine or MachineSettings()
+        machine = machine or ScoringMachineSettings()
         self.device = hardware.choose_device(machine.device)
-        self.dtype, self.dtype_reason = hardware.choose_dtype(machine.dtype, self.device)
+        self.int8 = int8 = machine.dtype == "int8"
+        self.dtype, self.dtype_reason = hardware.choose_dtype("auto" if int8 else machine.dtype, self.device)
         self.token_budget = hardware.token_budget(machine.token_budget, self.device)
-        self.model = model.to(self.device).compute_in(self.dtype).eval()
+        self.model = model.to(self.device).compute_in(self.dtype, machine.compile == "auto", int8).eval()
         self.tokenizer = tokenizer
         self.settings = settings
         self.labels = settings.labels
@@ -105,7 +106,7 @@ class Predictor:
             CheckpointError: one of them is not a finite number.
         """
         reporter = reporter or Reporter(quiet=True)
-        self.model.eval()
+        self.model.eval().compile_for(int(ragged.starts[-1]), training=False)
         rows = np.arange(len(ragged))
         logits = compute_logits(self.model, ragged, rows, self.device, self.token_budget, reporter)
         if not np.isfinite(logits).all():
@@ -118,12 +119,10 @@ class Predictor:
 
     def describe(self) -> dict[str, str]:
         """What was chosen for this machine, and why."""
-        kernel, reason = choose_kernel(self.device, self.dtype, 0.0, self.model.config.head_dim)
         return {
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": "int8" if self.int8 else str(self.dtype).removeprefix("torch."),
             "dtype_reason": self.dtype_reason,
-            "attention_kernel": kernel,
-            "attention_kernel_reason": reason,
+            **self.model.describe(),
             "tokenizer": self.tokenizer.engine,
             "tokenizer_reason": self.tokenizer.reason,
         }
@@ -140,7 +139,7 @@ def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int
     """
     from bertwright.config import build
 
-    machine = build(MachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
+    machine = build(ScoringMachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
     return Predictor.from_loaded(load_classifier(str(path)), machine)
 
 
@@ -155,12 +154,15 @@ def compute_logits(
     what: str = "Scoring",
 ) -> np.ndarray:
     """(rows, labels) float32 logits of the ``rows`` of ``ragged``; the model's mode is the caller's to set."""
-    logits = np.zeros((len(rows), model.classifier.linear.out_features), dtype=np.float32)
+    texts = texts_on(ragged, device)
+    # On a GPU all results stay there to the end, so that the CPU is never waited for.
+    logits = torch.zeros(len(rows), model.classifier.linear.out_features, device=device)
     with reporter.progress(what, len(rows)) as advance:
         for chosen in batches_by_length(ragged.lengths[rows], token_budget):
-            logits[chosen] = model(batch_of(ragged, rows[chosen], device)).cpu().numpy()
+            index = torch.from_numpy(chosen).to(device, non_blocking=True)
+            logits[index] = model(texts.batch(rows[chosen]))
             advance(len(chosen))
-    return logits
+        return logits.cpu().numpy()  # waits for all of it
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

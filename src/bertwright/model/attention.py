@@ -6,7 +6,10 @@ Every text attends to itself alone. ``attend`` is the one way in; the kernels be
 
     plain    text by text, straight from the formula: the reference
     blocks   texts of like length stacked into padded blocks, with a backward pass of our own (CPU, and any device)
+    sdpa     the same blocks through PyTorch's scaled_dot_product_attention (GPUs where varlen does not fit)
     varlen   PyTorch's variable-length flash attention (CUDA, half precision, without dropout)
+
+On CPUs with the C kernels, ``bertwright.model.cpu_encoder`` has an attention of its own.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.weak import WeakTensorKeyDictionary
 
-Kernel = Literal["plain", "blocks", "varlen"]
+Kernel = Literal["plain", "blocks", "sdpa", "varlen"]
 
 # Texts share a block while the shortest has at least this share of the longest's tokens. Lower wastes products on
 # padding, higher makes more and smaller blocks.
@@ -29,15 +33,15 @@ _LIKE_LENGTH = 0.75
 def choose_kernel(device: torch.device, dtype: torch.dtype, dropout: float, head_dim: int) -> tuple[Kernel, str]:
     """The fastest kernel for this device, dtype, attention dropout and head width, and the reason in words."""
     if device.type != "cuda":
-        return "blocks", "blocks of like length: the fastest without a CUDA device"
+        return "blocks", "blocks of like length: the fastest by PyTorch's operators without a CUDA device"
     if dtype not in (torch.bfloat16, torch.float16):
-        return "blocks", f"blocks of like length: the flash kernel computes in half precision, not in {dtype}"
+        return "sdpa", f"padded blocks: the flash kernel computes in half precision, not in {dtype}"
     if dropout > 0:
-        return "blocks", f"blocks of like length: the flash kernel has no attention dropout (found {dropout})"
+        return "sdpa", f"padded blocks: the flash kernel has no attention dropout (found {dropout})"
     if head_dim % 8 or head_dim > 256:
-        return "blocks", f"blocks of like length: the flash kernel takes no heads of width {head_dim}"
+        return "sdpa", f"padded blocks: the flash kernel takes no heads of width {head_dim}"
     if torch.cuda.get_device_capability(device) < (8, 0):
-        return "blocks", "blocks of like length: the flash kernel needs compute capability 8.0 or newer"
+        return "sdpa", "padded blocks: the flash kernel needs compute capability 8.0 or newer"
     return "varlen", "variable-length flash attention"
 
 
@@ -71,6 +75,8 @@ def attend(
         return _attend_plain(q, k, v, query_starts, key_starts, dropout)
     if kernel == "blocks":
         return _AttendBlocks.apply(q, k, v, query_starts, key_starts, dropout)
+    if kernel == "sdpa":
+        return _attend_sdpa(q, k, v, query_starts, key_starts, dropout)
     if dropout > 0:
         raise ValueError(f"the varlen kernel has no dropout; got {dropout}")
     from torch.nn.attention.varlen import varlen_attn
@@ -103,20 +109,18 @@ class _Block:
 
     query_index (texts, queries) and key_index (texts, keys) say which flat token stands in each place; a place beyond
     its text repeats the text's last token and is marked in query_padding and key_padding (None: nothing is padded).
+    query_real and key_real number the places that are no padding, (real places,), counted text after text.
     """
 
     query_index: Tensor
     key_index: Tensor
     query_padding: Tensor | None
     key_padding: Tensor | None
+    query_real: Tensor | None
+    key_real: Tensor | None
 
     def to(self, device: torch.device) -> _Block:
-        return _Block(
-            self.query_index.to(device),
-            self.key_index.to(device),
-            None if self.query_padding is None else self.query_padding.to(device),
-            None if self.key_padding is None else self.key_padding.to(device),
-        )
+        return _Block(*(None if x is None else x.to(device, non_blocking=True) for x in vars(self).values()))  # type: ignore[arg-type]
 
 
 def _stack(starts: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor | None]:
@@ -127,8 +131,22 @@ def _stack(starts: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tenso
     return starts[:, None] + torch.minimum(offsets, (lengths - 1)[:, None]), offsets >= lengths[:, None]
 
 
+# The blocks of the batch at hand: all its layers share them, and on a GPU making them waits for the device.
+_MADE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def _blocks_of(query_starts: Tensor, key_starts: Tensor) -> list[_Block]:
+    if query_starts is not key_starts:
+        return _make_blocks(query_starts, key_starts)
+    found = _MADE.get(key_starts)
+    if found is None:
+        found = _MADE[key_starts] = _make_blocks(query_starts, key_starts)
+    return found
+
+
 def _make_blocks(query_starts: Tensor, key_starts: Tensor) -> list[_Block]:
-    """Group texts by their number of keys, longest first."""
+    """Group texts by their number of keys, longest first. On the device of ``key_starts``."""
+    device = key_starts.device
     query_starts, key_starts = query_starts.cpu().long(), key_starts.cpu().long()
     query_lengths, key_lengths = query_starts.diff(), key_starts.diff()
     order = torch.argsort(key_lengths, descending=True, stable=True)
@@ -140,9 +158,15 @@ def _make_blocks(query_starts: Tensor, key_starts: Tensor) -> list[_Block]:
         texts = order[first:i]
         query_index, query_padding = _stack(query_starts[texts], query_lengths[texts], int(query_lengths[texts].max()))
         key_index, key_padding = _stack(key_starts[texts], key_lengths[texts], sorted_lengths[first])
-        blocks.append(_Block(query_index, key_index, query_padding, key_padding))
+        query_real, key_real = _real_places(query_padding), _real_places(key_padding)
+        block = _Block(query_index, key_index, query_padding, key_padding, query_real, key_real)
+        blocks.append(block if device.type == "cpu" else block.to(device))
         first = i
     return blocks
+
+
+def _real_places(padding: Tensor | None) -> Tensor | None:
+    return None if padding is None else (~padding).reshape(-1).nonzero()[:, 0]
 
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:
@@ -150,14 +174,33 @@ def _gather(x: Tensor, index: Tensor) -> Tensor:
     return x.index_select(0, index.reshape(-1)).view(*index.shape, *x.shape[1:]).transpose(1, 2)
 
 
-def _scatter(out: Tensor, block: Tensor, index: Tensor, padding: Tensor | None) -> None:
+def _real_rows(block: Tensor, index: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of (texts, heads, places, head_dim) what is no padding: its places (rows,), and (rows, heads, head_dim)."""
+    places, rows = index.reshape(-1), block.transpose(1, 2).flatten(0, 1)
+    return (places, rows) if real is None else (places[real], rows[real])
+
+
+def _scatter(out: Tensor, block: Tensor, index: Tensor, real: Tensor | None) -> None:
     """Write (texts, heads, places, head_dim) to its flat places in ``out``, leaving padding out."""
-    rows = block.transpose(1, 2)  # (texts, places, heads, head_dim)
-    if padding is None:
-        out[index.reshape(-1)] = rows.reshape(-1, *out.shape[1:])
-    else:
-        real = ~padding
-        out[index[real]] = rows[real]
+    places, rows = _real_rows(block, index, real)
+    out[places] = rows
+
+
+def _attend_sdpa(q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, key_starts: Tensor, dropout: float) -> Tensor:
+    places, rows = [], []
+    for block in _blocks_of(query_starts, key_starts):
+        mask = None if block.key_padding is None else ~block.key_padding[:, None, None, :]  # (texts, 1, 1, keys)
+        read = torch.nn.functional.scaled_dot_product_attention(
+            _gather(q, block.query_index),
+            _gather(k, block.key_index),
+            _gather(v, block.key_index),
+            attn_mask=mask,
+            dropout_p=dropout,
+        )
+        here, values = _real_rows(read, block.query_index, block.query_real)
+        places.append(here)
+        rows.append(values)
+    return torch.zeros_like(q).index_copy(0, torch.cat(places), torch.cat(rows))
 
 
 class _AttendBlocks(torch.autograd.Function):
@@ -173,9 +216,7 @@ class _AttendBlocks(torch.autograd.Function):
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, query_starts: Tensor, key_starts: Tensor, dropout: float
     ) -> Tensor:
         scale = 1.0 / math.sqrt(q.shape[-1])
-        blocks = _make_blocks(query_starts, key_starts)
-        if q.device.type != "cpu":
-            blocks = [block.to(q.device) for block in blocks]
+        blocks = _blocks_of(query_starts, key_starts)
         needs_backward = any(ctx.needs_input_grad[:3])
         out = torch.zeros_like(q)
         kept: list[Tensor] = []
@@ -193,7 +234,7 @@ class _AttendBlocks(torch.autograd.Function):
             if dropout > 0:
                 keep = torch.empty_like(weights).bernoulli_(1.0 - dropout).div_(1.0 - dropout)
                 used = weights * keep
-            _scatter(out, torch.matmul(used, values), block.query_index, block.query_padding)
+            _scatter(out, torch.matmul(used, values), block.query_index, block.query_real)
             if needs_backward:
                 kept += [weights, keep] if dropout > 0 else [weights]
         ctx.blocks, ctx.scale, ctx.dropout = blocks, scale, dropout
@@ -224,7 +265,7 @@ class _AttendBlocks(torch.autograd.Function):
                 grad_weights.mul_(keep)
             # softmax's backward: P * (dP - rowsum(dP * P))
             grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-            _scatter(grad_q, torch.matmul(grad_scores, keys), block.query_index, block.query_padding)
-            _scatter(grad_k, torch.matmul(grad_scores.transpose(2, 3), queries), block.key_index, block.key_padding)
-            _scatter(grad_v, block_grad_v, block.key_index, block.key_padding)
+            _scatter(grad_q, torch.matmul(grad_scores, keys), block.query_index, block.query_real)
+            _scatter(grad_k, torch.matmul(grad_scores.transpose(2, 3), queries), block.key_index, block.key_real)
+            _scatter(grad_v, block_grad_v, block.key_index, block.key_real)
         return grad_q, grad_k, grad_v, None, None, None

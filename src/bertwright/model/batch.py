@@ -31,6 +31,8 @@ class Batch:
         seq_starts: (sequences + 1,) int32, where each text starts in ``token_ids``; the last entry is ``num_tokens``.
         max_len: tokens of the longest text.
         num_tokens: real tokens; what lies behind them in the arrays is unused capacity.
+        num_fillers: the last so many sequences hold no text: they give unused capacity a place, so that every token
+            belongs to a sequence, and are computed and ignored. ``seq_starts`` then ends at the capacity.
     """
 
     token_ids: Tensor
@@ -39,10 +41,16 @@ class Batch:
     seq_starts: Tensor
     max_len: int
     num_tokens: int
+    num_fillers: int = 0
 
     @property
     def num_sequences(self) -> int:
+        """Sequences, fillers included."""
         return self.seq_starts.shape[0] - 1
+
+    @property
+    def num_texts(self) -> int:
+        return self.num_sequences - self.num_fillers
 
 
 def flat_batch(token_ids: np.ndarray, lengths: np.ndarray, device: torch.device | str = "cpu") -> Batch:

@@ -8,7 +8,7 @@ after each addition ("post-norm"), as in both papers. Shapes: see ``bertwright.m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -184,17 +184,40 @@ class EncoderLayer(nn.Module):
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
 
+class FastEncoder(Protocol):
+    """Something that computes what an ``Encoder`` does, from its parameters, faster. ``name`` says what it is."""
+
+    name: str
+
+    def is_current(self) -> bool:
+        """Whether the parameters are still those that it knows."""
+        ...
+
+    def __call__(self, batch: Batch, only_first: bool) -> Tensor: ...
+
+
 class Encoder(nn.Module):
-    """Embeddings and a stack of layers."""
+    """Embeddings and a stack of layers.
+
+    Attributes:
+        fast: what computes in its place, if anything.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.fast: FastEncoder | None = None
 
     def forward(self, batch: Batch, only_first: bool = False) -> Tensor:
         """(tokens, hidden) of the last layer; with ``only_first`` (sequences, hidden), each text's first token."""
+        if self.fast is not None and self.fast.is_current():
+            return self.fast(batch, only_first)
+        return self.compute(batch, only_first)
+
+    def compute(self, batch: Batch, only_first: bool = False) -> Tensor:
+        """As ``forward``, by PyTorch's operators."""
         x = self.embeddings(batch)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):

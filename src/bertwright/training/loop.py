@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,25 +14,31 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertwright.config import TrainConfig
-from bertwright.data.batches import batch_of, batches_by_length, split_by_budget, steps_per_epoch, training_batches
+from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
 from bertwright.data.ragged import Ragged
+from bertwright.data.resident import texts_on
 from bertwright.errors import TrainingError
 from bertwright.evaluation.metrics import is_better
 from bertwright.evaluation.predictor import compute_logits
+from bertwright.model.cpu_encoder import CpuEncoder
+from bertwright.model.gpu_encoder import GpuEncoder
 from bertwright.model.heads import TextClassifier
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
-from bertwright.training.optimizer import MasterOptimizer
+from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
 
 # On a GPU, looking at the loss makes the CPU wait: only this often. On a CPU it costs nothing.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
+# Static batches on a GPU have a multiple of this many tokens.
+_CAPACITY_STEP = 256
 
 
 class Learner(Protocol):
     """What the loop trains: something that turns rows of the training texts into logits."""
 
     device: torch.device
+    cpu_encoder: CpuEncoder | None
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]: ...
 
@@ -55,6 +61,20 @@ class WholeModel:
     def __init__(self, model: TextClassifier, ragged: Ragged, device: torch.device, token_budget: int) -> None:
         self.model, self.ragged, self.device, self.token_budget = model, ragged, device, token_budget
         self.lengths = ragged.lengths
+        self.cpu_encoder = model.cpu_encoder
+        self._texts = texts_on(ragged, device)
+        self._capacity: int | None = None
+
+    def compile_for(self, batches: Iterable[np.ndarray]) -> None:
+        """On a GPU, compile the model if the training on ``batches``, the rows of each step, pays for it."""
+        if self.device.type != "cuda":
+            return
+        tokens = [self.num_tokens(rows) for rows in batches]
+        one_shape = max(tokens) < self.token_budget
+        self.model.compile_for(sum(tokens), training=True, varied_shapes=not one_shape)
+        fast = self.model.encoder.fast
+        if isinstance(fast, GpuEncoder) and fast.graphs:
+            self._capacity = (max(tokens) // _CAPACITY_STEP + 1) * _CAPACITY_STEP
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.model.named_parameters())
@@ -66,7 +86,7 @@ class WholeModel:
         return split_by_budget(self.lengths[rows], self.token_budget)
 
     def logits(self, rows: np.ndarray) -> Tensor:
-        return self.model(batch_of(self.ragged, rows, self.device))
+        return self.model(self._texts.batch(rows, self._capacity))
 
     def num_tokens(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())
@@ -77,6 +97,7 @@ class HeadOnFeatures:
 
     def __init__(self, model: TextClassifier, features: Tensor, lengths: np.ndarray, device: torch.device) -> None:
         self.model, self.features, self.lengths, self.device = model, features, lengths, device
+        self.cpu_encoder: CpuEncoder | None = None  # nothing of the encoder learns
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [("classifier." + name, parameter) for name, parameter in self.model.classifier.named_parameters()]
@@ -103,8 +124,9 @@ def compute_features(
     model.eval()
     features = torch.empty(len(ragged), model.config.hidden_size, device=device)
     with reporter.progress("Features", len(ragged)) as advance:
+        texts = texts_on(ragged, device)
         for rows in batches_by_length(ragged.lengths, token_budget):
-            features[torch.from_numpy(rows).to(device)] = model.features(batch_of(ragged, rows, device)).float()
+            features[torch.from_numpy(rows).to(device)] = model.features(texts.batch(rows)).float()
             advance(len(rows))
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # who times this must see all of it
@@ -185,7 +207,9 @@ def fit(
     check_every = _LOSS_CHECK_STEPS[learner.device.type]
     targets = torch.from_numpy(label_ids).to(learner.device)
     losses = torch.zeros(num_steps, device=learner.device)
-    optimizer = MasterOptimizer(learner.named_parameters(), originals, config, learning_rate)
+    optimizer = make_optimizer(
+        learner.named_parameters(), originals, config, learning_rate, num_steps, learner.cpu_encoder
+    )
     outcome = Outcome({}, np.zeros(0, np.float32), 0, 0, 0.0, 0, 0)
     best: float | None = None
     worse_in_a_row = 0
@@ -197,15 +221,16 @@ def fit(
         for step, rows in enumerate(training_batches(num_texts, config.batch_size, config.seed, num_steps)):
             step_started = time.perf_counter()
             factor = rate_factor(config.schedule, step, num_steps, num_warmup)
-            for part in learner.parts(rows):
+            parts = learner.parts(rows)
+            for i, part in enumerate(parts):
                 part_rows = rows[part]
                 logits = learner.logits(part_rows)
                 # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
                 loss = functional.cross_entropy(logits, targets[_index(part_rows, learner)], reduction="sum") / len(
                     rows
                 )
-                loss.backward()
-                optimizer.collect_gradients()
+                optimizer.scaled(loss).backward()
+                optimizer.collect_gradients(i, len(parts))
                 losses[step] += loss.detach()
             optimizer.step(factor)
             outcome.steps = step + 1
@@ -248,6 +273,7 @@ def fit(
                         break
     if evaluate is None:
         outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
+    optimizer.close()
     outcome.losses = losses[: outcome.steps].cpu().numpy()
     return outcome
 

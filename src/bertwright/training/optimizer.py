@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bertwright.config import TrainSettings
 from bertwright.errors import TrainingError
+from bertwright.model.compiled import Adam, Kernels
+from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
@@ -27,6 +32,32 @@ def weight_decay_of(settings: TrainSettings) -> float:
     return 0.01 if settings.optimizer == "adamw" else 0.0
 
 
+class Optimizer(Protocol):
+    """What the loop asks of an optimizer."""
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss to go back from."""
+        ...
+
+    def collect_gradients(self, part: int = 0, num_parts: int = 1) -> None:
+        """Take the gradients of part ``part`` (from 0) of a step's ``num_parts``, and free them."""
+        ...
+
+    def step(self, rate_factor: float) -> None:
+        """Update the weights with ``rate_factor`` times the learning rate and the gradients collected."""
+        ...
+
+    def check_weights(self, step: int, rate: float) -> None: ...
+
+    def master_state(self) -> dict[str, Tensor]:
+        """The float32 weights by name, copied to the CPU."""
+        ...
+
+    def close(self) -> None:
+        """Bring all weights up to date; no more steps will come."""
+        ...
+
+
 class MasterOptimizer:
     """torch.optim over float32 master copies of parameters that may be of lower precision.
 
@@ -35,6 +66,7 @@ class MasterOptimizer:
     arXiv 1710.03740, section 3.1). A float32 parameter is its own master.
 
     ``originals`` holds the weights in float32 by name, unrounded; on the same device they become the masters.
+    ``encoder`` computes the gradients of the parameters under ``encoder.`` itself, outside of autograd.
     After each part of a batch call ``collect_gradients``; after the last, ``step``.
     """
 
@@ -44,7 +76,9 @@ class MasterOptimizer:
         originals: Mapping[str, Tensor],
         settings: TrainSettings,
         rate: float,
+        encoder: CpuEncoder | None = None,
     ) -> None:
+        self._encoder = encoder
         self._names: list[str] = []
         self._parameters: list[nn.Parameter] = []
         self._masters: list[nn.Parameter] = []
@@ -57,26 +91,44 @@ class MasterOptimizer:
         self.rate = rate
         self.max_grad_norm = settings.max_grad_norm
         self.optimizer = _torch_optimizer(self._names, self._masters, settings, rate)
+        # float16 holds nothing below 6e-8: the loss is scaled up so that gradients stay above, and a step whose
+        # gradients overflow is left out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
+        low = any(parameter.dtype == torch.float16 for parameter in self._parameters)
+        self._scaler = torch.amp.GradScaler(self._parameters[0].device.type) if low else None
 
-    def collect_gradients(self) -> None:
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss, scaled up where float16 needs it."""
+        return loss if self._scaler is None else self._scaler.scale(loss)
+
+    @torch.no_grad()
+    def collect_gradients(self, part: int = 0, num_parts: int = 1) -> None:
         """Add the gradients of lower precision to the masters' float32 gradients, and free them."""
-        for parameter, master in self._low:
-            if parameter.grad is None:
-                continue
-            if master.grad is None:
-                master.grad = parameter.grad.float()
-            else:
-                master.grad.add_(parameter.grad)
-            parameter.grad = None
+        ours = _by_parameter_name(self._encoder)
+        for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
+            if name in ours:
+                gradient = _dense(ours[name], master)
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            elif parameter is not master and parameter.grad is not None:
+                if master.grad is None:
+                    master.grad = parameter.grad.float()
+                else:
+                    master.grad.add_(parameter.grad)
+                parameter.grad = None
 
     @torch.no_grad()
     def step(self, rate_factor: float) -> None:
         """Clip, update the masters with ``rate_factor`` times the learning rate, copy them back, drop the gradients."""
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
         if self.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self._masters, self.max_grad_norm, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rate_factor
-        self.optimizer.step()
+        if self._scaler is None:
+            self.optimizer.step()
+        else:
+            self._scaler.step(self.optimizer)
+            self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         if self._low:
             torch._foreach_copy_([p for p, _ in self._low], [m for _, m in self._low])
@@ -88,18 +140,212 @@ class MasterOptimizer:
         Raises:
             TrainingError: one is not finite, or so large that products of such overflow.
         """
-        largest = float(torch.stack(torch._foreach_norm(list[Tensor](self._masters), float("inf"))).max())
-        if not largest < _LARGEST_WEIGHT:  # also where it is NaN
-            raise TrainingError(
-                f"after step {step} the largest weight is {largest:.1e}, expected a number of use (learning rate then "
-                f"{rate:.1e}). Lower --learning-rate, or compute in --dtype float32. No model was saved"
-            )
+        _check_weights(self._masters, step, rate)
 
     def master_state(self) -> dict[str, Tensor]:
         """The float32 weights by name, copied to the CPU."""
         return {
             name: master.detach().to("cpu", copy=True) for name, master in zip(self._names, self._masters, strict=True)
         }
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class KernelAdamW:
+    """AdamW by C kernels on float32 masters: one pass over a weight, its gradient, its moments and its rounded copy.
+
+    Token embeddings without a gradient are left alone until a batch holds them again; then they get all the updates
+    that they missed, the same ones in the same order, so that nothing but the time changes. Clipping is as in
+    ``MasterOptimizer``, by the norm of all gradients.
+    """
+
+    _TABLE = "encoder.embeddings.token.weight"
+
+    def __init__(
+        self,
+        parameters: Iterable[tuple[str, nn.Parameter]],
+        originals: Mapping[str, Tensor],
+        settings: TrainSettings,
+        rate: float,
+        encoder: CpuEncoder,
+        num_steps: int,
+    ) -> None:
+        self._encoder, self._kernels = encoder, encoder.kernels
+        self._parameters = dict(parameters)
+        self._masters = {
+            name: parameter.data if parameter.dtype == torch.float32 else originals[name].contiguous()
+            for name, parameter in self._parameters.items()
+        }
+        # From numpy, whose zeros are not touched before they are used: rows that never come take no memory.
+        self._moments = {
+            name: (np.zeros(tuple(master.shape), np.float32), np.zeros(tuple(master.shape), np.float32))
+            for name, master in self._masters.items()
+        }
+        self._rate, self._decay, self._max_grad_norm = rate, weight_decay_of(settings), settings.max_grad_norm
+        self._betas, self._epsilon = (settings.beta1, settings.beta2), settings.epsilon
+        self._done = 0
+        self._table_steps = (Adam * num_steps)()
+        self._row_steps = np.zeros(self._masters[self._TABLE].shape[0], np.int32)
+        self._gradients: dict[str, Tensor] = {}
+        self._rows: list[RowGradients] = []
+        encoder.before_tokens = self._catch_up
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """The loss as it is: bfloat16 has float32's range."""
+        return loss
+
+    @torch.no_grad()
+    def collect_gradients(self, part: int = 0, num_parts: int = 1) -> None:
+        """Take the gradients of a part; those of the only part as they are, those of several added up in float32."""
+        ours = _by_parameter_name(self._encoder)
+        for name, parameter in self._parameters.items():
+            gradient = ours.get(name, parameter.grad)
+            parameter.grad = None
+            if isinstance(gradient, RowGradients):
+                kept = gradient if num_parts == 1 else RowGradients(gradient.rows, gradient.values.clone())
+                self._rows.append(kept)
+            elif gradient is not None and num_parts == 1:
+                self._gradients[name] = gradient
+            elif gradient is not None and name in self._gradients:
+                self._gradients[name].add_(gradient)
+            elif gradient is not None:
+                self._gradients[name] = gradient.to(torch.float32, copy=True)
+
+    @torch.no_grad()
+    def step(self, rate_factor: float) -> None:
+        """Clip, update, round; with ``rate_factor`` times the learning rate."""
+        rows = _merged(self._rows, self._kernels)
+        scale = 1.0
+        if self._max_grad_norm > 0:
+            squares = math.fsum(
+                self._kernels.of(gradient.dtype).sum_of_squares(gradient.data_ptr(), gradient.numel())
+                for gradient in (*self._gradients.values(), *([rows.values] if rows else ()))
+            )
+            norm = math.sqrt(squares) if squares >= 0 else math.nan
+            scale = min(1.0, self._max_grad_norm / (norm + 1e-6)) if math.isfinite(norm) else math.nan
+        rate, step = self._rate * rate_factor, self._done + 1
+        corrections = 1 - self._betas[0] ** step, 1 - self._betas[1] ** step
+        settings = {
+            decayed: Adam(
+                *self._betas,
+                self._epsilon,
+                1 - rate * (self._decay if decayed else 0.0),
+                rate / corrections[0],
+                1 / math.sqrt(corrections[1]),
+            )
+            for decayed in (True, False)
+        }
+        self._table_steps[self._done] = settings[True]
+        for name, gradient in self._gradients.items():
+            gradient = gradient.contiguous()
+            master, parameter = self._masters[name], self._parameters[name]
+            m, v = self._moments[name]
+            self._kernels.of(gradient.dtype).adam_step(
+                gradient.data_ptr(),
+                scale,
+                master.data_ptr(),
+                m.ctypes.data,
+                v.ctypes.data,
+                parameter.data_ptr() if parameter.dtype == torch.bfloat16 else None,
+                master.numel(),
+                ctypes.byref(settings[takes_decay(name)]),
+            )
+        if rows is not None:
+            self._update_table(rows.rows, rows.values, scale)
+        self._done = step
+        self._gradients, self._rows = {}, []
+
+    def _catch_up(self, ids: np.ndarray) -> None:
+        """Give the rows ``ids`` the steps that they missed."""
+        self._update_table(ids, None, 1.0)
+
+    def _update_table(self, ids: np.ndarray | None, gradients: Tensor | None, scale: float) -> None:
+        master, parameter = self._masters[self._TABLE], self._parameters[self._TABLE]
+        m, v = self._moments[self._TABLE]
+        self._kernels.adam_rows(
+            None if ids is None else ids.ctypes.data,
+            master.shape[0] if ids is None else len(ids),
+            None if gradients is None else gradients.data_ptr(),
+            scale,
+            master.data_ptr(),
+            m.ctypes.data,
+            v.ctypes.data,
+            parameter.data_ptr() if parameter.dtype == torch.bfloat16 else None,
+            self._row_steps.ctypes.data,
+            self._done,
+            ctypes.byref(self._table_steps),
+            master.shape[1],
+        )
+
+    @torch.no_grad()
+    def check_weights(self, step: int, rate: float) -> None:
+        """As ``MasterOptimizer.check_weights``."""
+        self._update_table(None, None, 1.0)
+        _check_weights(list(self._masters.values()), step, rate)
+
+    def master_state(self) -> dict[str, Tensor]:
+        """The float32 weights by name, copied."""
+        self._update_table(None, None, 1.0)
+        return {name: master.detach().clone() for name, master in self._masters.items()}
+
+    def close(self) -> None:
+        """Bring all rows up to date and let go of the encoder."""
+        self._update_table(None, None, 1.0)
+        self._encoder.before_tokens = None
+
+
+def make_optimizer(
+    parameters: list[tuple[str, nn.Parameter]],
+    originals: Mapping[str, Tensor],
+    settings: TrainSettings,
+    rate: float,
+    num_steps: int,
+    encoder: CpuEncoder | None = None,
+) -> Optimizer:
+    """The fastest that does what ``settings`` ask for; ``encoder``: what computes it on a CPU, if anything does."""
+    decoupled = settings.optimizer == "adamw" or (settings.optimizer == "adam" and not weight_decay_of(settings))
+    if encoder is not None and decoupled:
+        return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps)
+    return MasterOptimizer(parameters, originals, settings, rate, encoder)
+
+
+def _by_parameter_name(encoder: CpuEncoder | None) -> dict[str, Tensor | RowGradients]:
+    return {} if encoder is None else {"encoder." + name: found for name, found in encoder.gradients().items()}
+
+
+def _dense(gradient: Tensor | RowGradients, like: Tensor) -> Tensor:
+    """A copy in float32, of the shape of the parameter."""
+    if isinstance(gradient, Tensor):
+        return gradient.to(torch.float32, copy=True)
+    dense = torch.zeros_like(like)
+    dense[torch.from_numpy(gradient.rows).long()] = gradient.values
+    return dense
+
+
+def _merged(parts: list[RowGradients], kernels: Kernels) -> RowGradients | None:
+    """The sum of the parts' gradients, each row once."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    rows, values = np.concatenate([part.rows for part in parts]), torch.cat([part.values for part in parts])
+    order = np.argsort(rows, kind="stable").astype(np.int32)
+    in_order = rows[order]
+    starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1], [True]])).astype(np.int32)
+    distinct = in_order[starts[:-1]]
+    merged = torch.empty(len(distinct), values.shape[1])
+    kernels.sum_by_group(
+        values.data_ptr(), order.ctypes.data, starts.ctypes.data, len(distinct), values.shape[1], merged.data_ptr()
+    )
+    return RowGradients(distinct, merged)
+
+
+def _check_weights(masters: list[Tensor] | list[nn.Parameter], step: int, rate: float) -> None:
+    largest = float(torch.stack(torch._foreach_norm(list[Tensor](masters), float("inf"))).max())
+    if not largest < _LARGEST_WEIGHT:  # also where it is NaN
+        raise TrainingError(
+            f"after step {step} the largest weight is {largest:.1e}, expected a number of use (learning rate then "
+            f"{rate:.1e}). Lower --learning-rate, or compute in --dtype float32. No model was saved"
+        )
 
 
 def _torch_optimizer(

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from bertwright import hardware, runs
 from bertwright.config import TrainConfig, build
+from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts, read_labelled
-from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.ragged import Ragged
 from bertwright.data.split import count_shared_texts, split_validation
+from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import DataError, UserError
 from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.metrics import check_metric_name
 from bertwright.evaluation.predictor import Predictor, softmax
 from bertwright.evaluation.show import show_result
-from bertwright.model.attention import choose_kernel
 from bertwright.model.checkpoint import Loaded, load_for_training, save_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
@@ -95,22 +96,35 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     num_bad_rows = len(train_texts.bad_rows) + (len(test_texts.bad_rows) if test_texts is not None else 0)
     if config.validation and validation_texts is not None:  # drawn from the training texts, it shares their bad rows
         num_bad_rows += len(validation_texts.bad_rows)
+    tokenizer_name = config.tokenizer or config.model
     splits = {
-        name: Split(texts, tokenize_texts(loaded.tokenizer, texts.texts, config.max_length, reporter))
+        name: Split(texts, token_ids_of(texts, loaded.tokenizer, config.max_length, tokenizer_name, reporter))
         for name, texts in (("train", train_texts), ("validation", validation_texts), ("test", test_texts))
         if texts is not None
     }
     tokenize_s = time.perf_counter() - tokenize_started
     truncated = sum(split.ragged.num_truncated for split in splits.values())
     num_texts = sum(len(split.texts) for split in splits.values())
+    num_tokenized = sum(len(split.texts) for split in splits.values() if split.texts.tokens is None)
     if truncated:
         reporter.say(
             f"{truncated:,} of {num_texts:,} texts ({truncated / num_texts:.1%}) are longer than --max-length "
             f"{config.max_length} tokens and lost their end"
         )
 
-    kernel, kernel_reason = choose_kernel(device, dtype, config.attention_dropout, loaded.model.config.head_dim)
-    reporter.say(f"computing on {device} in {str(dtype).removeprefix('torch.')}: {dtype_reason}; attention: {kernel}")
+    originals = dict(loaded.model.state_dict())
+    model = loaded.model.to(device).compute_in(dtype, config.compile == "auto").train()
+    learner = None
+    if not config.freeze_encoder:
+        learner = WholeModel(model, splits["train"].ragged, device, token_budget)
+        num_learnt = len(train_texts)
+        num_steps = num_steps_of(config, num_learnt)
+        learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
+    chosen = model.describe()
+    reporter.say(
+        f"computing on {device} in {str(dtype).removeprefix('torch.')}: {dtype_reason}; "
+        f"compiled: {chosen['compile']} ({chosen['compile_reason']}); attention: {chosen['attention_kernel']}"
+    )
     if config.overwrite:
         runs.clear_output(output)
     writer = runs.RunWriter(output, "train", _rerunnable(config))
@@ -119,18 +133,17 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             **hardware.describe(device),
             "dtype": str(dtype).removeprefix("torch."),
             "dtype_reason": dtype_reason,
-            "attention_kernel": kernel,
-            "attention_kernel_reason": kernel_reason,
+            **chosen,
             "tokenizer": loaded.tokenizer.engine,
             "tokenizer_reason": loaded.tokenizer.reason,
-            **hardware.describe_compile(),
+            "token_ids_from": token_folders(split.texts for split in splits.values()),
             "token_budget": token_budget,
             "model": loaded.description,
             "model_notes": loaded.notes + loaded.warnings,
         }
     )
 
-    outcome, originals = _learn(config, splits, loaded, device, dtype, token_budget, writer, reporter)
+    outcome = _learn(config, learner, splits, loaded, originals, device, token_budget, writer, reporter)
 
     state = originals | outcome.state
     save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)
@@ -176,7 +189,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         },
         "seconds": {"read": read_s, "tokenize": tokenize_s, "train": train_s, "infer": infer_s, "total": total_s},
         "rates": {
-            "tokenize_texts_per_s": num_texts / tokenize_s,
+            "tokenize_texts_per_s": num_tokenized / tokenize_s if num_tokenized else None,
             "train_texts_per_s": outcome.num_texts / train_s,
             "train_tokens_per_s": outcome.num_tokens / train_s,
             "train_batches_per_s": outcome.steps / train_s,
@@ -206,21 +219,23 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
 def _learn(
     config: TrainConfig,
+    learner: WholeModel | HeadOnFeatures | None,
     splits: dict[str, Split],
     loaded: Loaded,
+    originals: dict[str, Tensor],
     device: torch.device,
-    dtype: torch.dtype,
     token_budget: int,
     writer: runs.RunWriter,
     reporter: Reporter,
-) -> tuple[Outcome, dict[str, Tensor]]:
-    """Train the loaded model in place; returns what happened and the float32 weights that it started from."""
-    originals = dict(loaded.model.state_dict())
-    model = loaded.model.to(device).compute_in(dtype)
+) -> Outcome:
+    """Train the loaded model, whose float32 weights by name are ``originals``, in place.
+
+    ``learner`` trains the whole of it; None: the encoder is frozen.
+    """
+    model = loaded.model
     train_split, validation = splits["train"], splits.get("validation")
-    learner: WholeModel | HeadOnFeatures
     judged: WholeModel | HeadOnFeatures | None = None
-    if config.freeze_encoder:
+    if learner is None:
         for parameter in model.encoder_parameters():
             parameter.requires_grad_(False)
         reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
@@ -235,7 +250,6 @@ def _learn(
         judged = None if validation is None else on_features(validation)
     else:
         features_s = 0.0
-        learner = WholeModel(model, train_split.ragged, device, token_budget)
         judged = None if validation is None else WholeModel(model, validation.ragged, device, token_budget)
 
     def judge_validation() -> dict[str, Any]:
@@ -267,7 +281,7 @@ def _learn(
         reporter.say(f"stopped early at step {outcome.steps:,}: no better {config.best_metric} for a while")
     if judged is not None:
         reporter.say(f"kept step {outcome.best_step:,} of {outcome.steps:,}: best validation {config.best_metric}")
-    return outcome, originals
+    return outcome
 
 
 def _read(

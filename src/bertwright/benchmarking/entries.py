@@ -1,0 +1,129 @@
+"""Who can take part, by name: a literal table. A new contender is a class (see ``contender``) and a line here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bertwright.benchmarking.cases import CaseName, GraphKind
+from bertwright.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contender.
+
+    Attributes:
+        name: what --contenders takes.
+        target: the class, as "module:class"; loaded in the worker alone.
+        options: what the class is called with, besides the case.
+        what: how it is done, for the table's reader.
+        peer: another library, which takes part with --peers only.
+        usual: takes part without being named.
+        graph: the ONNX graph that it is given; None: it needs none.
+    """
+
+    name: str
+    target: str
+    what: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    peer: bool = False
+    usual: bool = True
+    graph: GraphKind | None = None
+
+
+OURS = "bertwright"
+PEAK = Entry("peak", "bertwright.benchmarking.ours:Peak", "a large matrix product")
+
+_OURS = "bertwright.benchmarking.ours"
+_PEERS = "bertwright.benchmarking.peers"
+_TRAINER = f"{_PEERS}.trainer:Training"
+_OPENVINO = f"{_PEERS}.openvino:Inference"
+
+_ONNX_RUNTIME = f"{_PEERS}.onnx_runtime:Inference"
+_TRANSFORMERS = f"{_PEERS}.torch_transformers:Inference"
+_PIPELINE = f"{_PEERS}.pipeline:Inference"
+_BF16_EAGER = {"dtype": "bfloat16", "attention": "eager"}
+
+# name, target, what, graph, options, usual
+_GRAPH_PEERS: tuple[tuple[str, str, str, GraphKind, dict[str, Any], bool], ...] = (
+    ("onnxruntime-float32", _ONNX_RUNTIME, "our ONNX graph", "first", {}, True),
+    ("onnxruntime-int8", _ONNX_RUNTIME, "dynamic quantisation", "first", {"precision": "int8"}, True),
+    ("openvino-f32", _OPENVINO, "our ONNX graph", "first", {}, True),
+    ("openvino-bf16", _OPENVINO, "our ONNX graph", "first", {"precision": "bf16"}, True),
+    ("openvino-int8", _OPENVINO, "int8 weights, dynamic quantisation", "first-int8", {"precision": "int8"}, True),
+    # The last layer whole, as other exporters write it. Slower, so that these do not take part by themselves.
+    ("onnxruntime-float32-full", _ONNX_RUNTIME, "the last layer whole", "all", {}, False),
+    ("openvino-bf16-full", _OPENVINO, "the last layer whole", "all", {"precision": "bf16"}, False),
+)
+
+ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
+    "infer": (
+        Entry(OURS, f"{_OURS}:Inference", "ids to logits"),
+        Entry(f"{OURS}-float32", f"{_OURS}:Inference", "ids to logits", {"dtype": "float32"}),
+        Entry(f"{OURS}-int8", f"{_OURS}:Inference", "ids to logits, int8 weights and tokens", {"dtype": "int8"}),
+        Entry(f"{OURS}-texts", f"{_OURS}:Inference", "texts to logits", {"tokenizes": True}),
+        Entry("pipeline", _PIPELINE, "texts to scores, at its defaults", peer=True),
+        Entry("pipeline-batched", _PIPELINE, "texts to scores, 32 at once", {"batch_size": 32}, peer=True, usual=False),
+        Entry("transformers-float32", _TRANSFORMERS, "sdpa", peer=True),
+        Entry("transformers-float32-eager", _TRANSFORMERS, "eager attention", {"attention": "eager"}, peer=True),
+        Entry("transformers-bf16", _TRANSFORMERS, "bf16 weights, sdpa", {"dtype": "bfloat16"}, peer=True),
+        Entry("transformers-bf16-eager", _TRANSFORMERS, "bf16 weights, eager attention", _BF16_EAGER, peer=True),
+        *(
+            Entry(name, target, what, {"graph": graph, **options}, peer=True, usual=usual, graph=graph)
+            for name, target, what, graph, options, usual in _GRAPH_PEERS
+        ),
+    ),
+    "train": (
+        Entry(OURS, f"{_OURS}:Training", "without padding"),
+        Entry(f"{OURS}-float32", f"{_OURS}:Training", "without padding", {"dtype": "float32"}),
+        Entry("trainer-best", _TRAINER, "bf16=True, length-grouped, fused AdamW", peer=True),
+        Entry(
+            "trainer-bf16-weights",
+            _TRAINER,
+            "weights and AdamW in bf16, eager attention, length-grouped",
+            {"precision": "bfloat16_weights", "attention": "eager"},
+            peer=True,
+        ),
+        Entry("trainer-float32", _TRAINER, "length-grouped, fused AdamW", {"precision": "float32"}, peer=True),
+        Entry(
+            "trainer-compiled",
+            _TRAINER,
+            "as trainer-best, with torch_compile",
+            {"compiled": True},
+            peer=True,
+            usual=False,
+        ),
+        Entry(
+            "trainer-recipe",
+            _TRAINER,
+            "float32, padded to the maximum, 4 steps a turn",
+            {"precision": "float32", "optimizer": "adamw_torch", "length_grouped": False, "steps": 4},
+            peer=True,
+        ),
+    ),
+    "tokenize": (
+        Entry(OURS, f"{_OURS}:Tokenizing", "Arrow array to ids"),
+        Entry(f"{OURS}-file", f"{_OURS}:FileToCache", "files to a folder of ids"),
+        Entry("tokenizers", f"{_PEERS}.tokenizers:Tokenizing", "encode_batch_fast on a list of str", peer=True),
+    ),
+}
+
+
+def choose_entries(case: CaseName, peers: bool, named: Sequence[str]) -> list[Entry]:
+    """Those that take part: the ``named`` ones (ours always among them, first), else the usual ones.
+
+    Raises:
+        UserError: a name that is none of the case's.
+    """
+    known = {entry.name: entry for entry in ENTRIES[case]}
+    for name in named:
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {nearest[0]}?" if nearest else f"the known ones are {', '.join(known)}"
+            raise UserError(f"--contenders: {name!r} is no contender of bench {case}; {hint}")
+    if named:
+        return [entry for entry in ENTRIES[case] if entry.name == OURS or entry.name in named]
+    return [entry for entry in ENTRIES[case] if entry.usual and (peers or not entry.peer)]

@@ -1,0 +1,108 @@
+"""ONNX Runtime on the ONNX graph."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from bertwright.benchmarking.cases import Case, GraphKind
+from bertwright.benchmarking.contender import NotPossible, Turn
+from bertwright.benchmarking.peers.graph import fastest, graph_of
+
+
+class Inference:
+    """Scoring length-sorted padded batches, from token ids to logits in the original order.
+
+    Args:
+        precision: "int8": ONNX Runtime's dynamic quantisation, a factor for each output of a matrix.
+        batches_at_once: batches that are computed at the same time, the threads shared out among them; None: the faster
+            of one and as many as there are threads, found by trying.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        precision: Literal["float32", "int8"] = "float32",
+        batches_at_once: int | None = None,
+        graph: GraphKind = "first",
+    ) -> None:
+        import onnxruntime
+
+        if case.device != "cpu":
+            raise NotPossible("measured on CPUs only")
+        self.case = case
+        path = graph_of(case, graph)
+        if precision == "int8":
+            path = _quantized(path)
+        self.logits = np.zeros((case.num_texts, case.num_labels), dtype=np.float32)
+        counts = dict.fromkeys([1, case.num_threads]) if batches_at_once is None else [batches_at_once]
+        makers = {str(count): (lambda count=count: _Session(str(path), count, self)) for count in counts}
+        chosen, self.runner = fastest(case, makers)
+        self.chosen: dict[str, Any] = {
+            "onnxruntime": onnxruntime.__version__,
+            "precision": precision,
+            "batches_at_once": int(chosen),
+            "num_threads": case.num_threads,
+            "graph": graph,
+        }
+
+    def run(self) -> Turn:
+        started = time.perf_counter()
+        self.runner.score(self.case.sorted_batches())
+        seconds = time.perf_counter() - started
+        return Turn(seconds, self.case.num_texts, self.case.num_tokens)
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        return {"logits": self.logits}
+
+
+class _Session:
+    """A session, asked by ``count`` threads at once."""
+
+    def __init__(self, graph: str, count: int, owner: Inference) -> None:
+        import onnxruntime
+
+        self.owner = owner
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.intra_op_num_threads = max(1, owner.case.num_threads // count)
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self.callers = ThreadPoolExecutor(count) if count > 1 else None
+
+    def score(self, batches: list[np.ndarray]) -> None:
+        if self.callers is None:
+            for rows in batches:
+                self._score_one(rows)
+        else:
+            list(self.callers.map(self._score_one, batches))
+
+    def _score_one(self, rows: np.ndarray) -> None:
+        ids, mask = self.owner.case.padded(rows)
+        self.owner.logits[rows] = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _quantized(graph: Path) -> Path:
+    """The graph with its constant matrices in 8 bits."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    path = graph.with_name(graph.stem + "-quantized.onnx")
+    if not path.is_file():
+        level = logging.getLogger().level
+        logging.getLogger().setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
+        quantize_dynamic(
+            str(graph),
+            str(path),
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["MatMul"],
+            extra_options={"MatMulConstBOnly": True},
+        )
+        logging.getLogger().setLevel(level)
+    return path

@@ -1,0 +1,81 @@
+"""What was measured, as a person reads it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_VERBS = {"infer": "scoring", "train": "training", "tokenize": "tokenising"}
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """The table of a record (see ``bench.record``): a row for each contender."""
+    from rich.table import Table
+
+    tokenizing = result["case"] == "tokenize"
+    table = Table(title=_title(result), title_justify="left", caption=_caption(result), caption_justify="left")
+    table.add_column("contender", no_wrap=True)
+    for name in ("texts/s", "min to max", "MB/s" if tokenizing else "tokens/s", "of peak", "memory"):
+        if not (tokenizing and name == "of peak"):
+            table.add_column(name, justify="right", no_wrap=True)
+    last = {"infer": "off by", "tokenize": "same ids"}.get(result["case"])
+    if last is not None:
+        table.add_column(last, justify="right")
+    if result["usd_per_hour"] is not None:
+        table.add_column("$ per 1M", justify="right")
+    table.add_column("ours is", justify="right")
+    table.add_column("how")
+    for one in result["contenders"]:
+        if one["not_run"] is not None:
+            empty = [""] * (len(table.columns) - 2)
+            table.add_row(one["name"], *empty, f"not run: {one['not_run']}")
+            continue
+        texts = one["texts_per_s"]
+        cells = [one["name"], _rate(texts["median"]), f"{_rate(texts['min'])} to {_rate(texts['max'])}"]
+        if tokenizing:
+            cells.append(f"{one['bytes_per_s']['median'] / 1e6:,.1f}")
+        else:
+            cells.append(_rate(one["tokens_per_s"]["median"]))
+            cells.append("" if one["share_of_peak"] is None else f"{one['share_of_peak']:.0%}")
+        peak = one["peak_gpu_bytes"] or one["peak_bytes"]
+        cells.append("" if peak is None else f"{peak / 1e9:.2f} GB")
+        if result["case"] == "infer":
+            difference = one.get("largest_score_difference")
+            cells.append("" if difference is None else f"{difference:.1e}")
+        if tokenizing:
+            cells.append({True: "yes", False: "NO", None: ""}[one.get("identical_ids")])
+        if result["usd_per_hour"] is not None:
+            cells.append(f"{one['usd_per_million_texts']:.3f}")
+        cells.append("" if one["ours_is_times_as_fast"] is None else f"{one['ours_is_times_as_fast']:.2f} x")
+        table.add_row(*cells, one["what"])
+    return table
+
+
+def _title(result: dict[str, Any]) -> str:
+    text = f"{_VERBS[result['case']]} {result['num_texts']:,} texts, {result['model']}"
+    lengths = result.get("text_tokens")
+    if lengths is not None:
+        text += (
+            f"\n{lengths['mean']:.0f} tokens a text (half have at most {lengths['p50']:.0f}, a tenth more than "
+            f"{lengths['p90']:.0f}, the longest {lengths['max']}), batches of {result['batch_size']}"
+        )
+    return text
+
+
+def _caption(result: dict[str, Any]) -> str:
+    environment = result["environment"]
+    parts = [
+        f"medians of {result['rounds']} rounds in turns",
+        f"{environment.get('gpu') or environment['cpu']}, {result['num_usable_cpus']} CPUs",
+        f"load average at the start {result['load_average_at_start']:.2f}",
+    ]
+    peak = result["peak_operations_per_s"]
+    if peak is not None:
+        parts.append(f"peak {peak['median'] / 1e12:.2f} TFLOP/s ({result['peak_dtype']}, {result['peak_product']})")
+    return "; ".join(parts)
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"

@@ -1,0 +1,218 @@
+"""The act of tokenising: from files of texts to a folder of token ids, made once and used by many trainings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bertwright import hardware, runs
+from bertwright.config import TokenizeConfig, build
+from bertwright.data.columns import LabelledTexts, read_unsettled
+from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.token_cache import (
+    FORMAT,
+    Manifest,
+    is_token_cache,
+    may_be_replaced,
+    open_token_cache,
+    read_manifest,
+    write_token_cache,
+)
+from bertwright.errors import DataError
+from bertwright.model.sources import tokenizer_folder
+from bertwright.model.tokenizer import Tokenizer, load_tokenizer
+from bertwright.progress import Reporter, duration
+
+_HASHED_BYTES = 1 << 20
+
+
+def tokenize(
+    data: str | Path | Sequence[str | Path], output: str | Path, *, quiet: bool = False, **settings: Any
+) -> dict[str, Any]:
+    """Tokenise the texts in ``data`` (a file or several) into the folder ``output``, and return what was done.
+
+    ``settings`` are those of ``bertwright tokenize``. Give the folder to ``train``, ``evaluate`` or the command
+    ``predict`` where they take files.
+
+    Raises:
+        UserError: bad settings, data or a tokenizer that cannot be used, or an output in the way.
+    """
+    config = build(TokenizeConfig, {**settings, "data": data, "output": output})
+    return run_tokenization(config, Reporter(quiet=quiet, results=not quiet))
+
+
+def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, Any]:
+    """Read, tokenise and write, unless the output already holds the same; says and returns what was done."""
+    started = time.perf_counter()
+    folder = Path(config.output or "")
+    _check_output(folder)
+    tokenizer = load_tokenizer(tokenizer_folder(config.model, config.tokenizer))
+    if tokenizer.engine != "nanotoken":
+        reporter.say(f"tokenising with tokenizers, which is slower: {tokenizer.reason}")
+    if is_token_cache(folder) and not config.overwrite:
+        return _already_there(config, folder, tokenizer, started, reporter)
+
+    read_started = time.perf_counter()
+    texts = read_unsettled(
+        config.data, config.text_column, config.label_column, with_labels=config.labels, on_bad_row=config.on_bad_row
+    )
+    read_s = time.perf_counter() - read_started
+    for note in texts.notes:
+        reporter.say(note)
+    if texts.bad_rows:
+        reporter.say(f"bad rows skipped: {len(texts.bad_rows):,}, the first: {texts.bad_rows[0]}")
+    key = cache_key(config, texts.sha256, tokenizer)
+    written = write_token_cache(
+        folder, texts, tokenizer, config.tokenizer or config.model, config.max_length, key, reporter
+    )
+    total_s = time.perf_counter() - started
+    result = _result(folder, written.manifest, True)
+    result["seconds"] = {"read": read_s, "tokenize": written.tokenize_s, "write": written.write_s, "total": total_s}
+    result["rates"] = {
+        "tokenize_texts_per_s": len(texts.texts) / written.tokenize_s,
+        "tokenize_tokens_per_s": written.manifest.num_tokens / written.tokenize_s,
+        "total_texts_per_s": len(texts.texts) / total_s,
+    }
+    result["memory"] = {"peak_process_bytes": hardware.peak_process_bytes()}
+    _show(_lines(result), reporter)
+    return result
+
+
+def token_ids_of(texts: LabelledTexts, tokenizer: Tokenizer, max_length: int, model: str, reporter: Reporter) -> Ragged:
+    """The token ids of ``texts``, each cut to ``max_length``: those that came with them, else made now.
+
+    ``model`` is the name of the model that ``tokenizer`` belongs to, for messages.
+
+    Raises:
+        DataError: those that came with them do not fit the tokenizer or the length.
+    """
+    if texts.tokens is not None:
+        return texts.tokens.ragged(tokenizer, max_length, model)
+    return tokenize_texts(tokenizer, texts.texts, max_length, reporter)
+
+
+def token_folders(texts: Iterable[LabelledTexts]) -> list[str]:
+    """The folders that the token ids of some texts came from, each once: what a run records."""
+    return list(dict.fromkeys(part.tokens.folder for part in texts if part.tokens is not None))
+
+
+def cache_key(config: TokenizeConfig, source_sha256: str, tokenizer: Tokenizer) -> str:
+    """What a folder of token ids depends on, as one hash: equal keys mean equal folders.
+
+    The content and formats of the files and what is taken from them, the tokenizer and the length; not where the files
+    lie or what they are called.
+    """
+    parts = {
+        "format": FORMAT,
+        "source": source_sha256,
+        "formats": [_extension(name) for name in config.data],
+        "columns": [config.text_column, config.label_column, config.labels],
+        "on_bad_row": config.on_bad_row,
+        "tokenizer": tokenizer.sha256,
+        "max_length": config.max_length,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _extension(name: str) -> str:
+    return "".join(Path(name.lower()).suffixes[-2 if name.lower().endswith(".gz") else -1 :])
+
+
+def _check_output(folder: Path) -> None:
+    """Refuse, before any work, a place where no folder of token ids can be.
+
+    Raises:
+        DataError, RunError: something else is there, or the folder cannot be made.
+    """
+    if folder.exists() and not (folder.is_dir() and may_be_replaced(folder)):
+        raise DataError(f"{folder} exists and is not a folder of token ids alone; pass another --output")
+    runs.check_can_be_made(folder)
+
+
+def _already_there(
+    config: TokenizeConfig, folder: Path, tokenizer: Tokenizer, started: float, reporter: Reporter
+) -> dict[str, Any]:
+    """What is said and returned where the folder already holds what was asked for.
+
+    Raises:
+        DataError: it holds something else, or is damaged.
+    """
+    manifest = read_manifest(folder)
+    if "-" in config.data or manifest.key != cache_key(config, _files_sha256(config.data), tokenizer):
+        raise DataError(
+            f"{folder} exists and holds other token ids (other texts, columns, tokenizer or --max-length); pass "
+            "another --output, or --overwrite to replace it"
+        )
+    open_token_cache(folder)
+    result = _result(folder, manifest, False)
+    result["seconds"] = {"read": None, "tokenize": None, "write": None, "total": time.perf_counter() - started}
+    result["rates"] = {"tokenize_texts_per_s": None, "tokenize_tokens_per_s": None, "total_texts_per_s": None}
+    result["memory"] = {"peak_process_bytes": hardware.peak_process_bytes()}
+    _show(
+        [
+            f"{folder} already holds the token ids of these {manifest.num_texts:,} texts, by the same tokenizer, cut "
+            f"to {manifest.max_length} tokens: nothing to do"
+        ],
+        reporter,
+    )
+    return result
+
+
+def _files_sha256(names: Sequence[str]) -> str:
+    """The hash of the files' bytes, one after the other, as ``LabelledTexts`` has it; "" if one cannot be read."""
+    digest = hashlib.sha256()
+    try:
+        for name in names:
+            with open(name, "rb") as file:
+                while piece := file.read(_HASHED_BYTES):
+                    digest.update(piece)
+    except OSError:
+        return ""
+    return digest.hexdigest()
+
+
+def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
+    stored = sum(file.bytes for file in manifest.files.values()) + os.path.getsize(folder / "manifest.json")
+    return {
+        "output": str(folder),
+        "made": made,
+        "texts": manifest.num_texts,
+        "tokens": manifest.num_tokens,
+        "truncated_texts": manifest.num_truncated,
+        "truncated_share": manifest.truncated_share,
+        "max_length": manifest.max_length,
+        "labels": None if manifest.label_names is None else len(manifest.label_names),
+        "bad_rows": len(manifest.skipped_rows),
+        "tokenizer": manifest.tokenizer.model_dump(mode="json"),
+        "source_sha256": manifest.source_sha256,
+        "bytes": stored,
+    }
+
+
+def _show(lines: Sequence[str], reporter: Reporter) -> None:
+    """Lines as they are: names of files are no markup, and are not broken."""
+    from rich.text import Text
+
+    reporter.show(Text("\n".join(lines), no_wrap=True, overflow="ignore"))
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    seconds = result["seconds"]
+    labels = "no labels" if result["labels"] is None else f"{result['labels']:,} different labels"
+    return [
+        f"texts      {result['texts']:>14,}   with {labels}",
+        f"tokens     {result['tokens']:>14,}   {result['tokens'] / result['texts']:.1f} a text",
+        f"truncated  {result['truncated_share']:>14.1%}   {result['truncated_texts']:,} texts are longer than "
+        f"{result['max_length']} tokens and lost their end",
+        f"read       {duration(seconds['read']):>14}",
+        f"tokenize   {duration(seconds['tokenize']):>14}   {result['rates']['tokenize_texts_per_s']:,.0f} texts/s by "
+        f"{result['tokenizer']['engine']}",
+        f"write      {duration(seconds['write']):>14}   {result['bytes'] / 1e6:,.1f} MB in {result['output']}",
+        f"total      {duration(seconds['total']):>14}   {result['rates']['total_texts_per_s']:,.0f} texts/s",
+        f"memory     {result['memory']['peak_process_bytes'] / 2**20:>10,.0f} MiB   peak of the process",
+    ]

@@ -1,0 +1,608 @@
+"""The encoder on a CPU, forward and backward: matrix products by PyTorch, everything between them by C kernels.
+
+It computes what ``Encoder`` computes, from the same parameters, and is tested against it. What it does otherwise:
+
+- Each chain of element-wise steps is one pass over memory: bias, dropout, addition and norm; bias and GELU; and their
+  gradients, with the sums for biases and norms taken on the way.
+- Attention goes text by text and head by head without any padding, and keeps no weights: the backward pass makes them
+  again from the sums of exponentials (Dao et al. 2022, arXiv 2205.14135, section 3.1).
+- Query, key and value are one product: their weights lie in one piece of memory.
+- All memory is taken once and used again by every batch.
+- Token embeddings get a gradient for the rows that the batch holds, not for the whole table.
+- Dropout's random numbers are a hash of the place and a key drawn for the batch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from bertwright.model.batch import Batch
+from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
+from bertwright.model.encoder import Encoder, EncoderLayer
+
+_LANES = 16
+_MOST_COLUMNS = 8_192
+
+
+def why_not(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why ``CpuEncoder`` cannot compute this encoder here; None if it can."""
+    if device.type != "cpu":
+        return f"the C kernels are for CPUs, not for {device.type}"
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"the C kernels compute in float32 and bfloat16, not in {dtype}"
+    config = encoder.config
+    for name, value in (
+        ("hidden_size", config.hidden_size),
+        ("intermediate_size", config.intermediate_size),
+        ("the width of a head", config.head_dim),
+    ):
+        if value % _LANES or value > _MOST_COLUMNS:
+            return f"the C kernels need {name} to be a multiple of {_LANES} up to {_MOST_COLUMNS}; found {value}"
+    found = load_kernels()
+    if found.kernels is None:
+        return found.reason
+    if dtype == torch.bfloat16 and not found.kernels.has_bf16_products:
+        return "the C kernels compute in bfloat16 only on CPUs with AVX512-BF16"
+    return None
+
+
+@dataclass
+class RowGradients:
+    """The gradient of a table's distinct ``rows`` (rows,) int32: ``values`` (rows, hidden) float32."""
+
+    rows: np.ndarray
+    values: Tensor
+
+
+class _Memory:
+    """Named pieces of memory, each as large as was ever asked for."""
+
+    def __init__(self) -> None:
+        self._pieces: dict[str, Tensor] = {}
+
+    def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+        """(rows, columns); what is in it is what was left there."""
+        needed = rows * columns
+        piece = self._pieces.get(name)
+        if piece is None or piece.numel() < needed or piece.dtype != dtype:
+            self._pieces.pop(name, None)
+            with torch.inference_mode(False):  # what is made in inference mode cannot be written to later
+                piece = torch.empty(needed + needed // 8, dtype=dtype)
+            self._pieces[name] = piece
+        return piece[:needed].view(rows, columns)
+
+
+class _Layer:
+    """One layer's weights as the products want them, and its gradients, in memory of their own."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        parts = (attention.query, attention.key, attention.value)
+        self.layer = layer
+        self.qkv = torch.cat([part.weight.detach() for part in parts])  # (3 * hidden, hidden)
+        self.qkv_bias = torch.cat([part.bias.detach() for part in parts])
+        size = attention.query.weight.shape[0]
+        for i, part in enumerate(parts):
+            # The parameters become views, so that whoever changes them changes what is multiplied.
+            part.weight.data = self.qkv[i * size : (i + 1) * size]
+            part.bias.data = self.qkv_bias[i * size : (i + 1) * size]
+        self.output, self.output_bias = attention.output.weight, attention.output.bias
+        self.expand, self.expand_bias = feed_forward.expand.weight, feed_forward.expand.bias
+        self.contract, self.contract_bias = feed_forward.contract.weight, feed_forward.contract.bias
+        self.norm1, self.norm2 = layer.attention_norm, layer.feed_forward_norm
+        self.gradients: dict[str, Tensor] = {}
+
+    def is_current(self) -> bool:
+        """Whether the parameters are still the views that were made of them."""
+        query = self.layer.attention.query.weight
+        return query.data_ptr() == self.qkv.data_ptr() and query.dtype == self.qkv.dtype
+
+    def gradient(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        if name not in self.gradients:
+            self.gradients[name] = torch.empty(shape, dtype=dtype)
+        return self.gradients[name]
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """A matrix of weights in 8 bits: about ``weights`` (inputs, outputs) int8 times ``scales`` (outputs,) float32."""
+
+    weights: Tensor
+    scales: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor) -> _Quantized:
+        """Of ``weight`` (outputs, inputs): each output's largest weight becomes 127."""
+        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
+        return cls((weight / scales[:, None]).round().to(torch.int8).t(), scales.contiguous())
+
+
+def quantize_weights(encoder: Encoder) -> list[dict[str, _Quantized]]:
+    """The matrices of each layer in 8 bits, from weights that are still in float32."""
+    found = []
+    for layer in encoder.layers:
+        assert isinstance(layer, EncoderLayer)
+        attention, feed_forward = layer.attention, layer.feed_forward
+        query, key, value = (part.weight.detach() for part in (attention.query, attention.key, attention.value))
+        matrices = {
+            "qkv": torch.cat([query, key, value]),
+            "q": query,
+            "kv": torch.cat([key, value]),
+            "output": attention.output.weight.detach(),
+            "expand": feed_forward.expand.weight.detach(),
+            "contract": feed_forward.contract.weight.detach(),
+        }
+        found.append({name: _Quantized.of(matrix.float()) for name, matrix in matrices.items()})
+    return found
+
+
+@dataclass
+class _Tape:
+    """What the backward pass needs of a forward one."""
+
+    ids: np.ndarray
+    places: Tensor
+    segment_ids: Tensor | None
+    starts: Tensor
+    reader_starts: Tensor
+    order: Tensor
+    longest: int
+    first_rows: Tensor | None
+    key: int
+    dropout: float
+    attention_dropout: float
+    layers: list[dict[str, Tensor]]
+    embedded_stats: Tensor | None = None
+    id_groups: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+
+class CpuEncoder:
+    """Computes an encoder's forward and backward pass; see the module's docstring.
+
+    Attributes:
+        before_tokens: called with the distinct token ids, (ids,) int32, of a batch before their rows are read.
+    """
+
+    name = "C kernels"
+
+    def __init__(
+        self, encoder: Encoder, kernels: Kernels, quantized: list[dict[str, _Quantized]] | None = None
+    ) -> None:
+        self.encoder = encoder
+        self.quantized = quantized
+        self.config = encoder.config
+        self.dtype = encoder.embeddings.token.weight.dtype
+        self.kernels, self.typed = kernels, kernels.of(self.dtype)
+        self.layers = [_Layer(layer) for layer in encoder.layers]  # type: ignore[arg-type]
+        self.before_tokens: Callable[[np.ndarray], None] | None = None
+        self._memory = _Memory()
+        self._tape: _Tape | None = None
+        self._embedding_gradients: dict[str, Tensor | RowGradients] = {}
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    @classmethod
+    def of(cls, encoder: Encoder, quantized: list[dict[str, _Quantized]] | None = None) -> CpuEncoder:
+        """For an encoder that ``why_not`` has no objection to; ``quantized``: of ``quantize_weights``, for scoring."""
+        kernels = load_kernels().kernels
+        assert kernels is not None
+        return cls(encoder, kernels, quantized)
+
+    def is_current(self) -> bool:
+        """Whether the encoder's parameters are still those that this was made for."""
+        weight = self.encoder.embeddings.token.weight
+        return weight.dtype == self.dtype and weight.device.type == "cpu" and self.layers[0].is_current()
+
+    def __call__(self, batch: Batch, only_first: bool) -> Tensor:
+        """As ``Encoder.forward``. The result is overwritten by the next call."""
+        if torch.is_grad_enabled() and self.encoder.embeddings.token.weight.requires_grad:
+            if self.quantized is not None:
+                raise ValueError("an encoder in 8 bits scores; it cannot learn")
+            return _Pass.apply(self._anchor, self, batch, only_first)
+        return self._forward(batch, only_first, keep=False)
+
+    def gradients(self) -> dict[str, Tensor | RowGradients]:
+        """The gradients of the last backward pass by the encoder's parameter names; overwritten by the next one."""
+        size = self.config.hidden_size
+        found = dict(self._embedding_gradients)
+        for i, layer in enumerate(self.layers):
+            g, prefix = layer.gradients, f"layers.{i}."
+            for j, part in enumerate(("query", "key", "value")):
+                found[f"{prefix}attention.{part}.weight"] = g["qkv"][j * size : (j + 1) * size]
+                found[f"{prefix}attention.{part}.bias"] = g["qkv_bias"][0, j * size : (j + 1) * size]
+            for name, ours in (
+                ("attention.output.weight", "output"),
+                ("attention.output.bias", "output_bias"),
+                ("attention_norm.weight", "gamma1"),
+                ("attention_norm.bias", "beta1"),
+                ("feed_forward.expand.weight", "expand"),
+                ("feed_forward.expand.bias", "expand_bias"),
+                ("feed_forward.contract.weight", "contract"),
+                ("feed_forward.contract.bias", "contract_bias"),
+                ("feed_forward_norm.weight", "gamma2"),
+                ("feed_forward_norm.bias", "beta2"),
+            ):
+                found[prefix + name] = g[ours] if g[ours].shape[0] != 1 else g[ours][0]
+        return found
+
+    # --- forward --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch, only_first: bool, keep: bool) -> Tensor:
+        config, typed = self.config, self.typed
+        tokens, hidden, heads = batch.num_tokens, config.hidden_size, config.num_attention_heads
+        ids = batch.token_ids[:tokens].numpy().astype(np.int32)
+        self._check(ids, batch)
+        distinct = None
+        if keep or self.before_tokens is not None:
+            order = np.argsort(ids, kind="stable").astype(np.int32)
+            in_order = ids[order]
+            starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
+            distinct = in_order[starts]
+            groups = (distinct, order, np.append(starts, tokens).astype(np.int32))
+            if self.before_tokens is not None:
+                self.before_tokens(distinct)
+        training = self.encoder.training
+        dropout = config.hidden_dropout_prob if training else 0.0
+        attention_dropout = config.attention_probs_dropout_prob if training else 0.0
+        seq_starts = batch.seq_starts.contiguous()
+        tape = _Tape(
+            ids=ids,
+            places=batch.positions[:tokens].to(torch.int32),
+            segment_ids=None if batch.segment_ids is None else batch.segment_ids[:tokens].to(torch.int32),
+            starts=seq_starts,
+            reader_starts=torch.arange(batch.num_sequences + 1, dtype=torch.int32),
+            order=torch.argsort(seq_starts.diff(), descending=True, stable=True).to(torch.int32),
+            longest=batch.max_len,
+            first_rows=seq_starts[:-1].long() if only_first else None,
+            key=int(torch.randint(0, 2**62, ())) if dropout or attention_dropout else 0,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            layers=[],
+        )
+        take = self._take
+        embeddings = self.encoder.embeddings
+        x = take("x0" if keep else "x", tokens, hidden)
+        tape.embedded_stats = take("stats0", tokens, 2, torch.float32)
+        typed.embed_forward(
+            tape.ids.ctypes.data,
+            _at(tape.places),
+            _at(tape.segment_ids),
+            _at(embeddings.token.weight),
+            _at(embeddings.position.weight),
+            _at(embeddings.segment.weight),
+            _at(embeddings.norm.weight),
+            _at(embeddings.norm.bias),
+            _at(x),
+            _at(tape.embedded_stats),
+            tokens,
+            hidden,
+            config.layer_norm_eps,
+            _dropout(tape, 0),
+        )
+        for i, layer in enumerate(self.layers):
+            at_first = only_first and i == len(self.layers) - 1
+            mark = str(i) if keep else ""
+            rows = batch.num_sequences if at_first else tokens
+            kept: dict[str, Tensor] = {"x": x}
+            if at_first:
+                assert tape.first_rows is not None
+                readers = kept["readers"] = torch.index_select(x, 0, tape.first_rows, out=take("readers", rows, hidden))
+                kept["q"] = self._product(i, "q", readers, layer.qkv[:hidden], "q")
+                kept["kv"] = self._product(i, "kv", x, layer.qkv[hidden:], "kv")
+            else:
+                readers = x
+                kept["qkv"] = self._product(i, "qkv", x, layer.qkv, "qkv" + mark)
+            kept["read"] = take("read" + mark, rows, hidden)
+            kept["softmaxes"] = take("softmaxes" + mark, rows, 2 * heads, torch.float32)
+            attention = self._attention(tape, layer, kept, i)
+            typed.attention_forward(ctypes.byref(attention), _at(kept["read"]), hidden, _at(kept["softmaxes"]))
+            kept["z1"] = self._product(i, "output", kept["read"], layer.output, "z1" + mark)
+            kept["y1"] = take("y1" + mark, rows, hidden)
+            kept["stats1"] = take("stats1" + mark, rows, 2, torch.float32)
+            self._norm(layer.norm1, kept["z1"], layer.output_bias, readers, kept["y1"], kept["stats1"], tape, 3 * i + 1)
+            if self.quantized is not None:
+                kept["z2"] = self._feed_forward_quantized(i, layer, kept["y1"])
+            else:
+                kept["h"] = self._product(i, "expand", kept["y1"], layer.expand, "h" + mark)
+                kept["a"] = take("a" + mark, rows, config.intermediate_size) if keep else kept["h"]
+                typed.gelu_forward(
+                    _at(kept["h"]), _at(layer.expand_bias), _at(kept["a"]), rows, config.intermediate_size
+                )
+                kept["z2"] = self._product(i, "contract", kept["a"], layer.contract, "z2" + mark)
+            x = take(f"x{i + 1}" if keep else "x", rows, hidden)
+            kept["stats2"] = take("stats2" + mark, rows, 2, torch.float32)
+            self._norm(layer.norm2, kept["z2"], layer.contract_bias, kept["y1"], x, kept["stats2"], tape, 3 * i + 2)
+            if keep:
+                tape.layers.append(kept)
+        if keep:
+            tape.id_groups = groups
+            self._tape = tape
+        return x
+
+    def _product(self, i: int, name: str, x: Tensor, weight: Tensor, into: str) -> Tensor:
+        """(rows, outputs): ``x`` (rows, inputs) times the transpose of ``weight`` (outputs, inputs) of layer ``i``."""
+        if self.quantized is None:
+            return torch.mm(x, weight.t(), out=self._take(into, x.shape[0], weight.shape[0]))
+        small, scales = self._quantize(x)
+        return self._dequantized_product(small, scales, self.quantized[i][name], into)
+
+    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        small = self._take("x8", x.shape[0], x.shape[1], torch.int8)
+        scales = self._take("scales8", x.shape[0], 1, torch.float32)
+        self.typed.quantize(_at(x), _at(small), _at(scales), *x.shape)
+        return small, scales
+
+    def _dequantized_product(self, small: Tensor, scales: Tensor, matrix: _Quantized, into: str) -> Tensor:
+        rows, outputs = small.shape[0], matrix.weights.shape[1]
+        sums = torch._int_mm(small, matrix.weights, out=self._take("sums8", rows, outputs, torch.int32))
+        y = self._take(into, rows, outputs)
+        self.typed.dequantize(_at(sums), _at(scales), _at(matrix.scales), _at(y), rows, outputs)
+        return y
+
+    def _feed_forward_quantized(self, i: int, layer: _Layer, x: Tensor) -> Tensor:
+        assert self.quantized is not None
+        expand, contract = self.quantized[i]["expand"], self.quantized[i]["contract"]
+        rows, inner = x.shape[0], expand.weights.shape[1]
+        small, scales = self._quantize(x)
+        sums = torch._int_mm(small, expand.weights, out=self._take("sums8", rows, inner, torch.int32))
+        middle = self._take("a8", rows, inner, torch.int8)
+        middle_scales = self._take("a_scales8", rows, 1, torch.float32)
+        self.typed.gelu_quantize(
+            _at(sums),
+            _at(scales),
+            _at(expand.scales),
+            _at(layer.expand_bias),
+            _at(middle),
+            _at(middle_scales),
+            rows,
+            inner,
+        )
+        return self._dequantized_product(middle, middle_scales, contract, "z2")
+
+    def _take(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+        return self._memory.take(name, rows, columns, dtype or self.dtype)
+
+    def _check(self, ids: np.ndarray, batch: Batch) -> None:
+        """C reads where it is told: ids and positions must lie in their tables."""
+        if batch.token_ids.shape[0] != batch.num_tokens or batch.num_fillers:
+            raise ValueError("this encoder takes batches without unused capacity")
+        if ids.min(initial=0) < 0 or ids.max(initial=0) >= self.config.vocab_size:
+            raise IndexError(f"token id {ids.max()} is outside the vocabulary of {self.config.vocab_size:,}")
+        if batch.max_len > self.config.max_position_embeddings:
+            raise IndexError(f"{batch.max_len} tokens, but only {self.config.max_position_embeddings} positions")
+        segments = batch.segment_ids
+        if segments is not None and not 0 <= int(segments.min()) <= int(segments.max()) < self.config.type_vocab_size:
+            raise IndexError(f"a segment id is outside the {self.config.type_vocab_size} of this model")
+
+    def _norm(
+        self,
+        norm: nn.LayerNorm,
+        x: Tensor,
+        bias: Tensor,
+        residual: Tensor,
+        y: Tensor,
+        stats: Tensor,
+        tape: _Tape,
+        site: int,
+    ) -> None:
+        self.typed.norm_forward(
+            _at(x),
+            _at(bias),
+            _at(residual),
+            _at(norm.weight),
+            _at(norm.bias),
+            _at(y),
+            _at(stats),
+            x.shape[0],
+            x.shape[1],
+            norm.eps,
+            _dropout(tape, site),
+        )
+
+    def _attention(self, tape: _Tape, layer: _Layer, kept: dict[str, Tensor], i: int) -> Attention:
+        hidden = self.config.hidden_size
+        item = layer.qkv.element_size()
+        bias = _at(layer.qkv_bias)
+        if "qkv" in kept:
+            q, q_stride, q_starts = _at(kept["qkv"]), 3 * hidden, tape.starts
+            k, kv_stride = q + hidden * item, 3 * hidden
+        else:
+            q, q_stride, q_starts = _at(kept["q"]), hidden, tape.reader_starts
+            k, kv_stride = _at(kept["kv"]), 2 * hidden
+        return Attention(
+            q=q,
+            k=k,
+            v=k + hidden * item,
+            q_bias=bias,
+            k_bias=bias + hidden * item,
+            v_bias=bias + 2 * hidden * item,
+            q_stride=q_stride,
+            k_stride=kv_stride,
+            v_stride=kv_stride,
+            q_starts=_at(q_starts),
+            k_starts=_at(tape.starts),
+            order=_at(tape.order),
+            texts=tape.starts.shape[0] - 1,
+            heads=self.config.num_attention_heads,
+            head=self.config.head_dim,
+            longest=tape.longest,
+            dropout=_dropout_values(tape.attention_dropout, tape.key, 3 * i + 3),
+        )
+
+    # --- backward -------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _backward(self, grad: Tensor) -> None:
+        tape = self._tape
+        assert tape is not None, "no forward pass to go back from"
+        self._tape = None
+        config, typed, take = self.config, self.typed, self._take
+        hidden, inner = config.hidden_size, config.intermediate_size
+        tokens = len(tape.ids)
+        partials = self._memory.take("partials", 3 * self.kernels.num_threads(), max(3 * hidden, inner), torch.float32)
+        dy, dy2 = grad.to(self.dtype).contiguous(), None
+        for i in range(len(self.layers) - 1, -1, -1):
+            layer, kept = self.layers[i], tape.layers[i]
+            rows = kept["z2"].shape[0]
+            gradient = layer.gradient
+
+            def norm_backward(
+                norm: nn.LayerNorm, number: int, dy: Tensor, dy2: Tensor | None, bias: str
+            ) -> tuple[Tensor, Tensor]:
+                z = kept[f"z{number}"]  # noqa: B023 - called within this turn of the loop
+                dz = take(f"dz{number}", z.shape[0], hidden)
+                dx = take("dx", z.shape[0], hidden) if tape.dropout else dz
+                typed.norm_backward(
+                    _at(dy),
+                    _at(dy2),
+                    _at(z),
+                    _at(kept[f"stats{number}"]),  # noqa: B023
+                    _at(norm.weight),
+                    _at(dz),
+                    _at(dx),
+                    *(
+                        _at(gradient(name, (1, hidden), torch.float32))  # noqa: B023
+                        for name in (f"gamma{number}", f"beta{number}", bias)
+                    ),
+                    _at(partials),
+                    z.shape[0],
+                    hidden,
+                    _dropout(tape, 3 * i + number),  # noqa: B023
+                )
+                return dz, dx
+
+            dz2, dx = norm_backward(layer.norm2, 2, dy, dy2, "contract_bias")
+            torch.mm(dx.t(), kept["a"], out=gradient("contract", (hidden, inner), self.dtype))
+            da = torch.mm(dx, layer.contract, out=take("da", rows, inner))
+            typed.gelu_backward(
+                _at(da),
+                _at(kept["h"]),
+                _at(layer.expand_bias),
+                _at(gradient("expand_bias", (1, inner), torch.float32)),
+                _at(partials),
+                rows,
+                inner,
+            )
+            torch.mm(da.t(), kept["y1"], out=gradient("expand", (inner, hidden), self.dtype))
+            dy1 = torch.mm(da, layer.expand, out=take("dy1", rows, hidden))
+            dz1, dx = norm_backward(layer.norm1, 1, dz2, dy1, "output_bias")
+            torch.mm(dx.t(), kept["read"], out=gradient("output", (hidden, hidden), self.dtype))
+            dread = torch.mm(dx, layer.output, out=take("dread", rows, hidden))
+            dqkv_weight = gradient("qkv", (3 * hidden, hidden), self.dtype)
+            dqkv_bias = gradient("qkv_bias", (1, 3 * hidden), torch.float32)
+            attention = self._attention(tape, layer, kept, i)
+            item = dread.element_size()
+            if "qkv" in kept:
+                dqkv = take("dqkv", tokens, 3 * hidden)
+                at = _at(dqkv)
+                targets = at, at + hidden * item, at + 2 * hidden * item
+            else:
+                dq, dkv = take("dq", rows, hidden), take("dkv", tokens, 2 * hidden)
+                targets = _at(dq), _at(dkv), _at(dkv) + hidden * item
+            typed.attention_backward(ctypes.byref(attention), _at(dread), hidden, _at(kept["softmaxes"]), *targets)
+            if "qkv" in kept:
+                typed.column_sums(_at(dqkv), _at(dqkv_bias), _at(partials), tokens, 3 * hidden)
+                torch.mm(dqkv.t(), kept["x"], out=dqkv_weight)
+                dy, dy2 = dz1, torch.mm(dqkv, layer.qkv, out=take("dx_layer", tokens, hidden))
+            else:
+                typed.column_sums(_at(dq), _at(dqkv_bias), _at(partials), rows, hidden)
+                typed.column_sums(_at(dkv), _at(dqkv_bias) + 4 * hidden, _at(partials), tokens, 2 * hidden)
+                torch.mm(dq.t(), kept["readers"], out=dqkv_weight[:hidden])
+                torch.mm(dkv.t(), kept["x"], out=dqkv_weight[hidden:])
+                dy, dy2 = torch.mm(dkv, layer.qkv[hidden:], out=take("dx_layer", tokens, hidden)), None
+                dz1 += dq @ layer.qkv[:hidden]
+                assert tape.first_rows is not None
+                dy.index_add_(0, tape.first_rows, dz1)
+        self._embed_backward(tape, dy, dy2, partials)
+
+    def _embed_backward(self, tape: _Tape, dy: Tensor, dy2: Tensor | None, partials: Tensor) -> None:
+        hidden, tokens = self.config.hidden_size, len(tape.ids)
+        embeddings = self.encoder.embeddings
+        dz = self._take("dz_embedded", tokens, hidden, torch.float32)
+        sums = {name: torch.empty(hidden) for name in ("weight", "bias", "segment")}
+        self.typed.embed_backward(
+            _at(dy),
+            _at(dy2),
+            tape.ids.ctypes.data,
+            _at(tape.places),
+            _at(tape.segment_ids),
+            _at(embeddings.token.weight),
+            _at(embeddings.position.weight),
+            _at(embeddings.segment.weight),
+            _at(tape.embedded_stats),
+            _at(embeddings.norm.weight),
+            _at(dz),
+            _at(sums["weight"]),
+            _at(sums["bias"]),
+            _at(sums["segment"]),
+            _at(partials),
+            tokens,
+            hidden,
+            _dropout(tape, 0),
+        )
+        assert tape.id_groups is not None
+        positions = torch.zeros(self.config.max_position_embeddings, hidden)
+        positions.index_add_(0, tape.places.long(), dz)
+        segments = torch.zeros(self.config.type_vocab_size, hidden)
+        if tape.segment_ids is None:
+            segments[0] = sums["segment"]
+        else:
+            segments.index_add_(0, tape.segment_ids.long(), dz)
+        self._embedding_gradients = {
+            "embeddings.token.weight": self._sum_by_id(dz, *tape.id_groups),
+            "embeddings.position.weight": positions,
+            "embeddings.segment.weight": segments,
+            "embeddings.norm.weight": sums["weight"],
+            "embeddings.norm.bias": sums["bias"],
+        }
+
+    def _sum_by_id(self, dz: Tensor, distinct: np.ndarray, order: np.ndarray, starts: np.ndarray) -> RowGradients:
+        values = self._take("token_gradients", len(distinct), self.config.hidden_size, torch.float32)
+        self.kernels.sum_by_group(
+            _at(dz), order.ctypes.data, starts.ctypes.data, len(distinct), self.config.hidden_size, _at(values)
+        )
+        return RowGradients(distinct, values)
+
+
+class _Pass(torch.autograd.Function):
+    """A forward and a backward pass as one node of PyTorch's graph; the gradients stay with the encoder."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, encoder: CpuEncoder, batch: Batch, only_first: bool) -> Tensor:
+        ctx.encoder = encoder
+        return encoder._forward(batch, only_first, keep=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
+        ctx.encoder._backward(grad)
+        return None, None, None, None
+
+
+def _at(tensor: Tensor | None) -> int:
+    """Where the numbers of a tensor lie; 0 for none."""
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _dropout(tape: _Tape, site: int) -> Any:
+    return ctypes.byref(_dropout_values(tape.dropout, tape.key, site))
+
+
+def _dropout_values(probability: float, key: int, site: int) -> Dropout:
+    """The dropout of one place in the model; its own key is the batch's, mixed by SplitMix64 (Steele et al. 2014)."""
+    if not probability:
+        return Dropout(0, 1.0, 0, 0)
+    mixed = (key + (site + 1) * 0x9E3779B97F4A7C15) & (2**64 - 1)
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    mixed ^= mixed >> 31
+    threshold = max(1, min(2**32 - 1, round(probability * 2**32)))
+    return Dropout(threshold, 1.0 / (1.0 - probability), mixed & 0xFFFFFFFF, mixed >> 32)

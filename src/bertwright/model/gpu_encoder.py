@@ -1,0 +1,96 @@
+"""The encoder on a GPU, with its element-wise chains fused by torch.compile.
+
+One layer is compiled for any number of tokens and used for all of them, which takes seconds where a whole encoder would
+take minutes; PyTorch keeps the result on disk for the next run. Small models are bound by starting kernels, not by
+computing: they are compiled whole for batches of one shape and replayed as CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertwright.model.attention import Kernel
+from bertwright.model.batch import Batch
+from bertwright.model.encoder import Encoder, EncoderLayer
+
+# Below this hidden size a layer's kernels are shorter than the time to start them.
+_SMALL_HIDDEN_SIZE = 512
+# Compiling takes some tens of seconds the first time; work of fewer operations than this is done sooner without.
+_LEAST_OPERATIONS = 5e15
+
+
+def is_small(encoder: Encoder) -> bool:
+    """Whether starting kernels, not computing, bounds this encoder on a GPU."""
+    return encoder.config.hidden_size <= _SMALL_HIDDEN_SIZE
+
+
+def why_not_compile(encoder: Encoder, kernel: Kernel, num_tokens: float, training: bool) -> str | None:
+    """Why compiling would not pay, or None; ``num_tokens`` is how many the encoder will be given in all."""
+    if kernel != "varlen":
+        return f"the attention kernel {kernel} looks at the texts' lengths, which cannot be compiled"
+    per_token = 2 * sum(p.numel() for layer in encoder.layers for p in layer.parameters()) * (3 if training else 1)
+    if num_tokens * per_token < _LEAST_OPERATIONS:
+        return "too little work to pay for compiling"
+    return None
+
+
+class GpuEncoder:
+    """Computes an encoder with compiled layers.
+
+    ``graphs``: all batches have one shape, and run as CUDA graphs. ``backend`` is torch.compile's, for tests.
+    """
+
+    name = "torch.compile"
+
+    def __init__(self, encoder: Encoder, kernel: Kernel, graphs: bool, backend: str = "inductor") -> None:
+        self.encoder, self.graphs = encoder, graphs
+        for layer in encoder.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.attention.kernel = kernel  # chosen now: the choice itself cannot be compiled
+        options: dict[str, Any] = {"backend": backend, "fullgraph": True}
+        if graphs and backend == "inductor":
+            options["mode"] = "reduce-overhead"
+        self._whole: Callable[..., Tensor] = torch.compile(_whole, dynamic=False, **options)
+        self._embeddings: Callable[..., Tensor] = torch.compile(_embeddings, dynamic=True, **options)
+        self._layer: Callable[..., Tensor] = torch.compile(_layer, dynamic=True, **options)
+        self._device, self._dtype = self._where()
+
+    def _where(self) -> tuple[torch.device, torch.dtype]:
+        weight = self.encoder.embeddings.token.weight
+        return weight.device, weight.dtype
+
+    def is_current(self) -> bool:
+        """Whether the parameters are still on the device and in the dtype that this was made for."""
+        return self._where() == (self._device, self._dtype)
+
+    def __call__(self, batch: Batch, only_first: bool) -> Tensor:
+        """As ``Encoder.forward``."""
+        arrays = (batch.token_ids, batch.positions, batch.segment_ids, batch.seq_starts, batch.max_len)
+        if self.graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+            return self._whole(self.encoder, *arrays, only_first).clone()
+        x = self._embeddings(self.encoder, *arrays)
+        last = len(self.encoder.layers) - 1
+        for i, layer in enumerate(self.encoder.layers):
+            x = self._layer(layer, x, *arrays, only_first and i == last)
+        return x
+
+
+def _batch(token_ids: Tensor, positions: Tensor, segment_ids: Tensor | None, seq_starts: Tensor, max_len: int) -> Batch:
+    return Batch(token_ids, positions, segment_ids, seq_starts, max_len, token_ids.shape[0])
+
+
+def _whole(encoder: Encoder, *arrays: Any) -> Tensor:
+    return encoder.compute(_batch(*arrays[:-1]), arrays[-1])
+
+
+def _embeddings(encoder: Encoder, *arrays: Any) -> Tensor:
+    return encoder.embeddings(_batch(*arrays))
+
+
+def _layer(layer: EncoderLayer, x: Tensor, *arrays: Any) -> Tensor:
+    return layer(x, _batch(*arrays[:-1]), only_first=arrays[-1])
