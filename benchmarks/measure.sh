@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# All CPU measurements of LEADERBOARD.md, one after the other; what is done is not repeated. Needs a quiet machine,
+# bertwright's extra "bench", and real data: the folder named by BERTWRIGHT_DATA, and for tokenising a csv file made by
+# make_tokenize_data.py.
+#
+#   bash benchmarks/measure.sh RESULTS [TOKENIZE_CSV]
+set -euo pipefail
+results=$1
+tokenize_csv=${2:-}
+data=${BERTWRIGHT_DATA:?the folder of the data}
+mkdir -p "$results/done"
+
+measure() { # measure NAME ARGUMENTS...: one bench, once
+  local name=$1
+  shift
+  [ -e "$results/done/$name" ] && return
+  echo "== $name: bertwright bench $*" >&2
+  uptime >&2
+  bertwright bench "$@" --output "$results/" >"$results/done/$name.out" 2>&1 || {
+    echo "failed: see $results/done/$name.out" >&2
+    return
+  }
+  mv "$results/done/$name.out" "$results/done/$name"
+}
+
+toxic=$data/toxic_comments/train_1.csv
+sst5=$data/sst5/sst-train.txt
+measure train-minilm-toxic train "$toxic" --peers --rounds 3
+measure infer-minilm-toxic infer "$toxic" --peers --num-texts 1024 --rounds 3
+measure train-tiny-toxic train "$toxic" --model bert-tiny --peers --rounds 3 --num-texts 1280
+measure train-minilm-sst5 train "$sst5" --peers --rounds 3 --num-texts 1280
+if [ -n "$tokenize_csv" ]; then
+  measure tokenize tokenize "$tokenize_csv" --peers --rounds 3
+fi
+measure train-base-toxic train "$toxic" --model bert-base --peers --rounds 3 --num-texts 160 \
+  --contenders trainer-best,trainer-bf16-weights
+measure infer-base-toxic infer "$toxic" --model bert-base --peers --rounds 3 --num-texts 256 \
+  --contenders bertwright-float32,bertwright-int8,transformers-bf16,onnxruntime-int8,openvino-f32,openvino-bf16,openvino-int8
