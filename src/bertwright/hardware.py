@@ -61,9 +61,11 @@ def choose_dtype(name: str, device: torch.device) -> tuple[torch.dtype, str]:
     if name != "auto":
         return getattr(torch, name), "as asked"
     if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) >= (8, 0):
+        capability = torch.cuda.get_device_capability(device)
+        if capability >= (8, 0):
             return torch.bfloat16, "this GPU multiplies bfloat16"
-        if torch.cuda.get_device_capability(device) >= (6, 0):
+        # 6.1 and 6.2 have float16 too, but far slower than float32 (CUDA C++ Programming Guide, arithmetic throughput).
+        if capability == (6, 0) or capability >= (7, 0):
             return torch.float16, "this GPU multiplies float16, but not bfloat16"
         return torch.float32, "this GPU multiplies neither bfloat16 nor float16 fast"
     feature = cpu_bfloat16_feature()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bertwright.data.batches import batch_of
 from bertwright.data.ragged import Ragged
-from bertwright.data.resident import HostTexts, ResidentTexts, texts_on
+from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 
 CPU = torch.device("cpu")
 
@@ -34,23 +34,32 @@ def test_it_makes_the_same_batch(data, lengths):
 
 
 @settings(max_examples=60, deadline=None)
-@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), spare=st.integers(1, 20))
-def test_a_filler_takes_the_rest_of_a_capacity(lengths, spare):
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), missing=st.integers(0, 5), spare=st.integers(0, 20)
+)
+def test_fillers_take_the_place_of_missing_rows_and_tokens(lengths, missing, spare):
     ragged, rows = ragged_of(lengths), np.arange(len(lengths))
+    spare += missing + 1
     capacity = sum(lengths) + spare
-    found, expected = ResidentTexts(ragged, CPU).batch(rows, capacity), batch_of(ragged, rows)
+    static = StaticShape(len(lengths) + missing, capacity)
+    found, expected = ResidentTexts(ragged, CPU).batch(rows, static), batch_of(ragged, rows)
     assert found.token_ids.shape == found.positions.shape == (capacity,)
     assert torch.equal(found.token_ids[:-spare], expected.token_ids)
     assert torch.equal(found.positions[:-spare], expected.positions)
     assert not found.token_ids[-spare:].any()
     assert not found.positions[-spare:].any()
-    assert found.seq_starts.tolist() == [*expected.seq_starts.tolist(), capacity]
-    assert (found.num_texts, found.num_fillers, found.num_tokens) == (len(lengths), 1, sum(lengths))
+    assert found.seq_starts.dtype == expected.seq_starts.dtype
+    assert found.seq_starts.shape == (static.num_rows + 2,)
+    assert found.seq_starts[: len(lengths) + 1].tolist() == expected.seq_starts.tolist()
+    assert int(found.seq_starts[-1]) == capacity
+    assert int(found.seq_starts.diff().min()) > 0
+    assert (found.num_texts, found.num_fillers, found.num_tokens) == (len(lengths), missing + 1, sum(lengths))
 
 
-def test_a_capacity_without_room_for_a_filler_is_refused():
-    with pytest.raises(ValueError, match="do not fit a capacity of 5"):
-        ResidentTexts(ragged_of([3, 2]), CPU).batch(np.arange(2), 5)
+@pytest.mark.parametrize("static", [StaticShape(2, 5), StaticShape(3, 6), StaticShape(1, 20)])
+def test_a_static_shape_without_room_for_fillers_is_refused(static):
+    with pytest.raises(ValueError, match="do not fit"):
+        ResidentTexts(ragged_of([3, 2]), CPU).batch(np.arange(2), static)
 
 
 def test_small_ids_are_taken_too():
@@ -66,4 +75,4 @@ def test_a_cpu_takes_texts_from_its_own_memory():
     assert isinstance(texts, HostTexts)
     assert texts.batch(np.array([1])).num_tokens == 2
     with pytest.raises(ValueError, match="no static shapes on a CPU"):
-        texts.batch(np.array([1]), 10)
+        texts.batch(np.array([1]), StaticShape(1, 10))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -129,6 +130,24 @@ def test_a_text_computes_the_same_alone_and_in_company(dtype):
         for i, text in enumerate(texts):
             alone = ours(pack([text]), True).float()
             assert float((alone[0] - together[i]).abs().max()) < (1e-5 if dtype == torch.float32 else 0.05)
+
+
+def test_threads_take_turns():
+    _, _, ours = encoders(shape(), torch.float32)
+    generator = np.random.default_rng(0)
+    batches = [
+        pack([generator.integers(0, 100, length) for length in lengths]) for lengths in ((100, 90), (5,), (64,) * 8)
+    ]
+
+    def compute(batch: Batch) -> torch.Tensor:
+        with torch.inference_mode():
+            return ours(batch, True)
+
+    alone = [compute(batch) for batch in batches]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(compute, batches * 20))
+    for i, found in enumerate(together):
+        assert torch.equal(found, alone[i % 3])
 
 
 def test_dropout_drops_its_share_scales_the_rest_and_differs_by_seed():

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from bertwright.data.ragged import Ragged
-from bertwright.data.resident import ResidentTexts
+from bertwright.data.resident import ResidentTexts, StaticShape
 from bertwright.model import encoder as encoder_module
 from bertwright.model.batch import pack
 from bertwright.model.encoder import Encoder, ModelConfig
@@ -106,9 +106,11 @@ def test_static_batches_compile_once_and_fillers_change_nothing():
         rows = texts(seed, np.random.default_rng(seed).integers(2, 20, 4))
         starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
         resident = ResidentTexts(Ragged(np.concatenate(rows).astype(np.int32), starts, 0), CPU)
-        found = ours(resident.batch(np.arange(4), capacity=96), True)
+        found = ours(resident.batch(np.arange(4), StaticShape(4, 96)), True)
         torch.testing.assert_close(found[:4], plain(pack(rows), True), atol=1e-5, rtol=1e-5)
     assert counter.frame_count == 1
+    # Batches of any shape, as in scoring, go layer by layer.
+    torch.testing.assert_close(ours(pack(rows), True), plain(pack(rows), True), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("pooling", ["first", "mean"])
@@ -120,7 +122,7 @@ def test_the_classifier_leaves_fillers_out(pooling):
     starts = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
     resident = ResidentTexts(Ragged(np.concatenate(rows).astype(np.int32), starts, 0), CPU)
     expected = model(resident.batch(np.arange(4)))
-    torch.testing.assert_close(model(resident.batch(np.arange(4), capacity=64)), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model(resident.batch(np.arange(4), StaticShape(6, 64))), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_whether_compiling_pays_is_told_with_the_reason():

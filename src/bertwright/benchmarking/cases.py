@@ -245,7 +245,12 @@ def prepare_tokenize(config: BenchTokenizeConfig, folder: Path, reporter: Report
         case = replace(case, files=(str(folder / "texts.csv"),))
         csv.write_csv(pa.table({"text": texts}), case.files[0])
     case.write()
-    described = {"data": list(config.data), "data_sha256": found.sha256, "model": description, "num_texts": len(texts)}
+    described = {
+        "data": [Path(file).name for file in config.data],
+        "data_sha256": found.sha256,
+        "model": description,
+        "num_texts": len(texts),
+    }
     return Prepared(case, described, None)
 
 
@@ -328,7 +333,7 @@ def _write_texts(case: Case, texts: pa.ChunkedArray) -> None:
 def _describe(data: tuple[str, ...], sha256: str, loaded: Loaded, lengths: np.ndarray) -> dict[str, Any]:
     p50, p90 = np.percentile(lengths, [50, 90])
     return {
-        "data": list(data),
+        "data": [Path(file).name for file in data],
         "data_sha256": sha256,
         "model": loaded.description,
         "num_layers": loaded.model.config.num_hidden_layers,

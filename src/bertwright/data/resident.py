@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
 from bertwright.data.batches import batch_of
 from bertwright.data.ragged import Ragged
 from bertwright.model.batch import Batch
+
+
+@dataclass(frozen=True)
+class StaticShape:
+    """The shape of all batches of a training: up to ``num_rows`` rows, and with its fillers ``num_tokens`` tokens."""
+
+    num_rows: int
+    num_tokens: int
 
 
 class ResidentTexts:
@@ -19,42 +29,47 @@ class ResidentTexts:
         self._ids = torch.from_numpy(np.ascontiguousarray(ragged.ids, dtype=np.int32)).to(device)
         self._starts = torch.from_numpy(np.ascontiguousarray(ragged.starts, dtype=np.int64)).to(device)
 
-    def batch(self, rows: np.ndarray, capacity: int | None = None) -> Batch:
+    def batch(self, rows: np.ndarray, static: StaticShape | None = None) -> Batch:
         """The batch of ``rows`` (sequences,), without waiting for the device.
 
-        With ``capacity``, larger than the rows' tokens, the batch has that many tokens: one filler sequence takes the
-        rest, so that batches of as many rows all have the same shapes. ``max_len`` is then the capacity's, not the
-        rows'.
+        With ``static`` all batches get the same shapes: fillers make up for missing rows and tokens, at least one of
+        them. ``max_len`` is then the number of tokens.
+
+        Raises:
+            ValueError: the rows and their fillers do not fit ``static``.
         """
         lengths = self.lengths[rows]
         num_tokens = int(lengths.sum())
-        if capacity is not None and capacity <= num_tokens:
-            raise ValueError(f"{num_tokens} tokens and a filler do not fit a capacity of {capacity}")
+        num_fillers = 0 if static is None else static.num_rows + 1 - len(rows)
+        if static is not None and (num_fillers < 1 or num_tokens + num_fillers > static.num_tokens):
+            raise ValueError(f"{len(rows)} rows of {num_tokens} tokens and {num_fillers} fillers do not fit {static}")
         chosen = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.device, non_blocking=True)
         first = self._starts[chosen]  # (sequences,)
         ends = torch.cumsum(self._starts[chosen + 1] - first, 0)
         zero = torch.zeros(1, dtype=torch.int64, device=self.device)
         starts = torch.cat([zero, ends])
-        size = num_tokens if capacity is None else capacity
+        size = num_tokens if static is None else static.num_tokens
         place = torch.arange(size, device=self.device)
         # Of each token the sequence that it belongs to; of a filler's tokens one past the last.
         sequence = torch.searchsorted(ends, place, right=True)
         text = sequence.clamp(max=len(rows) - 1)
         positions = place - starts[text]
         ids = self._ids[(first[text] + positions).clamp(max=self._ids.shape[0] - 1)].long()
-        if capacity is not None:
+        if static is not None:
             filler = sequence == len(rows)
             positions = positions.masked_fill(filler, 0)
             ids = ids.masked_fill(filler, 0)
-            starts = torch.cat([starts, torch.full_like(zero, capacity)])
+            # A token for each filler, and all the rest for the last.
+            inner = torch.arange(num_tokens + 1, num_tokens + num_fillers, device=self.device)
+            starts = torch.cat([starts, inner, torch.full_like(zero, size)])
         return Batch(
             token_ids=ids,
             positions=positions,
             segment_ids=None,
             seq_starts=starts.to(torch.int32),
-            max_len=int(lengths.max()) if capacity is None else capacity,
+            max_len=int(lengths.max()) if static is None else size,
             num_tokens=num_tokens,
-            num_fillers=0 if capacity is None else 1,
+            num_fillers=num_fillers,
         )
 
 
@@ -64,10 +79,10 @@ class HostTexts:
     def __init__(self, ragged: Ragged) -> None:
         self.ragged, self.lengths = ragged, ragged.lengths
 
-    def batch(self, rows: np.ndarray, capacity: int | None = None) -> Batch:
-        """The batch of ``rows`` (sequences,); ``capacity`` must be None: a CPU gains nothing from static shapes."""
-        if capacity is not None:
-            raise ValueError(f"no static shapes on a CPU; got a capacity of {capacity}")
+    def batch(self, rows: np.ndarray, static: StaticShape | None = None) -> Batch:
+        """The batch of ``rows`` (sequences,); ``static`` must be None: a CPU gains nothing from static shapes."""
+        if static is not None:
+            raise ValueError(f"no static shapes on a CPU; got {static}")
         return batch_of(self.ragged, rows)
 
 

@@ -15,6 +15,7 @@ It computes what ``Encoder`` computes, from the same parameters, and is tested a
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -184,6 +185,7 @@ class CpuEncoder:
         self.layers = [_Layer(layer) for layer in encoder.layers]  # type: ignore[arg-type]
         self.before_tokens: Callable[[np.ndarray], None] | None = None
         self._memory = _Memory()
+        self._turn = threading.Lock()
         self._tape: _Tape | None = None
         self._embedding_gradients: dict[str, Tensor | RowGradients] = {}
         self._anchor = torch.zeros((), requires_grad=True)
@@ -201,12 +203,17 @@ class CpuEncoder:
         return weight.dtype == self.dtype and weight.device.type == "cpu" and self.layers[0].is_current()
 
     def __call__(self, batch: Batch, only_first: bool) -> Tensor:
-        """As ``Encoder.forward``. The result is overwritten by the next call."""
+        """As ``Encoder.forward``.
+
+        Without gradients it may be called from several threads, which take turns. With gradients the result is
+        overwritten by the next call, and the backward pass must come before that.
+        """
         if torch.is_grad_enabled() and self.encoder.embeddings.token.weight.requires_grad:
             if self.quantized is not None:
                 raise ValueError("an encoder in 8 bits scores; it cannot learn")
             return _Pass.apply(self._anchor, self, batch, only_first)
-        return self._forward(batch, only_first, keep=False)
+        with self._turn:
+            return self._forward(batch, only_first, keep=False).clone()
 
     def gradients(self) -> dict[str, Tensor | RowGradients]:
         """The gradients of the last backward pass by the encoder's parameter names; overwritten by the next one."""

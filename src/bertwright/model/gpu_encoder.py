@@ -41,7 +41,7 @@ def why_not_compile(encoder: Encoder, kernel: Kernel, num_tokens: float, trainin
 class GpuEncoder:
     """Computes an encoder with compiled layers.
 
-    ``graphs``: all batches have one shape, and run as CUDA graphs. ``backend`` is torch.compile's, for tests.
+    ``graphs``: batches with fillers all have one shape, and run as CUDA graphs. ``backend`` is torch.compile's.
     """
 
     name = "torch.compile"
@@ -52,9 +52,8 @@ class GpuEncoder:
             assert isinstance(layer, EncoderLayer)
             layer.attention.kernel = kernel  # chosen now: the choice itself cannot be compiled
         options: dict[str, Any] = {"backend": backend, "fullgraph": True}
-        if graphs and backend == "inductor":
-            options["mode"] = "reduce-overhead"
-        self._whole: Callable[..., Tensor] = torch.compile(_whole, dynamic=False, **options)
+        mode: dict[str, Any] = {"mode": "reduce-overhead"} if backend == "inductor" else {}
+        self._whole: Callable[..., Tensor] = torch.compile(_whole, dynamic=False, **options, **mode)
         self._embeddings: Callable[..., Tensor] = torch.compile(_embeddings, dynamic=True, **options)
         self._layer: Callable[..., Tensor] = torch.compile(_layer, dynamic=True, **options)
         self._device, self._dtype = self._where()
@@ -70,7 +69,7 @@ class GpuEncoder:
     def __call__(self, batch: Batch, only_first: bool) -> Tensor:
         """As ``Encoder.forward``."""
         arrays = (batch.token_ids, batch.positions, batch.segment_ids, batch.seq_starts, batch.max_len)
-        if self.graphs:
+        if self.graphs and batch.num_fillers:  # others, as in scoring, are of any shape
             torch.compiler.cudagraph_mark_step_begin()
             return self._whole(self.encoder, *arrays, only_first).clone()
         x = self._embeddings(self.encoder, *arrays)

@@ -124,6 +124,8 @@ class TextClassifier(nn.Module):
         weight = self.encoder.embeddings.token.weight
         if weight.device.type != "cuda":
             return self
+        if self.encoder.fast is not None and self.encoder.fast.is_current():
+            return self
         if not self.may_compile:
             self.kernels_reason = "switched off by --compile off"
             return self

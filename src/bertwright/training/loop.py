@@ -16,7 +16,7 @@ from torch.nn import functional
 from bertwright.config import TrainConfig
 from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
 from bertwright.data.ragged import Ragged
-from bertwright.data.resident import texts_on
+from bertwright.data.resident import StaticShape, texts_on
 from bertwright.errors import TrainingError
 from bertwright.evaluation.metrics import is_better
 from bertwright.evaluation.predictor import compute_logits
@@ -31,7 +31,7 @@ from bertwright.training.schedule import rate_factor
 # On a GPU, looking at the loss makes the CPU wait: only this often. On a CPU it costs nothing.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
 # Static batches on a GPU have a multiple of this many tokens.
-_CAPACITY_STEP = 256
+_STATIC_STEP = 256
 
 
 class Learner(Protocol):
@@ -63,18 +63,21 @@ class WholeModel:
         self.lengths = ragged.lengths
         self.cpu_encoder = model.cpu_encoder
         self._texts = texts_on(ragged, device)
-        self._capacity: int | None = None
+        self._static: StaticShape | None = None
 
     def compile_for(self, batches: Iterable[np.ndarray]) -> None:
         """On a GPU, compile the model if the training on ``batches``, the rows of each step, pays for it."""
         if self.device.type != "cuda":
             return
-        tokens = [self.num_tokens(rows) for rows in batches]
-        one_shape = max(tokens) < self.token_budget
+        sizes = [(len(rows), self.num_tokens(rows)) for rows in batches]
+        tokens = [num_tokens for _, num_tokens in sizes]
+        one_shape = max(tokens) <= self.token_budget
         self.model.compile_for(sum(tokens), training=True, varied_shapes=not one_shape)
         fast = self.model.encoder.fast
         if isinstance(fast, GpuEncoder) and fast.graphs:
-            self._capacity = (max(tokens) // _CAPACITY_STEP + 1) * _CAPACITY_STEP
+            most_rows = max(num_rows for num_rows, _ in sizes)
+            most_tokens = max(num_tokens + most_rows + 1 - num_rows for num_rows, num_tokens in sizes)
+            self._static = StaticShape(most_rows, -(-most_tokens // _STATIC_STEP) * _STATIC_STEP)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.model.named_parameters())
@@ -86,7 +89,7 @@ class WholeModel:
         return split_by_budget(self.lengths[rows], self.token_budget)
 
     def logits(self, rows: np.ndarray) -> Tensor:
-        return self.model(self._texts.batch(rows, self._capacity))
+        return self.model(self._texts.batch(rows, self._static))
 
     def num_tokens(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())

@@ -123,7 +123,8 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     chosen = model.describe()
     reporter.say(
         f"computing on {device} in {str(dtype).removeprefix('torch.')}: {dtype_reason}; "
-        f"compiled: {chosen['compile']} ({chosen['compile_reason']}); attention: {chosen['attention_kernel']}"
+        f"compiled: {chosen['compile']} ({chosen['compile_reason']}); attention: {chosen['attention_kernel']}; "
+        f"{torch.get_num_threads()} threads"
     )
     if config.overwrite:
         runs.clear_output(output)

@@ -1,0 +1,141 @@
+"""Write the tables of LEADERBOARD.md from the lines of results/: no figure is copied by hand.
+
+    python benchmarks/leaderboard.py
+
+Of the lines that measure the same case, model, data and machine, the last one counts. Text outside the markers is kept.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent
+BEGIN, END = "<!-- tables: written by leaderboard.py -->", "<!-- end of tables -->"
+TITLES = {"train": "Training", "infer": "Scoring", "tokenize": "Tokenising"}
+
+
+def main() -> None:
+    lines = [
+        json.loads(line)
+        for path in sorted((FOLDER / "results").glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.strip()
+    ]
+    tables = "\n".join([*speed(line for line in lines if line["case"] in TITLES), *quality(lines)])
+    page = FOLDER / "LEADERBOARD.md"
+    text = page.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
+
+
+def speed(lines: Iterable[dict[str, Any]]) -> list[str]:
+    latest: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for line in lines:
+        data = tuple(Path(name).name for name in line["data"])
+        latest[line["case"], line["model"], data, line["environment"]["cpu"], line["environment"].get("gpu")] = line
+    order = list(TITLES)
+    found = []
+    for key in sorted(latest, key=lambda key: (order.index(key[0]), *map(str, key[1:]))):
+        found += section(latest[key])
+    return found
+
+
+def section(line: dict[str, Any]) -> list[str]:
+    """The heading, table and notes of one measurement."""
+    environment = line["environment"]
+    machine = environment.get("gpu") or environment["cpu"]
+    data = ", ".join(Path(name).name for name in line["data"])
+    model = line["model"].partition(" from ")[0]
+    found = [
+        f"### {TITLES[line['case']]}: {model}, {data}",
+        "",
+        f"{machine}, {line['num_usable_cpus']} CPUs, torch {environment['torch']}, commit "
+        f"{str(environment['commit'])[:10]}, {line['measured'][:10]}. {line['num_texts']:,} texts a turn, "
+        f"{line['rounds']} rounds, load average at the start {line['load_average_at_start']:.2f}.",
+    ]
+    lengths = line.get("text_tokens")
+    if lengths:
+        found.append(
+            f"Tokens of a text: mean {lengths['mean']:.0f}, median {lengths['p50']:.0f}, 90 % below "
+            f"{lengths['p90']:.0f}, most {lengths['max']:.0f}."
+        )
+    peak = line.get("peak_operations_per_s")
+    if peak:
+        found.append(
+            f"Peak of this run: {peak['median'] / 1e12:.2f} TFLOP/s ({line['peak_dtype']}; {peak['min'] / 1e12:.2f} to "
+            f"{peak['max'] / 1e12:.2f})."
+        )
+    tokenizing = line["case"] == "tokenize"
+    columns = ("contender", "texts/s", "smallest to largest", "of peak", "memory", "ours is", "check")
+    found += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for one in line["contenders"]:
+        if one["texts_per_s"] is None:
+            found.append(f"| {one['name']} | not run: {one['not_run']} | | | | | |")
+            continue
+        rate, share, times = one["texts_per_s"], one["share_of_peak"], one["ours_is_times_as_fast"]
+        off = one.get("largest_score_difference")
+        check = "" if off is None else f"off by {off:.4f}"
+        if tokenizing:
+            check = {True: "same ids", False: "OTHER IDS"}.get(one.get("identical_ids"), "")
+        found.append(
+            f"| {one['name']} | {number(rate['median'])} | {number(rate['min'])} to {number(rate['max'])} "
+            f"| {'' if share is None else f'{share:.0%}'} | {gigabytes(one)} "
+            f"| {'' if times is None or one['name'] == 'bertwright' else f'{times:.2f} ×'} | {check} |"
+        )
+    return [*found, ""]
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def gigabytes(one: dict[str, Any]) -> str:
+    held = one["peak_gpu_bytes"] or one["peak_bytes"]
+    return "" if held is None else f"{held / 1e9:.2f} GB"
+
+
+def quality(lines: list[dict[str, Any]]) -> list[str]:
+    """Means over seeds, with their standard deviations, and whether the differences are within bounds."""
+    groups: dict[tuple[str, int | None], dict[str, list[dict[str, Any]]]] = {}
+    for line in lines:
+        if line["case"] == "quality":
+            contenders = groups.setdefault((line["task"], line["num_texts_asked"]), {})
+            contenders.setdefault(line["contender"], []).append(line)
+    found = []
+    for (task, num_texts), contenders in sorted(groups.items(), key=str):
+        rows = "all texts" if num_texts is None else f"the first {num_texts:,} texts of each file"
+        found += [f"### Quality: all-MiniLM-L6-v2, {task}", "", f"One epoch, batch 32, {rows}; judged in float32.", ""]
+        metrics = list(next(iter(contenders.values()))[0]["metrics"])
+        found += [f"| contender | seeds | {' | '.join(metrics)} |", "|---|---|" + "---|" * len(metrics)]
+        for name in ("ours", "ours_float32", "trainer"):
+            if name in contenders:
+                values = {m: [line["metrics"][m] for line in contenders[name]] for m in metrics}
+                cells = " | ".join(f"{statistics.mean(v):.4f} ± {deviation(v):.4f}" for v in values.values())
+                found.append(f"| {name} | {len(contenders[name])} | {cells} |")
+        found.append("")
+        for other in ("ours_float32", "trainer"):
+            if "ours" in contenders and other in contenders:
+                found += [difference(contenders["ours"], contenders[other], metric, other) for metric in metrics]
+        found.append("")
+    return found
+
+
+def difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], metric: str, other: str) -> str:
+    one, two = ([line["metrics"][metric] for line in lines] for lines in (ours, theirs))
+    error = (deviation(one) ** 2 / len(one) + deviation(two) ** 2 / len(two)) ** 0.5
+    gap, bound = statistics.mean(one) - statistics.mean(two), max(2 * error, 0.005)
+    within = "within" if abs(gap) <= bound else "OUTSIDE"
+    return f"- {metric}, ours minus {other}: {gap:+.4f}, {within} max(2 standard errors, 0.005) = {bound:.4f}."
+
+
+def deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+if __name__ == "__main__":
+    main()
