@@ -56,7 +56,7 @@ def section(line: dict[str, Any]) -> list[str]:
         "",
         f"{machine}, {line['num_usable_cpus']} CPUs, torch {environment['torch']}, commit "
         f"{str(environment['commit'])[:10]}, {line['measured'][:10]}. {line['num_texts']:,} texts a turn, "
-        f"{line['rounds']} rounds, load average at the start {line['load_average_at_start']:.2f}.",
+        f"{line['rounds']} rounds; {line['busy_share_at_start']:.0%} of the CPUs busy at the start.",
     ]
     lengths = line.get("text_tokens")
     if lengths:

@@ -15,11 +15,6 @@ measure() { # measure NAME ARGUMENTS...: one bench, once
   shift
   [ -e "$results/done/$name" ] && return
   echo "== $name: bertwright bench $*" >&2
-  # Wait, five minutes at most, until the machine has come to rest.
-  for _ in $(seq 30); do
-    awk '{ exit !($1 < 0.3) }' /proc/loadavg && break
-    sleep 10
-  done
   uptime >&2
   bertwright bench "$@" --output "$results/" >"$results/done/$name.out" 2>&1 || {
     echo "failed: see $results/done/$name.out" >&2

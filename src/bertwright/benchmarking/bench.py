@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from bertwright.config import BenchInferConfig, BenchTokenizeConfig, BenchTrainConfig
 
 # Other work for more than this share of the CPUs disturbs what is measured.
-_BUSY_SHARE = 0.25
+_BUSY_SHARE = 0.1
 # A contender that burns more CPU while it waits takes it from the others.
 _IDLE_CPU_SHARE = 0.02
 
@@ -51,9 +51,9 @@ def run_tokenize(config: BenchTokenizeConfig, reporter: Reporter) -> dict[str, A
 
 def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any]:
     entries = choose_entries(name, config.peers, config.contenders)
-    load = os.getloadavg()[0]
-    if load > _BUSY_SHARE * cases.num_threads():
-        reporter.warn(f"the machine is busy (load average {load:.2f}): what follows is slower than on a quiet one")
+    busy = busy_share()
+    if busy is not None and busy > _BUSY_SHARE:
+        reporter.warn(f"the machine is busy ({busy:.0%} of its CPU time): what follows is slower than on a quiet one")
     with tempfile.TemporaryDirectory(prefix="bertwright-bench-") as temporary:
         folder = Path(temporary)
         prepare: Any = {
@@ -71,7 +71,7 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
         all_entries = [*entries, PEAK] if prepared.operations is not None else entries
         warm_up_rounds = 1 if name == "infer" else 0
         found = measure(all_entries, folder, config.rounds, warm_up_rounds, reporter)
-    result = record(name, prepared, found, config.rounds, warm_up_rounds, load, config.usd_per_hour)
+    result = record(name, prepared, found, config.rounds, warm_up_rounds, busy, config.usd_per_hour)
     reporter.show(result_table(result))
     for line in _remarks(result):
         reporter.warn(line)
@@ -82,13 +82,35 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
     return result
 
 
+def busy_share(seconds: float = 1.0) -> float | None:
+    """The share of the machine's CPU time that others use just now; None where the system does not tell.
+
+    Looked at for some seconds, since the load average still tells of work that ended minutes ago.
+    """
+    before = _cpu_times()
+    time.sleep(seconds)
+    after = _cpu_times()
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return 1 - (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _cpu_times() -> tuple[int, int] | None:
+    """Idle and all CPU time since the start, in ticks; proc(5), /proc/stat."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return fields[3] + fields[4], sum(fields)
+
+
 def record(
     name: cases.CaseName,
     prepared: cases.Prepared,
     found: Sequence[Measured],
     rounds: int,
     warm_up_rounds: int,
-    load: float,
+    busy: float | None,
     usd_per_hour: float | None,
 ) -> dict[str, Any]:
     """All that was measured, as it goes into a line of JSON."""
@@ -147,7 +169,7 @@ def record(
         "peak_product": None if peak is None else peak.chosen.get("product"),
         "peak_operations_per_s": peak_rate,
         "useful_operations": prepared.operations,
-        "load_average_at_start": load,
+        "busy_share_at_start": busy,
         "usd_per_hour": usd_per_hour,
         "num_usable_cpus": cases.num_threads(),
         "environment": {**hardware.describe(device), "torch_threads": torch.get_num_threads()},

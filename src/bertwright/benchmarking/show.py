@@ -69,8 +69,9 @@ def _caption(result: dict[str, Any]) -> str:
     parts = [
         f"medians of {result['rounds']} rounds in turns",
         f"{environment.get('gpu') or environment['cpu']}, {result['num_usable_cpus']} CPUs",
-        f"load average at the start {result['load_average_at_start']:.2f}",
     ]
+    if result["busy_share_at_start"] is not None:
+        parts.append(f"{result['busy_share_at_start']:.0%} of them busy at the start")
     peak = result["peak_operations_per_s"]
     if peak is not None:
         parts.append(f"peak {peak['median'] / 1e12:.2f} TFLOP/s ({result['peak_dtype']}, {result['peak_product']})")
