@@ -37,7 +37,9 @@ def speed(lines: Iterable[dict[str, Any]]) -> list[str]:
     latest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for line in lines:
         data = tuple(Path(name).name for name in line["data"])
-        latest[line["case"], line["model"], data, line["environment"]["cpu"], line["environment"].get("gpu")] = line
+        machine = line["environment"]["cpu"], line["environment"].get("gpu")
+        work = line["batch_size"], line["max_length"], line["dtype"]
+        latest[line["case"], line["model"], data, *machine, *work] = line
     order = list(TITLES)
     found = []
     for key in sorted(latest, key=lambda key: (order.index(key[0]), *map(str, key[1:]))):
@@ -52,7 +54,8 @@ def section(line: dict[str, Any]) -> list[str]:
     data = ", ".join(Path(name).name for name in line["data"])
     model = line["model"].partition(" from ")[0]
     found = [
-        f"### {TITLES[line['case']]}: {model}, {data}",
+        f"### {TITLES[line['case']]}: {model}, {data}"
+        + (f", batch {line['batch_size']}" if line["batch_size"] else ""),
         "",
         f"{machine}, {line['num_usable_cpus']} CPUs, torch {environment['torch']}, commit "
         f"{str(environment['commit'])[:10]}, {line['measured'][:10]}. {line['num_texts']:,} texts a turn, "
@@ -77,13 +80,14 @@ def section(line: dict[str, Any]) -> list[str]:
         if one["texts_per_s"] is None:
             found.append(f"| {one['name']} | not run: {one['not_run']} | | | | | |")
             continue
+        stopped = "" if one["not_run"] is None else f" (stopped: {one['not_run']})"
         rate, share, times = one["texts_per_s"], one["share_of_peak"], one["ours_is_times_as_fast"]
         off = one.get("largest_score_difference")
         check = "" if off is None else f"off by {off:.4f}"
         if tokenizing:
             check = {True: "same ids", False: "OTHER IDS"}.get(one.get("identical_ids"), "")
         found.append(
-            f"| {one['name']} | {number(rate['median'])} | {number(rate['min'])} to {number(rate['max'])} "
+            f"| {one['name']}{stopped} | {number(rate['median'])} | {number(rate['min'])} to {number(rate['max'])} "
             f"| {'' if share is None else f'{share:.0%}'} | {gigabytes(one)} "
             f"| {'' if times is None or one['name'] == 'bertwright' else f'{times:.2f} ×'} | {check} |"
         )

@@ -39,7 +39,7 @@ def test_it_makes_the_same_batch(data, lengths):
 )
 def test_fillers_take_the_place_of_missing_rows_and_tokens(lengths, missing, spare):
     ragged, rows = ragged_of(lengths), np.arange(len(lengths))
-    spare += missing + 1
+    spare += missing + 8
     capacity = sum(lengths) + spare
     static = StaticShape(len(lengths) + missing, capacity)
     found, expected = ResidentTexts(ragged, CPU).batch(rows, static), batch_of(ragged, rows)
@@ -49,17 +49,27 @@ def test_fillers_take_the_place_of_missing_rows_and_tokens(lengths, missing, spa
     assert not found.token_ids[-spare:].any()
     assert not found.positions[-spare:].any()
     assert found.seq_starts.dtype == expected.seq_starts.dtype
-    assert found.seq_starts.shape == (static.num_rows + 2,)
+    assert found.seq_starts.shape == (static.num_rows + 9,)
     assert found.seq_starts[: len(lengths) + 1].tolist() == expected.seq_starts.tolist()
     assert int(found.seq_starts[-1]) == capacity
-    assert int(found.seq_starts.diff().min()) > 0
-    assert (found.num_texts, found.num_fillers, found.num_tokens) == (len(lengths), missing + 1, sum(lengths))
+    fillers = found.seq_starts.diff()[len(lengths) :]
+    assert int(fillers.min()) > 0
+    assert int(fillers.max() - fillers.min()) <= 1
+    assert (found.num_texts, found.num_fillers, found.num_tokens) == (len(lengths), missing + 8, sum(lengths))
 
 
-@pytest.mark.parametrize("static", [StaticShape(2, 5), StaticShape(3, 6), StaticShape(1, 20)])
+@pytest.mark.parametrize("static", [StaticShape(2, 12), StaticShape(3, 13), StaticShape(1, 40)])
 def test_a_static_shape_without_room_for_fillers_is_refused(static):
     with pytest.raises(ValueError, match="do not fit"):
         ResidentTexts(ragged_of([3, 2]), CPU).batch(np.arange(2), static)
+
+
+def test_the_static_shape_of_a_training_takes_all_its_batches():
+    ragged = ragged_of([3, 2, 9, 4, 1])
+    batches = [np.array([0, 1]), np.array([2, 3]), np.array([4])]
+    static = StaticShape.of(2, [(len(rows), int(ragged.lengths[rows].sum())) for rows in batches])
+    found = [ResidentTexts(ragged, CPU).batch(rows, static) for rows in batches]
+    assert len({(batch.token_ids.shape, batch.seq_starts.shape, batch.max_len) for batch in found}) == 1
 
 
 def test_small_ids_are_taken_too():

@@ -12,7 +12,7 @@ from bertwright.data.resident import ResidentTexts, StaticShape
 from bertwright.model import encoder as encoder_module
 from bertwright.model.batch import pack
 from bertwright.model.encoder import Encoder, ModelConfig
-from bertwright.model.gpu_encoder import GpuEncoder, is_small, why_not_compile
+from bertwright.model.gpu_encoder import GpuEncoder, Work, is_small, why_not_compile
 from bertwright.model.heads import TextClassifier
 
 CPU = torch.device("cpu")
@@ -64,7 +64,7 @@ def encoders(graphs: bool, backend="aot_eager") -> tuple[Encoder, Encoder]:
     plain = Encoder(shape())
     ours = Encoder(shape())
     ours.load_state_dict(plain.state_dict())
-    ours.fast = GpuEncoder(ours, "varlen", graphs, backend)
+    ours.fast = GpuEncoder(ours, "varlen", graphs, backend, strict=True)
     return plain, ours
 
 
@@ -127,13 +127,16 @@ def test_the_classifier_leaves_fillers_out(pooling):
 
 def test_whether_compiling_pays_is_told_with_the_reason():
     tiny, base = Encoder(shape()), None
-    assert "too little work" in why_not_compile(tiny, "varlen", 1e6, training=True)
-    assert "blocks" in why_not_compile(tiny, "blocks", 1e18, training=True)
-    assert why_not_compile(tiny, "varlen", 1e18, training=True) is None
+    assert "too little work" in why_not_compile(tiny, "varlen", Work(1_000_000, 400), training=True)
+    assert "blocks" in why_not_compile(tiny, "blocks", Work(10**18, 1), training=True)
+    assert "blocks" in why_not_compile(tiny, "blocks", None, training=True)
+    assert why_not_compile(tiny, "varlen", Work(10**18, 1), training=True) is None
+    assert why_not_compile(tiny, "varlen", Work(1_000_000, 31_250), training=True) is None
+    assert why_not_compile(tiny, "varlen", None, training=True) is None
     assert is_small(tiny)
     with torch.device("meta"):
         base = Encoder(ModelConfig.of_size("bert-base", 30522))
     assert not is_small(base)
     # A million comments of 76 tokens; ten thousand.
-    assert why_not_compile(base, "varlen", 76e6, training=True) is None
-    assert "too little work" in why_not_compile(base, "varlen", 76e4, training=True)
+    assert why_not_compile(base, "varlen", Work(76_000_000, 1_000), training=True) is None
+    assert "too little work" in why_not_compile(base, "varlen", Work(760_000, 313), training=True)

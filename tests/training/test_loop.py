@@ -16,6 +16,7 @@ from bertwright.data.batches import training_batches
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 from bertwright.model.checkpoint import empty_model, initial_state
+from bertwright.model.compiled import load_kernels
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training import loop
@@ -34,7 +35,7 @@ def problem(num_texts=40, num_labels=2, dropout=0.1, seed=0, dtype=torch.float32
     """A tiny model, and texts whose label is whether token 7 is in them."""
     shape = ModelConfig(
         vocab_size=50,
-        hidden_size=16,
+        hidden_size=32,  # heads of 16: the C kernels compute it where there are any
         num_hidden_layers=2,
         num_attention_heads=2,
         intermediate_size=32,
@@ -221,9 +222,11 @@ def test_float16_learns_with_a_scaled_loss_and_leaves_out_steps_that_overflow():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, monkeypatch):
-    monkeypatch.setattr("bertwright.model.gpu_encoder._LEAST_OPERATIONS", 0)
+def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, graphs, monkeypatch):
+    if not graphs:  # layer by layer, as models that are not small
+        monkeypatch.setattr("bertwright.model.gpu_encoder._SMALL_HIDDEN_SIZE", 0)
     losses = []
     for compiled in (False, True):
         model, ragged, label_ids, originals = problem(dtype=torch.float32, dropout=0.0)
@@ -231,9 +234,42 @@ def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, monke
         model.to(device).compute_in(dtype, accelerate=compiled)
         learner = WholeModel(model, ragged, device, 10_000)
         settings = config(epochs=12)
-        learner.compile_for(training_batches(len(label_ids), 8, 0, num_steps_of(settings, len(label_ids))))
+        learner.compile_for(training_batches(len(label_ids), 8, 0, num_steps_of(settings, len(label_ids))), True)
         assert (model.encoder.fast is not None) == compiled
-        outcome = fit(learner, label_ids, settings, 3e-3, originals, None, "", print, QUIET)
+
+        def evaluate(learner=learner, num_texts=len(label_ids)):
+            logits = loop.learner_logits(learner, np.arange(num_texts), QUIET, "Validation")
+            return {"accuracy": float(np.isfinite(logits).all())}
+
+        outcome = fit(learner, label_ids, settings, 3e-3, originals, evaluate, "accuracy", print, QUIET)
         losses.append(outcome.losses)
     np.testing.assert_allclose(losses[0][:5], losses[1][:5], atol=0.02)
     assert losses[1][-5:].mean() < 0.3
+
+
+@pytest.mark.skipif(load_kernels().kernels is None, reason="no C kernels here")
+def test_what_these_tests_train_is_computed_by_the_kernels_and_learns_as_by_pytorch():
+    losses = []
+    for accelerate in (True, False):
+        model, ragged, label_ids, originals = problem(dropout=0.0)
+        model.compute_in(torch.float32, accelerate)
+        assert (model.cpu_encoder is not None) == accelerate
+        settings = config(epochs=4)
+        outcome = fit(
+            WholeModel(model, ragged, CPU, 10_000), label_ids, settings, 3e-3, originals, None, "", print, QUIET
+        )
+        losses.append(outcome.losses)
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
+
+
+@pytest.mark.skipif(load_kernels().kernels is None, reason="no C kernels here")
+def test_an_error_leaves_nothing_of_the_optimizer_in_the_encoder():
+    model, ragged, label_ids, originals = problem()
+    learner = WholeModel(model, ragged, CPU, 10_000)
+
+    def fail():
+        raise RuntimeError("in the evaluation")
+
+    with pytest.raises(RuntimeError, match="in the evaluation"):
+        fit(learner, label_ids, config(epochs=1), 3e-3, originals, fail, "accuracy", print, QUIET)
+    assert model.cpu_encoder.before_tokens is None

@@ -148,11 +148,11 @@ class EncoderOfGradients:
         return self.given
 
 
-def stream(num_steps, rows=40, width=32, seed=0):
+def stream(num_steps, rows=40, width=32, seed=0, rows_of_step=6):
     """For each step the distinct rows of the table that have a gradient, that gradient, and a bias's gradient."""
     generator = np.random.default_rng(seed)
     for _ in range(num_steps):
-        ids = np.sort(generator.choice(rows, generator.integers(1, 6), replace=False)).astype(np.int32)
+        ids = np.sort(generator.choice(rows, generator.integers(1, rows_of_step), replace=False)).astype(np.int32)
         values = torch.from_numpy(generator.normal(size=(len(ids), width)).astype(np.float32))
         yield ids, values, torch.from_numpy(generator.normal(size=21).astype(np.float32))
 
@@ -166,12 +166,16 @@ def start(dtype):
     ]
 
 
-def run_kernels(dtype, num_steps, caught_up_each_step=False, **settings):
+def run_kernels(dtype, num_steps, caught_up_each_step=False, rows_of_step=6, **settings):
     torch.manual_seed(0)
     originals, parameters = start(dtype)
     encoder = EncoderOfGradients()
     optimizer = KernelAdamW(parameters, originals, config(**settings), 0.05, encoder, num_steps)
-    for ids, values, bias in stream(num_steps):
+    for ids, values, bias in stream(num_steps, rows_of_step=rows_of_step):
+        if num_steps > 1000:  # the first half of the table early, the other late
+            ids = ids % 20 if optimizer._done < 1500 else 20 + ids % 20
+            ids, first = np.unique(ids, return_index=True)
+            ids, values = ids.astype(np.int32), values[first]
         encoder.before_tokens(ids)
         encoder.given = {TABLE.removeprefix("encoder."): RowGradients(ids, values)}
         parameters[1][1].grad = bias
@@ -204,9 +208,11 @@ def test_the_kernels_update_as_torch_does(max_grad_norm):
 
 @with_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_that_catch_up_late_have_the_bits_of_rows_that_never_waited(dtype):
-    late, late_parameters = run_kernels(dtype, 50)
-    early, early_parameters = run_kernels(dtype, 50, caught_up_each_step=True)
+@pytest.mark.parametrize(("num_steps", "rows_of_step"), [(50, 6), (3000, 2)])
+def test_rows_that_catch_up_late_have_the_bits_of_rows_that_never_waited(dtype, num_steps, rows_of_step):
+    """Also after so many steps that moments have shrunk to nothing: half the rows wait for 1,500 steps."""
+    late, late_parameters = run_kernels(dtype, num_steps, rows_of_step=rows_of_step)
+    early, early_parameters = run_kernels(dtype, num_steps, caught_up_each_step=True, rows_of_step=rows_of_step)
     for name in late:
         assert torch.equal(late[name], early[name]), name
     for (name, one), (_, other) in zip(late_parameters, early_parameters, strict=True):

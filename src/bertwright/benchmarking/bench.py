@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertwright.benchmarking import cases
-from bertwright.benchmarking.entries import OURS, PEAK, choose_entries
+from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, choose_entries
 from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians, spread
 from bertwright.benchmarking.show import result_table
 from bertwright.errors import UserError
@@ -140,7 +140,7 @@ def record(
                 "texts_per_s": texts,
                 "tokens_per_s": spread(one.rates("tokens")),
                 "bytes_per_s": spread(one.rates("num_bytes")),
-                "ours_is_times_as_fast": ratio_of_medians(ours.rates("texts"), one.rates("texts")),
+                "ours_is_times_as_fast": ratio_of_medians(_alike(one, by_name).rates("texts"), one.rates("texts")),
                 "share_of_peak": None
                 if None in (rate, peak_rate, operations_per_text)
                 else rate * operations_per_text / peak_rate["median"],  # type: ignore[operator,index]
@@ -175,6 +175,12 @@ def record(
         "environment": {**hardware.describe(device), "torch_threads": torch.get_num_threads()},
         "contenders": contenders,
     }
+
+
+def _alike(one: Measured, by_name: dict[str, Measured]) -> Measured:
+    """Which of ours does the same work: from texts where ``one`` starts from texts, else from token ids."""
+    ours = by_name[OURS]
+    return by_name.get(OURS_FROM_TEXTS, ours) if one.entry.from_texts else ours
 
 
 def _compare(one: Measured, ours: Measured, by_name: dict[str, Measured]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Entry:
         peer: another library, which takes part with --peers only.
         usual: takes part without being named.
         graph: the ONNX graph that it is given; None: it needs none.
+        from_texts: tokenises too, so that it is set beside ours that does.
     """
 
     name: str
@@ -32,9 +33,11 @@ class Entry:
     peer: bool = False
     usual: bool = True
     graph: GraphKind | None = None
+    from_texts: bool = False
 
 
 OURS = "bertwright"
+OURS_FROM_TEXTS = f"{OURS}-texts"
 PEAK = Entry("peak", "bertwright.benchmarking.ours:Peak", "a large matrix product")
 
 _OURS = "bertwright.benchmarking.ours"
@@ -64,9 +67,17 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
         Entry(OURS, f"{_OURS}:Inference", "ids to logits"),
         Entry(f"{OURS}-float32", f"{_OURS}:Inference", "ids to logits", {"dtype": "float32"}),
         Entry(f"{OURS}-int8", f"{_OURS}:Inference", "ids to logits, int8 weights and tokens", {"dtype": "int8"}),
-        Entry(f"{OURS}-texts", f"{_OURS}:Inference", "texts to logits", {"tokenizes": True}),
-        Entry("pipeline", _PIPELINE, "texts to scores, at its defaults", peer=True),
-        Entry("pipeline-batched", _PIPELINE, "texts to scores, 32 at once", {"batch_size": 32}, peer=True, usual=False),
+        Entry(OURS_FROM_TEXTS, f"{_OURS}:Inference", "texts to logits", {"tokenizes": True}),
+        Entry("pipeline", _PIPELINE, "texts to scores, at its defaults", peer=True, from_texts=True),
+        Entry(
+            "pipeline-batched",
+            _PIPELINE,
+            "texts to scores, 32 at once",
+            {"batch_size": 32},
+            peer=True,
+            usual=False,
+            from_texts=True,
+        ),
         Entry("transformers-float32", _TRANSFORMERS, "sdpa", peer=True),
         Entry("transformers-float32-eager", _TRANSFORMERS, "eager attention", {"attention": "eager"}, peer=True),
         Entry("transformers-bf16", _TRANSFORMERS, "bf16 weights, sdpa", {"dtype": "bfloat16"}, peer=True),
@@ -86,6 +97,22 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "weights and AdamW in bf16, eager attention, length-grouped",
             {"precision": "bfloat16_weights", "attention": "eager"},
             peer=True,
+        ),
+        Entry(
+            "trainer-bf16-weights-sdpa",
+            _TRAINER,
+            "as trainer-bf16-weights, with sdpa",
+            {"precision": "bfloat16_weights"},
+            peer=True,
+            usual=False,
+        ),
+        Entry(
+            "trainer-eager",
+            _TRAINER,
+            "as trainer-best, with eager attention",
+            {"attention": "eager"},
+            peer=True,
+            usual=False,
         ),
         Entry("trainer-float32", _TRAINER, "length-grouped, fused AdamW", {"precision": "float32"}, peer=True),
         Entry(

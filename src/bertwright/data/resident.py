@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +12,23 @@ from bertwright.data.batches import batch_of
 from bertwright.data.ragged import Ragged
 from bertwright.model.batch import Batch
 
+# A batch of one shape has this many fillers beyond those for missing rows, and a multiple of so many tokens.
+_SPARE_FILLERS = 8
+_TOKENS_STEP = 256
+
 
 @dataclass(frozen=True)
 class StaticShape:
-    """The shape of all batches of a training: up to ``num_rows`` rows, and with its fillers ``num_tokens`` tokens."""
+    """The shape of all batches of a training: up to ``num_rows`` rows, and with their fillers ``num_tokens`` tokens."""
 
     num_rows: int
     num_tokens: int
+
+    @classmethod
+    def of(cls, num_rows: int, sizes: Sequence[tuple[int, int]]) -> StaticShape:
+        """The smallest that takes batches of ``sizes``: rows, up to ``num_rows``, and tokens."""
+        most = max(num_tokens + num_rows - rows + _SPARE_FILLERS for rows, num_tokens in sizes)
+        return cls(num_rows, -(-most // _TOKENS_STEP) * _TOKENS_STEP)
 
 
 class ResidentTexts:
@@ -32,16 +43,16 @@ class ResidentTexts:
     def batch(self, rows: np.ndarray, static: StaticShape | None = None) -> Batch:
         """The batch of ``rows`` (sequences,), without waiting for the device.
 
-        With ``static`` all batches get the same shapes: fillers make up for missing rows and tokens, at least one of
-        them. ``max_len`` is then the number of tokens.
+        With ``static`` all batches get the same shapes: fillers make up for missing rows and tokens, which they share
+        evenly, since the cost of attention grows with the square of a sequence. ``max_len`` is the number of tokens.
 
         Raises:
             ValueError: the rows and their fillers do not fit ``static``.
         """
         lengths = self.lengths[rows]
         num_tokens = int(lengths.sum())
-        num_fillers = 0 if static is None else static.num_rows + 1 - len(rows)
-        if static is not None and (num_fillers < 1 or num_tokens + num_fillers > static.num_tokens):
+        num_fillers = 0 if static is None else static.num_rows + _SPARE_FILLERS - len(rows)
+        if static is not None and (num_fillers < _SPARE_FILLERS or num_tokens + num_fillers > static.num_tokens):
             raise ValueError(f"{len(rows)} rows of {num_tokens} tokens and {num_fillers} fillers do not fit {static}")
         chosen = torch.from_numpy(np.ascontiguousarray(rows, dtype=np.int64)).to(self.device, non_blocking=True)
         first = self._starts[chosen]  # (sequences,)
@@ -59,9 +70,8 @@ class ResidentTexts:
             filler = sequence == len(rows)
             positions = positions.masked_fill(filler, 0)
             ids = ids.masked_fill(filler, 0)
-            # A token for each filler, and all the rest for the last.
-            inner = torch.arange(num_tokens + 1, num_tokens + num_fillers, device=self.device)
-            starts = torch.cat([starts, inner, torch.full_like(zero, size)])
+            number = torch.arange(1, num_fillers + 1, device=self.device)
+            starts = torch.cat([starts, num_tokens + number * (size - num_tokens) // num_fillers])
         return Batch(
             token_ids=ids,
             positions=positions,

@@ -43,6 +43,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     predictor = Predictor.from_loaded(load_classifier(config.run), config)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
+    reporter.say(predictor.summary())
     read_started = time.perf_counter()
     texts = read_labelled(config.data, config, predictor.labels)
     say_notes(texts, reporter)

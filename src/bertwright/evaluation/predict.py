@@ -62,6 +62,7 @@ def run_prediction(
     predictor = Predictor.from_loaded(load_classifier(run), settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
+    reporter.say(predictor.summary())
     if not given and not files and sys.stdin.isatty():
         reporter.say("reading texts from standard input, one a line")
     texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)

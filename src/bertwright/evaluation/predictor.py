@@ -17,6 +17,7 @@ from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.metrics import decide
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
+from bertwright.model.gpu_encoder import Work
 from bertwright.model.heads import TextClassifier
 from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
@@ -106,16 +107,28 @@ class Predictor:
             CheckpointError: one of them is not a finite number.
         """
         reporter = reporter or Reporter(quiet=True)
-        self.model.eval().compile_for(int(ragged.starts[-1]), training=False)
+        self.model.eval().compile_for(self._work(ragged), training=False)
         rows = np.arange(len(ragged))
         logits = compute_logits(self.model, ragged, rows, self.device, self.token_budget, reporter)
         if not np.isfinite(logits).all():
             raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
         return logits
 
+    def _work(self, ragged: Ragged) -> Work:
+        num_tokens = int(ragged.starts[-1])
+        return Work(num_tokens, num_tokens // self.token_budget + 1)
+
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(texts, labels) float64: softmax of the logits over the classifier's temperature."""
         return softmax(logits / self.settings.temperature)
+
+    def summary(self) -> str:
+        """One line of what was chosen for this machine."""
+        chosen = self.describe()
+        return (
+            f"computing on {self.device} in {chosen['dtype']}; compiled: {chosen['compile']} "
+            f"({chosen['compile_reason']}); attention: {chosen['attention_kernel']}; {torch.get_num_threads()} threads"
+        )
 
     def describe(self) -> dict[str, str]:
         """What was chosen for this machine, and why."""

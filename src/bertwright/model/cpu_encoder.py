@@ -31,6 +31,7 @@ from bertwright.model.encoder import Encoder, EncoderLayer
 
 _LANES = 16
 _MOST_COLUMNS = 8_192
+_MOST_POSITIONS = 4_096
 
 
 def why_not(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -47,6 +48,9 @@ def why_not(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> str |
     ):
         if value % _LANES or value > _MOST_COLUMNS:
             return f"the C kernels need {name} to be a multiple of {_LANES} up to {_MOST_COLUMNS}; found {value}"
+    if config.max_position_embeddings > _MOST_POSITIONS:
+        # Attention's backward pass holds three matrices of positions by positions for each thread.
+        return f"the C kernels take texts of up to {_MOST_POSITIONS:,} tokens; found {config.max_position_embeddings:,}"
     found = load_kernels()
     if found.kernels is None:
         return found.reason

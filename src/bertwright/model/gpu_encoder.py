@@ -8,50 +8,72 @@ computing: they are compiled whole for batches of one shape and replayed as CUDA
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._dynamo import config as dynamo_config
 
 from bertwright.model.attention import Kernel
 from bertwright.model.batch import Batch
 from bertwright.model.encoder import Encoder, EncoderLayer
 
-# Below this hidden size a layer's kernels are shorter than the time to start them.
+# Below this hidden size a layer's kernels are shorter than the time to start them; of few layers, since the whole of
+# them is compiled.
 _SMALL_HIDDEN_SIZE = 512
-# Compiling takes some tens of seconds the first time; work of fewer operations than this is done sooner without.
+_SMALL_NUM_LAYERS = 4
+# Compiling takes some tens of seconds the first time; work of fewer operations and batches than this is done sooner
+# without. By estimate: not measured on a GPU yet.
 _LEAST_OPERATIONS = 5e15
+_LEAST_BATCHES = 5_000
+# Layers, embeddings and whole encoders are one function each to torch.compile, whatever models there are: each shape
+# of model, dtype, mode and kind of batch is one more version of it. Beyond this many it computes without compiling.
+_MOST_VERSIONS = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an encoder will be given in all: tokens, and batches."""
+
+    num_tokens: int
+    num_batches: int
 
 
 def is_small(encoder: Encoder) -> bool:
-    """Whether starting kernels, not computing, bounds this encoder on a GPU."""
-    return encoder.config.hidden_size <= _SMALL_HIDDEN_SIZE
+    """Whether starting kernels, not computing, bounds this encoder on a GPU, and it is compiled fast enough."""
+    config = encoder.config
+    return config.hidden_size <= _SMALL_HIDDEN_SIZE and config.num_hidden_layers <= _SMALL_NUM_LAYERS
 
 
-def why_not_compile(encoder: Encoder, kernel: Kernel, num_tokens: float, training: bool) -> str | None:
-    """Why compiling would not pay, or None; ``num_tokens`` is how many the encoder will be given in all."""
+def why_not_compile(encoder: Encoder, kernel: Kernel, work: Work | None, training: bool) -> str | None:
+    """Why compiling would not pay for ``work``, or None; without ``work``, only whether it can be done."""
     if kernel != "varlen":
         return f"the attention kernel {kernel} looks at the texts' lengths, which cannot be compiled"
     per_token = 2 * sum(p.numel() for layer in encoder.layers for p in layer.parameters()) * (3 if training else 1)
-    if num_tokens * per_token < _LEAST_OPERATIONS:
-        return "too little work to pay for compiling"
-    return None
+    if work is None or work.num_tokens * per_token >= _LEAST_OPERATIONS or work.num_batches >= _LEAST_BATCHES:
+        return None
+    return "too little work to pay for compiling"
 
 
 class GpuEncoder:
     """Computes an encoder with compiled layers.
 
     ``graphs``: batches with fillers all have one shape, and run as CUDA graphs. ``backend`` is torch.compile's.
+    ``strict``: what cannot be compiled whole is an error, for tests, and not computed in pieces.
     """
 
     name = "torch.compile"
 
-    def __init__(self, encoder: Encoder, kernel: Kernel, graphs: bool, backend: str = "inductor") -> None:
+    def __init__(
+        self, encoder: Encoder, kernel: Kernel, graphs: bool, backend: str = "inductor", strict: bool = False
+    ) -> None:
         self.encoder, self.graphs = encoder, graphs
         for layer in encoder.layers:
             assert isinstance(layer, EncoderLayer)
             layer.attention.kernel = kernel  # chosen now: the choice itself cannot be compiled
-        options: dict[str, Any] = {"backend": backend, "fullgraph": True}
+        options: dict[str, Any] = {"backend": backend, "fullgraph": strict}
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, _MOST_VERSIONS)
         mode: dict[str, Any] = {"mode": "reduce-overhead"} if backend == "inductor" else {}
         self._whole: Callable[..., Tensor] = torch.compile(_whole, dynamic=False, **options, **mode)
         self._embeddings: Callable[..., Tensor] = torch.compile(_embeddings, dynamic=True, **options)

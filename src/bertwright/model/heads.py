@@ -12,8 +12,8 @@ from bertwright.model.attention import choose_kernel
 from bertwright.model.batch import Batch
 from bertwright.model.compiled import load_kernels
 from bertwright.model.cpu_encoder import CpuEncoder, quantize_weights, why_not
-from bertwright.model.encoder import Encoder, ModelConfig
-from bertwright.model.gpu_encoder import GpuEncoder, is_small, why_not_compile
+from bertwright.model.encoder import Encoder, EncoderLayer, ModelConfig
+from bertwright.model.gpu_encoder import GpuEncoder, Work, is_small, why_not_compile
 
 
 class Pooler(nn.Module):
@@ -104,6 +104,9 @@ class TextClassifier(nn.Module):
         if self.pooler is not None:
             self.pooler.to(dtype)
         self.encoder.fast = None
+        for layer in self.encoder.layers:
+            assert isinstance(layer, EncoderLayer)
+            layer.attention.kernel = None  # the fastest that fits where it now is
         device = next(self.encoder.parameters()).device
         reason = why_not(self.encoder, device, dtype) if accelerate else "switched off by --compile off"
         if int8 and (reason is not None or hardware.cpu_int8_feature() is None):
@@ -116,8 +119,10 @@ class TextClassifier(nn.Module):
         self.may_compile = accelerate
         return self
 
-    def compile_for(self, num_tokens: float, training: bool, varied_shapes: bool = True) -> TextClassifier:
-        """On a GPU, let torch.compile make the encoder's kernels if ``num_tokens`` of work pay for it. In place.
+    def compile_for(
+        self, work: Work, training: bool, varied_shapes: bool = True, always: bool = False
+    ) -> TextClassifier:
+        """On a GPU, let torch.compile make the encoder's kernels if ``work`` pays for it, or ``always``. In place.
 
         With ``varied_shapes=False`` the batches are promised to have one shape, and small models run as CUDA graphs.
         """
@@ -131,7 +136,7 @@ class TextClassifier(nn.Module):
             return self
         dropout = self.config.attention_probs_dropout_prob if training else 0.0
         kernel, _ = choose_kernel(weight.device, weight.dtype, dropout, self.config.head_dim)
-        reason = why_not_compile(self.encoder, kernel, num_tokens, training)
+        reason = why_not_compile(self.encoder, kernel, None if always else work, training)
         if reason is None:
             graphs = not varied_shapes and is_small(self.encoder)
             self.encoder.fast = GpuEncoder(self.encoder, kernel, graphs)

@@ -70,6 +70,7 @@ INLINE float one_bf16(const bf16 *p) {
  * -87 it is 0. What is no number stays none. */
 INLINE vfloat exponential(vfloat x) {
 #if defined(__AVX512F__)
+  x = (vfloat)_mm512_max_ps(_mm512_set1_ps(-200.0f), (__m512)x); /* in this order what is no number stays none */
   __m512 n = _mm512_roundscale_ps(_mm512_mul_ps((__m512)x, _mm512_set1_ps(1.44269504f)), 8);
   vfloat whole = (vfloat)n;
 #else
@@ -179,6 +180,22 @@ INLINE vfloat square_root(vfloat x) {
   return x;
 #endif
 }
+INLINE int any_lane(vint where) {
+  int any = 0;
+  for (int i = 0; i < LANES; i++) any |= where[i];
+  return any;
+}
+
+/* Numbers below 1e-38 count as 0 while moments are updated: a moment that no gradient feeds shrinks towards 0 and would
+ * otherwise stay there for good, at a hundred times the cost of a multiplication. */
+#if defined(__SSE2__)
+#define FLUSH_TINY unsigned before = _mm_getcsr(); _mm_setcsr(before | 0x8040)
+#define END_FLUSH_TINY _mm_setcsr(before)
+#else
+#define FLUSH_TINY
+#define END_FLUSH_TINY
+#endif
+
 INLINE vfloat adam(vfloat w, vfloat g, vfloat *m, vfloat *v, Adam a) {
   *m = *m * a.beta1 + g * (1.0f - a.beta1);
   *v = *v * a.beta2 + g * g * (1.0f - a.beta2);
@@ -523,6 +540,7 @@ void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, fl
 #pragma omp parallel
   {
     MY_ROWS(n / LANES, first, last);
+    FLUSH_TINY;
     for (int64_t i = first * LANES; i < last * LANES; i += LANES) {
       vfloat vm = load_float(m + i), vv = load_float(v + i);
       vfloat w = adam(load_float(master + i), LOAD(gradient + i) * scale, &vm, &vv, a);
@@ -531,9 +549,11 @@ void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, fl
       store_float(master + i, w);
       if (rounded) store_bf16(rounded + i, w);
     }
+    END_FLUSH_TINY;
   }
   int64_t done = n / LANES * LANES, rest = n - done;
   if (rest) { /* the last few, in a vector of their own */
+    FLUSH_TINY;
     float w[LANES] = {0}, g[LANES] = {0}, tm[LANES] = {0}, tv[LANES] = {0};
     for (int i = 0; i < rest; i++)
       w[i] = master[done + i], g[i] = ONE(gradient + done + i) * scale, tm[i] = m[done + i], tv[i] = v[done + i];
@@ -545,6 +565,7 @@ void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, fl
       m[done + i] = vm[i], v[done + i] = vv[i], master[done + i] = result[i];
       if (rounded) rounded[done + i] = low[i];
     }
+    END_FLUSH_TINY;
   }
 }
 
@@ -552,23 +573,25 @@ void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, fl
 /* AdamW of a table's rows, (all rows, columns) float, of which few have a gradient at a time. Each of the `count` rows
  * is first brought from its last step to step `until`: the same updates in the same order that it would have had with
  * a gradient of 0. Then, where gradients (count, columns) are given, it takes them (times scale) as step until + 1.
- * steps[i] holds the settings of step i + 1. Rows whose m and v are 0 only shrink. */
+ * steps[i] holds the settings of step i + 1. */
 void adam_rows(const int32_t *rows, int64_t count, const float *gradients, float scale, float *master, float *m,
                float *v, bf16 *rounded, int32_t *last_step, int64_t until, const Adam *steps, int columns) {
-#pragma omp parallel for schedule(dynamic, 64)
+#pragma omp parallel
+  {
+  FLUSH_TINY;
+#pragma omp for schedule(dynamic, 64)
   for (int64_t i = 0; i < count; i++) {
     int64_t row = rows ? rows[i] : i, from = last_step[row];
     if (from == until && !gradients) continue;
     for (int c = 0; c < columns; c += LANES) {
       int64_t at = row * columns + c;
       vfloat w = load_float(master + at), vm = load_float(m + at), vv = load_float(v + at);
-      vint moving = (vm != 0.0f) | (vv != 0.0f);
-      int any = 0;
-      for (int k = 0; k < LANES; k++) any |= moving[k];
-      if (any)
-        for (int64_t s = from; s < until; s++) w = adam(w, splat(0.0f), &vm, &vv, steps[s]);
-      else
-        for (int64_t s = from; s < until; s++) w = w * steps[s].shrink;
+      int64_t s = from;
+      for (; s < until && any_lane(vm != 0.0f); s++) w = adam(w, splat(0.0f), &vm, &vv, steps[s]);
+      for (; s < until; s++) { /* what is left of the same update where m is 0 */
+        w *= steps[s].shrink;
+        vv *= steps[s].beta2;
+      }
       if (gradients) w = adam(w, load_float(gradients + i * columns + c) * scale, &vm, &vv, steps[until]);
       store_float(master + at, w);
       store_float(m + at, vm);
@@ -576,6 +599,8 @@ void adam_rows(const int32_t *rows, int64_t count, const float *gradients, float
       if (rounded) store_bf16(rounded + at, w);
     }
     last_step[row] = (int32_t)(gradients ? until + 1 : until);
+  }
+  END_FLUSH_TINY;
   }
 }
 #endif

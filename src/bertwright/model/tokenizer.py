@@ -55,7 +55,8 @@ class Tokenizer:
 
     Attributes:
         json_text: the tokenizer.json that defines it, without truncation and padding.
-        sha256: of ``json_text``: two tokenizers with the same one give the same ids.
+        sha256: of its vocabulary and the ids that it gives for ``PROBES``: the same for the same tokenizer, whatever
+            version of ``tokenizers`` wrote its file.
         engine: "nanotoken" or "tokenizers", and ``reason``, why.
         hugging_face_files: other tokenizer files to keep beside a saved model, by name.
     """
@@ -69,12 +70,14 @@ class Tokenizer:
         exact.no_truncation()
         exact.no_padding()
         self.json_text: str = exact.to_str()
-        self.sha256 = hashlib.sha256(self.json_text.encode("utf-8")).hexdigest()
         self._exact = exact
         special = exact.encode("").ids
         if len(special) != 2:
             raise CheckpointError(f"{source}: a text must become [CLS] ... [SEP]; found {len(special)} ids around it")
         self.cls_id, self.sep_id = special
+        known = sorted(exact.get_vocab(with_added_tokens=True).items())
+        probed = [encoding.ids for encoding in exact.encode_batch(list(PROBES))]
+        self.sha256 = hashlib.sha256(json.dumps([known, probed]).encode()).hexdigest()
         self.vocab_size: int = max(exact.get_vocab(with_added_tokens=True).values()) + 1
         self._fast, self.reason = _fast_tokenizer(self.json_text, exact)
         self.engine = "tokenizers" if self._fast is None else "nanotoken"

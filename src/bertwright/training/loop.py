@@ -21,7 +21,7 @@ from bertwright.errors import TrainingError
 from bertwright.evaluation.metrics import is_better
 from bertwright.evaluation.predictor import compute_logits
 from bertwright.model.cpu_encoder import CpuEncoder
-from bertwright.model.gpu_encoder import GpuEncoder
+from bertwright.model.gpu_encoder import GpuEncoder, Work
 from bertwright.model.heads import TextClassifier
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
@@ -30,8 +30,6 @@ from bertwright.training.schedule import rate_factor
 
 # On a GPU, looking at the loss makes the CPU wait: only this often. On a CPU it costs nothing.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
-# Static batches on a GPU have a multiple of this many tokens.
-_STATIC_STEP = 256
 
 
 class Learner(Protocol):
@@ -65,19 +63,18 @@ class WholeModel:
         self._texts = texts_on(ragged, device)
         self._static: StaticShape | None = None
 
-    def compile_for(self, batches: Iterable[np.ndarray]) -> None:
-        """On a GPU, compile the model if the training on ``batches``, the rows of each step, pays for it."""
+    def compile_for(self, batches: Iterable[np.ndarray], always: bool = False) -> None:
+        """On a GPU, compile the model if the training on ``batches``, the rows of each step, pays for it, or always."""
         if self.device.type != "cuda":
             return
         sizes = [(len(rows), self.num_tokens(rows)) for rows in batches]
         tokens = [num_tokens for _, num_tokens in sizes]
         one_shape = max(tokens) <= self.token_budget
-        self.model.compile_for(sum(tokens), training=True, varied_shapes=not one_shape)
+        self.model.compile_for(Work(sum(tokens), len(tokens)), True, varied_shapes=not one_shape, always=always)
         fast = self.model.encoder.fast
         if isinstance(fast, GpuEncoder) and fast.graphs:
             most_rows = max(num_rows for num_rows, _ in sizes)
-            most_tokens = max(num_tokens + most_rows + 1 - num_rows for num_rows, num_tokens in sizes)
-            self._static = StaticShape(most_rows, -(-most_tokens // _STATIC_STEP) * _STATIC_STEP)
+            self._static = StaticShape.of(most_rows, sizes)
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.model.named_parameters())
@@ -125,6 +122,7 @@ def compute_features(
 ) -> Tensor:
     """(texts, hidden) float32: what the classifier reads of every text, in evaluation mode."""
     model.eval()
+    model.compile_for(Work(int(ragged.starts[-1]), 1), training=False)
     features = torch.empty(len(ragged), model.config.hidden_size, device=device)
     with reporter.progress("Features", len(ragged)) as advance:
         texts = texts_on(ragged, device)
@@ -220,63 +218,65 @@ def fit(
 
     torch.manual_seed(purpose_seed(config.seed, "dropout"))
     learner.train_mode(True)
-    with reporter.progress("Training", num_steps, "batches") as advance:
-        for step, rows in enumerate(training_batches(num_texts, config.batch_size, config.seed, num_steps)):
-            step_started = time.perf_counter()
-            factor = rate_factor(config.schedule, step, num_steps, num_warmup)
-            parts = learner.parts(rows)
-            for i, part in enumerate(parts):
-                part_rows = rows[part]
-                logits = learner.logits(part_rows)
-                # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
-                loss = functional.cross_entropy(logits, targets[_index(part_rows, learner)], reduction="sum") / len(
-                    rows
-                )
-                optimizer.scaled(loss).backward()
-                optimizer.collect_gradients(i, len(parts))
-                losses[step] += loss.detach()
-            optimizer.step(factor)
-            outcome.steps = step + 1
-            outcome.num_texts += len(rows)
-            outcome.num_tokens += learner.num_tokens(rows)
-            last = outcome.steps == num_steps
-            due = last or outcome.steps % eval_every == 0
-            note = ""
-            if due or outcome.steps % check_every == 0:
-                note = f"loss {_checked_loss(losses, outcome.steps, learning_rate * factor):.3f}"
-            if due:  # on a GPU this also waits for all steps, so that their time is counted
-                optimizer.check_weights(outcome.steps, learning_rate * factor)
-            outcome.train_s += time.perf_counter() - step_started
-            advance(1, note)
+    try:
+        with reporter.progress("Training", num_steps, "batches") as advance:
+            for step, rows in enumerate(training_batches(num_texts, config.batch_size, config.seed, num_steps)):
+                step_started = time.perf_counter()
+                factor = rate_factor(config.schedule, step, num_steps, num_warmup)
+                parts = learner.parts(rows)
+                for i, part in enumerate(parts):
+                    part_rows = rows[part]
+                    logits = learner.logits(part_rows)
+                    # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
+                    loss = functional.cross_entropy(logits, targets[_index(part_rows, learner)], reduction="sum") / len(
+                        rows
+                    )
+                    optimizer.scaled(loss).backward()
+                    optimizer.collect_gradients(i, len(parts))
+                    losses[step] += loss.detach()
+                optimizer.step(factor)
+                outcome.steps = step + 1
+                outcome.num_texts += len(rows)
+                outcome.num_tokens += learner.num_tokens(rows)
+                last = outcome.steps == num_steps
+                due = last or outcome.steps % eval_every == 0
+                note = ""
+                if due or outcome.steps % check_every == 0:
+                    note = f"loss {_checked_loss(losses, outcome.steps, learning_rate * factor):.3f}"
+                if due:  # on a GPU this also waits for all steps, so that their time is counted
+                    optimizer.check_weights(outcome.steps, learning_rate * factor)
+                outcome.train_s += time.perf_counter() - step_started
+                advance(1, note)
 
-            if due:
-                metrics = evaluate() if evaluate is not None else {}
-                learner.train_mode(True)
-                line = {
-                    "step": outcome.steps,
-                    "epoch": outcome.num_texts / num_texts,
-                    "elapsed_s": time.perf_counter() - started,
-                    "train_loss": float(losses[since_record : outcome.steps].mean()),
-                    "learning_rate": learning_rate * factor,
-                    "validation": metrics,
-                }
-                since_record = outcome.steps
-                outcome.history.append(line)
-                record(line)
-                reporter.say(_history_line(line, best_metric))
-                if evaluate is None:
-                    continue
-                if best is None or is_better(best_metric, metrics.get(best_metric), best):
-                    best, worse_in_a_row = metrics.get(best_metric), 0
-                    outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
-                else:
-                    worse_in_a_row += 1
-                    if config.patience is not None and worse_in_a_row >= config.patience and not last:
-                        outcome.stopped_early = True
-                        break
-    if evaluate is None:
-        outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
-    optimizer.close()
+                if due:
+                    metrics = evaluate() if evaluate is not None else {}
+                    learner.train_mode(True)
+                    line = {
+                        "step": outcome.steps,
+                        "epoch": outcome.num_texts / num_texts,
+                        "elapsed_s": time.perf_counter() - started,
+                        "train_loss": float(losses[since_record : outcome.steps].mean()),
+                        "learning_rate": learning_rate * factor,
+                        "validation": metrics,
+                    }
+                    since_record = outcome.steps
+                    outcome.history.append(line)
+                    record(line)
+                    reporter.say(_history_line(line, best_metric))
+                    if evaluate is None:
+                        continue
+                    if best is None or is_better(best_metric, metrics.get(best_metric), best):
+                        best, worse_in_a_row = metrics.get(best_metric), 0
+                        outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
+                    else:
+                        worse_in_a_row += 1
+                        if config.patience is not None and worse_in_a_row >= config.patience and not last:
+                            outcome.stopped_early = True
+                            break
+        if evaluate is None:
+            outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
+    finally:
+        optimizer.close()
     outcome.losses = losses[: outcome.steps].cpu().numpy()
     return outcome
 

@@ -87,6 +87,7 @@ class MasterOptimizer:
             self._names.append(name)
             self._parameters.append(parameter)
             self._masters.append(parameter if own else nn.Parameter(originals[name].to(parameter.device)))
+        self._gradients: dict[str, Tensor] = {}  # float32, of the masters, used again by every step
         self._low = [(p, m) for p, m in zip(self._parameters, self._masters, strict=True) if p is not m]
         self.rate = rate
         self.max_grad_norm = settings.max_grad_norm
@@ -104,16 +105,20 @@ class MasterOptimizer:
     def collect_gradients(self, part: int = 0, num_parts: int = 1) -> None:
         """Add the gradients of lower precision to the masters' float32 gradients, and free them."""
         ours = _by_parameter_name(self._encoder)
+        fresh: list[tuple[Tensor, Tensor]] = []
         for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
             if name in ours:
                 gradient = _dense(ours[name], master)
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             elif parameter is not master and parameter.grad is not None:
                 if master.grad is None:
-                    master.grad = parameter.grad.float()
+                    master.grad = self._gradients.setdefault(name, torch.empty_like(master))
+                    fresh.append((master.grad, parameter.grad))
                 else:
                     master.grad.add_(parameter.grad)
                 parameter.grad = None
+        if fresh:  # all at once: on a GPU, starting a kernel for each would cost more than the copies
+            torch._foreach_copy_([to for to, _ in fresh], [of for _, of in fresh])
 
     @torch.no_grad()
     def step(self, rate_factor: float) -> None:

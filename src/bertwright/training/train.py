@@ -145,6 +145,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     )
 
     outcome = _learn(config, learner, splits, loaded, originals, device, token_budget, writer, reporter)
+    del learner  # and the memory that its batches used
 
     state = originals | outcome.state
     save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)
