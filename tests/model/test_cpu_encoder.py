@@ -164,14 +164,14 @@ def test_dropout_drops_its_share_scales_the_rest_and_differs_by_seed():
     assert torch.equal(results[0], results[1])
     assert not torch.equal(results[0], results[2])
     # The embedding's dropout alone can be seen from outside: what it drops is exactly 0.
-    embedded = ours.fast._memory.take("x0", batch.num_tokens, 64, torch.float32)
+    embedded = ours.fast._take_rows("x0", batch.num_tokens, 64)[: batch.num_tokens]
     assert abs(float((embedded == 0).float().mean()) - 0.3) < 0.005
     ours.eval()
     ours(batch, False)
-    plain = ours.fast._memory.take("x0", batch.num_tokens, 64, torch.float32).clone()
+    plain = ours.fast._take_rows("x0", batch.num_tokens, 64)[: batch.num_tokens].clone()
     ours.train()
     ours(batch, False)
-    dropped = ours.fast._memory.take("x0", batch.num_tokens, 64, torch.float32)
+    dropped = ours.fast._take_rows("x0", batch.num_tokens, 64)[: batch.num_tokens]
     kept = dropped != 0
     torch.testing.assert_close(dropped[kept], plain[kept] / 0.7)
     rows = kept.float().mean(dim=1)
@@ -221,7 +221,7 @@ def test_attention_dropout_drops_its_share():
     ours.train()
     batch = batch_of((64,) * 40)
     ours(batch, False)
-    sums = ours.fast._memory.take("read0", batch.num_tokens, 64, torch.float32).view(-1, 2, 32)[:, :, 0]
+    sums = ours.fast._take_rows("read0", batch.num_tokens, 64).view(-1, 2, 32)[:, :, 0]
     assert abs(float(sums.mean()) - 1) < 0.01
     assert 0.02 < float(sums.std()) < 0.2  # of 64 weights of like size: sqrt(0.25 / 0.75 / 64) is 0.07
     ours.eval()

@@ -30,6 +30,10 @@ from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
 from bertwright.model.encoder import Encoder, EncoderLayer
 
 _LANES = 16
+# Matrix products have rows in multiples of the first number, or of the second where there are fewer than the third. For
+# each new shape PyTorch's library for products makes new code, which takes about half a millisecond: with every number
+# of tokens a shape of its own, that would be a quarter of a small model's training step.
+_ROWS_STEP, _FEW_ROWS_STEP, _FEW_ROWS = 64, 32, 1_024
 _MOST_COLUMNS = 8_192
 _MOST_POSITIONS = 4_096
 
@@ -74,13 +78,14 @@ class _Memory:
         self._pieces: dict[str, Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """(rows, columns); what is in it is what was left there."""
+        """(rows, columns); what is in it is what was left there, zeros at first."""
         needed = rows * columns
         piece = self._pieces.get(name)
         if piece is None or piece.numel() < needed or piece.dtype != dtype:
             self._pieces.pop(name, None)
             with torch.inference_mode(False):  # what is made in inference mode cannot be written to later
-                piece = torch.empty(needed + needed // 8, dtype=dtype)
+                # Zeros, since rows behind the last token are multiplied too, and must be numbers.
+                piece = torch.zeros(needed + needed // 8, dtype=dtype)
             self._pieces[name] = piece
         return piece[:needed].view(rows, columns)
 
@@ -278,10 +283,10 @@ class CpuEncoder:
             attention_dropout=attention_dropout,
             layers=[],
         )
-        take = self._take
+        take = self._take_rows
         embeddings = self.encoder.embeddings
         x = take("x0" if keep else "x", tokens, hidden)
-        tape.embedded_stats = take("stats0", tokens, 2, torch.float32)
+        tape.embedded_stats = self._take("stats0", tokens, 2, torch.float32)
         typed.embed_forward(
             tape.ids.ctypes.data,
             _at(tape.places),
@@ -305,19 +310,20 @@ class CpuEncoder:
             kept: dict[str, Tensor] = {"x": x}
             if at_first:
                 assert tape.first_rows is not None
-                readers = kept["readers"] = torch.index_select(x, 0, tape.first_rows, out=take("readers", rows, hidden))
+                readers = kept["readers"] = take("readers", rows, hidden)
+                torch.index_select(x, 0, tape.first_rows, out=readers[:rows])
                 kept["q"] = self._product(i, "q", readers, layer.qkv[:hidden], "q")
                 kept["kv"] = self._product(i, "kv", x, layer.qkv[hidden:], "kv")
             else:
                 readers = x
                 kept["qkv"] = self._product(i, "qkv", x, layer.qkv, "qkv" + mark)
             kept["read"] = take("read" + mark, rows, hidden)
-            kept["softmaxes"] = take("softmaxes" + mark, rows, 2 * heads, torch.float32)
+            kept["softmaxes"] = self._take("softmaxes" + mark, rows, 2 * heads, torch.float32)
             attention = self._attention(tape, layer, kept, i)
             typed.attention_forward(ctypes.byref(attention), _at(kept["read"]), hidden, _at(kept["softmaxes"]))
             kept["z1"] = self._product(i, "output", kept["read"], layer.output, "z1" + mark)
             kept["y1"] = take("y1" + mark, rows, hidden)
-            kept["stats1"] = take("stats1" + mark, rows, 2, torch.float32)
+            kept["stats1"] = self._take("stats1" + mark, rows, 2, torch.float32)
             self._norm(layer.norm1, kept["z1"], layer.output_bias, readers, kept["y1"], kept["stats1"], tape, 3 * i + 1)
             if self.quantized is not None:
                 kept["z2"] = self._feed_forward_quantized(i, layer, kept["y1"])
@@ -329,14 +335,25 @@ class CpuEncoder:
                 )
                 kept["z2"] = self._product(i, "contract", kept["a"], layer.contract, "z2" + mark)
             x = take(f"x{i + 1}" if keep else "x", rows, hidden)
-            kept["stats2"] = take("stats2" + mark, rows, 2, torch.float32)
+            kept["stats2"] = self._take("stats2" + mark, rows, 2, torch.float32)
             self._norm(layer.norm2, kept["z2"], layer.contract_bias, kept["y1"], x, kept["stats2"], tape, 3 * i + 2)
             if keep:
                 tape.layers.append(kept)
         if keep:
             tape.id_groups = groups
             self._tape = tape
-        return x
+        return x[:rows]
+
+    def _take_rows(self, name: str, rows: int, columns: int) -> Tensor:
+        """(at least ``rows``, columns): memory for a factor or a result of a product; see ``_ROWS_STEP``."""
+        step = _FEW_ROWS_STEP if rows < _FEW_ROWS else _ROWS_STEP
+        return self._take(name, -(-rows // step) * step, columns)
+
+    def _take_gradient(self, name: str, rows: int, columns: int) -> Tensor:
+        """As ``_take_rows``, with zeros behind the last row: they add nothing to the gradients of weights."""
+        memory = self._take_rows(name, rows, columns)
+        memory[rows:].zero_()
+        return memory
 
     def _product(self, i: int, name: str, x: Tensor, weight: Tensor, into: str) -> Tensor:
         """(rows, outputs): ``x`` (rows, inputs) times the transpose of ``weight`` (outputs, inputs) of layer ``i``."""
@@ -412,7 +429,7 @@ class CpuEncoder:
             _at(norm.bias),
             _at(y),
             _at(stats),
-            x.shape[0],
+            stats.shape[0],
             x.shape[1],
             norm.eps,
             _dropout(tape, site),
@@ -455,22 +472,22 @@ class CpuEncoder:
         tape = self._tape
         assert tape is not None, "no forward pass to go back from"
         self._tape = None
-        config, typed, take = self.config, self.typed, self._take
+        config, typed, take, take_gradient = self.config, self.typed, self._take_rows, self._take_gradient
         hidden, inner = config.hidden_size, config.intermediate_size
         tokens = len(tape.ids)
         partials = self._memory.take("partials", 3 * self.kernels.num_threads(), max(3 * hidden, inner), torch.float32)
         dy, dy2 = grad.to(self.dtype).contiguous(), None
         for i in range(len(self.layers) - 1, -1, -1):
             layer, kept = self.layers[i], tape.layers[i]
-            rows = kept["z2"].shape[0]
+            rows = kept["stats2"].shape[0]
             gradient = layer.gradient
 
             def norm_backward(
                 norm: nn.LayerNorm, number: int, dy: Tensor, dy2: Tensor | None, bias: str
             ) -> tuple[Tensor, Tensor]:
                 z = kept[f"z{number}"]  # noqa: B023 - called within this turn of the loop
-                dz = take(f"dz{number}", z.shape[0], hidden)
-                dx = take("dx", z.shape[0], hidden) if tape.dropout else dz
+                dz = take_gradient(f"dz{number}", rows, hidden)  # noqa: B023
+                dx = take_gradient("dx", rows, hidden) if tape.dropout else dz  # noqa: B023
                 typed.norm_backward(
                     _at(dy),
                     _at(dy2),
@@ -484,7 +501,7 @@ class CpuEncoder:
                         for name in (f"gamma{number}", f"beta{number}", bias)
                     ),
                     _at(partials),
-                    z.shape[0],
+                    rows,  # noqa: B023
                     hidden,
                     _dropout(tape, 3 * i + number),  # noqa: B023
                 )
@@ -512,11 +529,11 @@ class CpuEncoder:
             attention = self._attention(tape, layer, kept, i)
             item = dread.element_size()
             if "qkv" in kept:
-                dqkv = take("dqkv", tokens, 3 * hidden)
+                dqkv = take_gradient("dqkv", tokens, 3 * hidden)
                 at = _at(dqkv)
                 targets = at, at + hidden * item, at + 2 * hidden * item
             else:
-                dq, dkv = take("dq", rows, hidden), take("dkv", tokens, 2 * hidden)
+                dq, dkv = take_gradient("dq", rows, hidden), take_gradient("dkv", tokens, 2 * hidden)
                 targets = _at(dq), _at(dkv), _at(dkv) + hidden * item
             typed.attention_backward(ctypes.byref(attention), _at(dread), hidden, _at(kept["softmaxes"]), *targets)
             if "qkv" in kept:
@@ -529,9 +546,9 @@ class CpuEncoder:
                 torch.mm(dq.t(), kept["readers"], out=dqkv_weight[:hidden])
                 torch.mm(dkv.t(), kept["x"], out=dqkv_weight[hidden:])
                 dy, dy2 = torch.mm(dkv, layer.qkv[hidden:], out=take("dx_layer", tokens, hidden)), None
-                dz1 += dq @ layer.qkv[:hidden]
+                dz1 += torch.mm(dq, layer.qkv[:hidden])
                 assert tape.first_rows is not None
-                dy.index_add_(0, tape.first_rows, dz1)
+                dy.index_add_(0, tape.first_rows, dz1[:rows])
         self._embed_backward(tape, dy, dy2, partials)
 
     def _embed_backward(self, tape: _Tape, dy: Tensor, dy2: Tensor | None, partials: Tensor) -> None:

@@ -256,8 +256,9 @@ void N(norm_forward)(REAL *x, const REAL *bias, const REAL *residual, const REAL
       for (int c = 0; c < columns; c += LANES) {
         vfloat value = LOAD(xr + c) + LOAD(bias + c);
         if (d.threshold) value = keep(value, d, (uint32_t)(r * columns + c));
-        STORE(xr + c, value + LOAD(residual + r * columns + c));
-        store_float(z + c, LOAD(xr + c)); /* as rounded: what the backward pass will see */
+        value += LOAD(residual + r * columns + c);
+        STORE(xr + c, value);
+        store_float(z + c, value); /* not as rounded: that would be one rounding more in every layer */
       }
       float mean, inverse;
       N(moments)(z, columns, epsilon, &mean, &inverse);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from torch.nn import functional
 from bertwright.config import TrainConfig
 from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
 from bertwright.data.ragged import Ragged
-from bertwright.data.resident import StaticShape, texts_on
+from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 from bertwright.errors import TrainingError
 from bertwright.evaluation.metrics import is_better
 from bertwright.evaluation.predictor import compute_logits
@@ -60,7 +61,6 @@ class WholeModel:
         self.model, self.ragged, self.device, self.token_budget = model, ragged, device, token_budget
         self.lengths = ragged.lengths
         self.cpu_encoder = model.cpu_encoder
-        self._texts = texts_on(ragged, device)
         self._static: StaticShape | None = None
 
     def compile_for(self, batches: Iterable[np.ndarray], always: bool = False) -> None:
@@ -87,6 +87,11 @@ class WholeModel:
 
     def logits(self, rows: np.ndarray) -> Tensor:
         return self.model(self._texts.batch(rows, self._static))
+
+    @functools.cached_property
+    def _texts(self) -> ResidentTexts | HostTexts:
+        """Made when first learnt from: texts that are only scored need not lie on a GPU twice."""
+        return texts_on(self.ragged, self.device)
 
     def num_tokens(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())
