@@ -177,12 +177,12 @@ def cut(ids: np.ndarray, starts: np.ndarray, max_length: int, sep_id: int) -> tu
     num_cut = int(np.count_nonzero(too_long))
     if not num_cut:
         return ids, starts, 0
-    kept_lengths = np.minimum(lengths, max_length)
-    # Of each text a run that is kept and a run, maybe empty, that is not. (tokens,) bool
-    runs = np.stack([kept_lengths, lengths - kept_lengths], axis=1).ravel()
-    kept = ids[np.repeat(np.tile([True, False], len(lengths)), runs)]
+    # What is kept lies in runs, from behind the end of one text that is cut to the cut in the next one.
+    cuts, resumes = starts[:-1][too_long] + max_length, starts[1:][too_long]
+    begins, ends = [0, *resumes.tolist()], [*cuts.tolist(), len(ids)]
+    kept = np.concatenate([ids[begin:end] for begin, end in zip(begins, ends, strict=True)])
     new_starts = np.zeros_like(starts)
-    np.cumsum(kept_lengths, out=new_starts[1:])
+    np.cumsum(np.minimum(lengths, max_length), out=new_starts[1:])
     kept[new_starts[1:][too_long] - 1] = sep_id
     return kept, new_starts, num_cut
 
