@@ -187,7 +187,7 @@ INLINE int any_lane(vint where) {
 }
 
 /* Numbers below 1e-38 count as 0 while moments are updated: a moment that no gradient feeds shrinks towards 0 and would
- * otherwise stay there for good, at a hundred times the cost of a multiplication. */
+ * otherwise stay there for good, as a denormal number, which processors are slow with. */
 #if defined(__SSE2__)
 #define FLUSH_TINY unsigned before = _mm_getcsr(); _mm_setcsr(before | 0x8040)
 #define END_FLUSH_TINY _mm_setcsr(before)
