@@ -21,7 +21,9 @@ from pathlib import Path
 
 import torch  # before the kernels: they must find PyTorch's OpenMP, whose threads they share
 
-_SOURCE = Path(__file__).with_name("kernels.c")
+_FOLDER = Path(__file__).parent
+_SOURCES = ("kernels.c", "products.c", "attention_tiles.c")
+_HEADERS = ("vectors.h", "tiles.h")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
 _COMPILE_LIMIT_S = 120
 
@@ -141,7 +143,7 @@ def load_kernels() -> Found:
     if compiler is None:
         return Found(None, "no C compiler (cc, gcc) on this machine: install one, the next run is faster")
     try:
-        source = _SOURCE.read_bytes()
+        source = b"\0".join((_FOLDER / name).read_bytes() for name in (*_SOURCES, *_HEADERS))
         version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=30).stdout
         key = hashlib.sha256(b"\0".join([source, version, " ".join(_FLAGS).encode(), _cpu().encode()])).hexdigest()
         library = _cache_folder() / f"kernels-{key[:32]}.so"
@@ -160,11 +162,12 @@ def load_kernels() -> Found:
 def _compile(compiler: str, library: Path) -> None:
     """Beside its place, then renamed: two processes may do this at once."""
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-        compiled, linked = Path(folder) / "kernels.o", Path(folder) / "kernels.so"
+        objects = [(str(_FOLDER / name), str(Path(folder) / f"{name}.o")) for name in _SOURCES]
+        linked = Path(folder) / "kernels.so"
         for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(compiled)],
+            *([compiler, *_FLAGS, "-c", source, "-o", compiled] for source, compiled in objects),
             # Without -fopenmp: a second OpenMP library would bring threads of its own, which would fight PyTorch's.
-            [compiler, "-shared", str(compiled), "-o", str(linked), "-lm"],
+            [compiler, "-shared", *(compiled for _, compiled in objects), "-o", str(linked), "-lm"],
         ):
             subprocess.run(command, capture_output=True, check=True, timeout=_COMPILE_LIMIT_S)
         os.replace(linked, library)
