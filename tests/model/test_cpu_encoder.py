@@ -15,7 +15,8 @@ from bertwright.hardware import cpu_int8_feature
 from bertwright.model import compiled
 from bertwright.model.batch import Batch, pack
 from bertwright.model.compiled import load_kernels
-from bertwright.model.cpu_encoder import CpuEncoder, RowGradients, quantize_weights, why_not
+from bertwright.model.cpu_encoder import CpuEncoder, RowGradients, why_not
+from bertwright.model.cpu_int8 import quantize_weights
 from bertwright.model.encoder import Encoder, ModelConfig
 
 CPU = torch.device("cpu")
@@ -302,7 +303,7 @@ def test_without_a_compiler_or_a_safe_cache_pytorch_computes_and_the_reason_is_s
 
 
 def test_the_source_of_the_kernels_is_part_of_the_package():
-    assert compiled._SOURCE.is_file()
+    assert all((compiled._FOLDER / name).is_file() for name in (*compiled._SOURCES, *compiled._HEADERS))
 
 
 @pytest.mark.skipif(cpu_int8_feature() is None, reason="this CPU does not multiply 8-bit integers fast")

@@ -83,8 +83,16 @@ _UNTYPED = {
     "adam_rows": (_P, _L, _P, _F, _P, _P, _P, _P, _P, _L, _P, _I),
     "num_threads": (),
     "has_bf16_products": (),
+    "has_tile_products": (),
 }
-_RETURNS = {"sum_of_squares": ctypes.c_double, "num_threads": _I, "has_bf16_products": _I}
+# Only where the processor has tiles.
+_TILES = {
+    "pack_transposed": (_P, _P, _L, _L),
+    "pack_plain": (_P, _L, _P, _L, _L),
+    "product_rows": (_P, _L, _P, _P, _P, _P, _L, _L, _L, _I),
+    "product_columns": (_P, _L, _L, _P, _P, _L, _L, _P, _P, _L, _L, _I),
+}
+_RETURNS = {"sum_of_squares": ctypes.c_double, "num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
 
 
 class Kernels:
@@ -95,12 +103,20 @@ class Kernels:
         self.adam_rows = _function(library, "adam_rows", "adam_rows")
         self.num_threads = _function(library, "num_threads", "num_threads")
         self.has_bf16_products = bool(_function(library, "has_bf16_products", "has_bf16_products")())
+        self.has_tile_products = bool(_function(library, "has_tile_products", "has_tile_products")())
+        if self.has_tile_products:
+            for name in _TILES:
+                setattr(self, name, _function(library, name, name))
         self.float = TypedKernels(library, "float", True)
         self.bf16 = TypedKernels(library, "bf16", self.has_bf16_products)
 
     def of(self, dtype: torch.dtype) -> TypedKernels:
         """The kernels that compute in float32 or bfloat16."""
         return {torch.float32: self.float, torch.bfloat16: self.bf16}[dtype]
+
+
+    def __getattr__(self, name: str) -> ctypes._NamedFuncPointer:
+        raise AttributeError(f"no kernel {name} on this machine")
 
 
 class TypedKernels:
@@ -117,7 +133,7 @@ class TypedKernels:
 
 def _function(library: ctypes.CDLL, name: str, symbol: str) -> ctypes._NamedFuncPointer:
     function = getattr(library, symbol)
-    function.argtypes = (_TYPED | _UNTYPED)[name]
+    function.argtypes = (_TYPED | _UNTYPED | _TILES)[name]
     function.restype = _RETURNS.get(name)
     return function
 

@@ -27,6 +27,8 @@ from torch.autograd.function import once_differentiable
 
 from bertwright.model.batch import Batch
 from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
+from bertwright.model.cpu_int8 import Int8Products, Quantized
+from bertwright.model.cpu_products import Products, TileProducts, TorchProducts
 from bertwright.model.encoder import Encoder, EncoderLayer
 
 _LANES = 16
@@ -121,39 +123,6 @@ class _Layer:
         return self.gradients[name]
 
 
-@dataclass(frozen=True)
-class _Quantized:
-    """A matrix of weights in 8 bits: about ``weights`` (inputs, outputs) int8 times ``scales`` (outputs,) float32."""
-
-    weights: Tensor
-    scales: Tensor
-
-    @classmethod
-    def of(cls, weight: Tensor) -> _Quantized:
-        """Of ``weight`` (outputs, inputs): each output's largest weight becomes 127."""
-        scales = weight.abs().amax(dim=1).clamp(min=1e-30) / 127
-        return cls((weight / scales[:, None]).round().to(torch.int8).t(), scales.contiguous())
-
-
-def quantize_weights(encoder: Encoder) -> list[dict[str, _Quantized]]:
-    """The matrices of each layer in 8 bits, from weights that are still in float32."""
-    found = []
-    for layer in encoder.layers:
-        assert isinstance(layer, EncoderLayer)
-        attention, feed_forward = layer.attention, layer.feed_forward
-        query, key, value = (part.weight.detach() for part in (attention.query, attention.key, attention.value))
-        matrices = {
-            "qkv": torch.cat([query, key, value]),
-            "q": query,
-            "kv": torch.cat([key, value]),
-            "output": attention.output.weight.detach(),
-            "expand": feed_forward.expand.weight.detach(),
-            "contract": feed_forward.contract.weight.detach(),
-        }
-        found.append({name: _Quantized.of(matrix.float()) for name, matrix in matrices.items()})
-    return found
-
-
 @dataclass
 class _Tape:
     """What the backward pass needs of a forward one."""
@@ -184,14 +153,17 @@ class CpuEncoder:
     name = "C kernels"
 
     def __init__(
-        self, encoder: Encoder, kernels: Kernels, quantized: list[dict[str, _Quantized]] | None = None
+        self, encoder: Encoder, kernels: Kernels, quantized: list[dict[str, Quantized]] | None = None
     ) -> None:
         self.encoder = encoder
-        self.quantized = quantized
         self.config = encoder.config
         self.dtype = encoder.embeddings.token.weight.dtype
         self.kernels, self.typed = kernels, kernels.of(self.dtype)
         self.layers = [_Layer(layer) for layer in encoder.layers]  # type: ignore[arg-type]
+        self.int8 = None if quantized is None else Int8Products(self.typed, quantized)
+        self.products = self._choose_products()
+        # The product has added the bias, or attention does on reading.
+        self._adds_bias = self.int8 is None and self.products.adds_bias
         self.before_tokens: Callable[[np.ndarray], None] | None = None
         self._memory = _Memory()
         self._turn = threading.Lock()
@@ -200,11 +172,21 @@ class CpuEncoder:
         self._anchor = torch.zeros((), requires_grad=True)
 
     @classmethod
-    def of(cls, encoder: Encoder, quantized: list[dict[str, _Quantized]] | None = None) -> CpuEncoder:
+    def of(cls, encoder: Encoder, quantized: list[dict[str, Quantized]] | None = None) -> CpuEncoder:
         """For an encoder that ``why_not`` has no objection to; ``quantized``: of ``quantize_weights``, for scoring."""
         kernels = load_kernels().kernels
         assert kernels is not None
         return cls(encoder, kernels, quantized)
+
+    def _choose_products(self) -> Products:
+        config = self.config
+        if (
+            self.dtype == torch.bfloat16
+            and self.kernels.has_tile_products
+            and TileProducts.fit(config.hidden_size, config.intermediate_size)
+        ):
+            return TileProducts(self.kernels)
+        return TorchProducts(self.typed)
 
     def is_current(self) -> bool:
         """Whether the encoder's parameters are still those that this was made for."""
@@ -218,7 +200,7 @@ class CpuEncoder:
         overwritten by the next call, and the backward pass must come before that.
         """
         if torch.is_grad_enabled() and self.encoder.embeddings.token.weight.requires_grad:
-            if self.quantized is not None:
+            if self.int8 is not None:
                 raise ValueError("an encoder in 8 bits scores; it cannot learn")
             return _Pass.apply(self._anchor, self, batch, only_first)
         with self._turn:
@@ -312,28 +294,29 @@ class CpuEncoder:
                 assert tape.first_rows is not None
                 readers = kept["readers"] = take("readers", rows, hidden)
                 torch.index_select(x, 0, tape.first_rows, out=readers[:rows])
-                kept["q"] = self._product(i, "q", readers, layer.qkv[:hidden], "q")
-                kept["kv"] = self._product(i, "kv", x, layer.qkv[hidden:], "kv")
+                q_bias, kv_bias = layer.qkv_bias[:hidden], layer.qkv_bias[hidden:]
+                kept["q"] = self._product(i, "q", readers, layer.qkv[:hidden], q_bias, "q")
+                kept["kv"] = self._product(i, "kv", x, layer.qkv[hidden:], kv_bias, "kv")
             else:
                 readers = x
-                kept["qkv"] = self._product(i, "qkv", x, layer.qkv, "qkv" + mark)
+                kept["qkv"] = self._product(i, "qkv", x, layer.qkv, layer.qkv_bias, "qkv" + mark)
             kept["read"] = take("read" + mark, rows, hidden)
             kept["softmaxes"] = self._take("softmaxes" + mark, rows, 2 * heads, torch.float32)
             attention = self._attention(tape, layer, kept, i)
             typed.attention_forward(ctypes.byref(attention), _at(kept["read"]), hidden, _at(kept["softmaxes"]))
-            kept["z1"] = self._product(i, "output", kept["read"], layer.output, "z1" + mark)
+            kept["z1"] = self._product(i, "output", kept["read"], layer.output, None, "z1" + mark)
             kept["y1"] = take("y1" + mark, rows, hidden)
             kept["stats1"] = self._take("stats1" + mark, rows, 2, torch.float32)
             self._norm(layer.norm1, kept["z1"], layer.output_bias, readers, kept["y1"], kept["stats1"], tape, 3 * i + 1)
-            if self.quantized is not None:
-                kept["z2"] = self._feed_forward_quantized(i, layer, kept["y1"])
+            if self.int8 is not None:
+                kept["z2"] = self._take("z2", kept["y1"].shape[0], hidden)
+                self.int8.feed_forward(i, kept["y1"], layer.expand_bias, kept["z2"])
             else:
-                kept["h"] = self._product(i, "expand", kept["y1"], layer.expand, "h" + mark)
-                kept["a"] = take("a" + mark, rows, config.intermediate_size) if keep else kept["h"]
-                typed.gelu_forward(
-                    _at(kept["h"]), _at(layer.expand_bias), _at(kept["a"]), rows, config.intermediate_size
-                )
-                kept["z2"] = self._product(i, "contract", kept["a"], layer.contract, "z2" + mark)
+                kept["a"] = take("a" + mark, rows, config.intermediate_size)
+                if keep:
+                    kept["h"] = take("h" + mark, rows, config.intermediate_size)
+                self.products.expand(i, kept["y1"], layer.expand, layer.expand_bias, kept.get("h"), kept["a"])
+                kept["z2"] = self._product(i, "contract", kept["a"], layer.contract, None, "z2" + mark)
             x = take(f"x{i + 1}" if keep else "x", rows, hidden)
             kept["stats2"] = self._take("stats2" + mark, rows, 2, torch.float32)
             self._norm(layer.norm2, kept["z2"], layer.contract_bias, kept["y1"], x, kept["stats2"], tape, 3 * i + 2)
@@ -355,45 +338,11 @@ class CpuEncoder:
         memory[rows:].zero_()
         return memory
 
-    def _product(self, i: int, name: str, x: Tensor, weight: Tensor, into: str) -> Tensor:
+    def _product(self, i: int, name: str, x: Tensor, weight: Tensor, bias: Tensor | None, into: str) -> Tensor:
         """(rows, outputs): ``x`` (rows, inputs) times the transpose of ``weight`` (outputs, inputs) of layer ``i``."""
-        if self.quantized is None:
-            return torch.mm(x, weight.t(), out=self._take(into, x.shape[0], weight.shape[0]))
-        small, scales = self._quantize(x)
-        return self._dequantized_product(small, scales, self.quantized[i][name], into)
-
-    def _quantize(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        small = self._take("x8", x.shape[0], x.shape[1], torch.int8)
-        scales = self._take("scales8", x.shape[0], 1, torch.float32)
-        self.typed.quantize(_at(x), _at(small), _at(scales), *x.shape)
-        return small, scales
-
-    def _dequantized_product(self, small: Tensor, scales: Tensor, matrix: _Quantized, into: str) -> Tensor:
-        rows, outputs = small.shape[0], matrix.weights.shape[1]
-        sums = torch._int_mm(small, matrix.weights, out=self._take("sums8", rows, outputs, torch.int32))
-        y = self._take(into, rows, outputs)
-        self.typed.dequantize(_at(sums), _at(scales), _at(matrix.scales), _at(y), rows, outputs)
+        y = self._take(into, x.shape[0], weight.shape[0])
+        (self.int8 or self.products).product(i, name, x, weight, bias, y)
         return y
-
-    def _feed_forward_quantized(self, i: int, layer: _Layer, x: Tensor) -> Tensor:
-        assert self.quantized is not None
-        expand, contract = self.quantized[i]["expand"], self.quantized[i]["contract"]
-        rows, inner = x.shape[0], expand.weights.shape[1]
-        small, scales = self._quantize(x)
-        sums = torch._int_mm(small, expand.weights, out=self._take("sums8", rows, inner, torch.int32))
-        middle = self._take("a8", rows, inner, torch.int8)
-        middle_scales = self._take("a_scales8", rows, 1, torch.float32)
-        self.typed.gelu_quantize(
-            _at(sums),
-            _at(scales),
-            _at(expand.scales),
-            _at(layer.expand_bias),
-            _at(middle),
-            _at(middle_scales),
-            rows,
-            inner,
-        )
-        return self._dequantized_product(middle, middle_scales, contract, "z2")
 
     def _take(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
         return self._memory.take(name, rows, columns, dtype or self.dtype)
@@ -438,7 +387,7 @@ class CpuEncoder:
     def _attention(self, tape: _Tape, layer: _Layer, kept: dict[str, Tensor], i: int) -> Attention:
         hidden = self.config.hidden_size
         item = layer.qkv.element_size()
-        bias = _at(layer.qkv_bias)
+        bias = 0 if self._adds_bias else _at(layer.qkv_bias)
         if "qkv" in kept:
             q, q_stride, q_starts = _at(kept["qkv"]), 3 * hidden, tape.starts
             k, kv_stride = q + hidden * item, 3 * hidden
@@ -450,8 +399,8 @@ class CpuEncoder:
             k=k,
             v=k + hidden * item,
             q_bias=bias,
-            k_bias=bias + hidden * item,
-            v_bias=bias + 2 * hidden * item,
+            k_bias=bias and bias + hidden * item,
+            v_bias=bias and bias + 2 * hidden * item,
             q_stride=q_stride,
             k_stride=kv_stride,
             v_stride=kv_stride,
@@ -473,6 +422,7 @@ class CpuEncoder:
         assert tape is not None, "no forward pass to go back from"
         self._tape = None
         config, typed, take, take_gradient = self.config, self.typed, self._take_rows, self._take_gradient
+        products = self.products
         hidden, inner = config.hidden_size, config.intermediate_size
         tokens = len(tape.ids)
         partials = self._memory.take("partials", 3 * self.kernels.num_threads(), max(3 * hidden, inner), torch.float32)
@@ -508,22 +458,18 @@ class CpuEncoder:
                 return dz, dx
 
             dz2, dx = norm_backward(layer.norm2, 2, dy, dy2, "contract_bias")
-            torch.mm(dx.t(), kept["a"], out=gradient("contract", (hidden, inner), self.dtype))
-            da = torch.mm(dx, layer.contract, out=take("da", rows, inner))
-            typed.gelu_backward(
-                _at(da),
-                _at(kept["h"]),
-                _at(layer.expand_bias),
-                _at(gradient("expand_bias", (1, inner), torch.float32)),
-                _at(partials),
-                rows,
-                inner,
-            )
-            torch.mm(da.t(), kept["y1"], out=gradient("expand", (inner, hidden), self.dtype))
-            dy1 = torch.mm(da, layer.expand, out=take("dy1", rows, hidden))
+            products.weight_gradient(dx, kept["a"], gradient("contract", (hidden, inner), self.dtype), partials)
+            expand_bias = gradient("expand_bias", (1, inner), torch.float32)
+            dh = take("dh", rows, inner)
+            products.gelu_gradient(dx, layer.contract, kept["h"], layer.expand_bias, dh, partials, expand_bias)
+            dexpand = gradient("expand", (inner, hidden), self.dtype)
+            products.weight_gradient(dh, kept["y1"], dexpand, partials, expand_bias if products.adds_bias else None)
+            dy1 = take("dy1", rows, hidden)
+            products.input_gradient(dh, layer.expand, dy1)
             dz1, dx = norm_backward(layer.norm1, 1, dz2, dy1, "output_bias")
-            torch.mm(dx.t(), kept["read"], out=gradient("output", (hidden, hidden), self.dtype))
-            dread = torch.mm(dx, layer.output, out=take("dread", rows, hidden))
+            products.weight_gradient(dx, kept["read"], gradient("output", (hidden, hidden), self.dtype), partials)
+            dread = take("dread", rows, hidden)
+            products.input_gradient(dx, layer.output, dread)
             dqkv_weight = gradient("qkv", (3 * hidden, hidden), self.dtype)
             dqkv_bias = gradient("qkv_bias", (1, 3 * hidden), torch.float32)
             attention = self._attention(tape, layer, kept, i)
@@ -537,16 +483,17 @@ class CpuEncoder:
                 targets = _at(dq), _at(dkv), _at(dkv) + hidden * item
             typed.attention_backward(ctypes.byref(attention), _at(dread), hidden, _at(kept["softmaxes"]), *targets)
             if "qkv" in kept:
-                typed.column_sums(_at(dqkv), _at(dqkv_bias), _at(partials), tokens, 3 * hidden)
-                torch.mm(dqkv.t(), kept["x"], out=dqkv_weight)
-                dy, dy2 = dz1, torch.mm(dqkv, layer.qkv, out=take("dx_layer", tokens, hidden))
+                products.weight_gradient(dqkv, kept["x"], dqkv_weight, partials, dqkv_bias)
+                dy, dy2 = dz1, take("dx_layer", tokens, hidden)
+                products.input_gradient(dqkv, layer.qkv, dy2)
             else:
-                typed.column_sums(_at(dq), _at(dqkv_bias), _at(partials), rows, hidden)
-                typed.column_sums(_at(dkv), _at(dqkv_bias) + 4 * hidden, _at(partials), tokens, 2 * hidden)
-                torch.mm(dq.t(), kept["readers"], out=dqkv_weight[:hidden])
-                torch.mm(dkv.t(), kept["x"], out=dqkv_weight[hidden:])
-                dy, dy2 = torch.mm(dkv, layer.qkv[hidden:], out=take("dx_layer", tokens, hidden)), None
-                dz1 += torch.mm(dq, layer.qkv[:hidden])
+                products.weight_gradient(dq, kept["readers"], dqkv_weight[:hidden], partials, dqkv_bias[:, :hidden])
+                products.weight_gradient(dkv, kept["x"], dqkv_weight[hidden:], partials, dqkv_bias[:, hidden:])
+                dy, dy2 = take("dx_layer", tokens, hidden), None
+                products.input_gradient(dkv, layer.qkv[hidden:], dy)
+                dreaders = take("dreaders", rows, hidden)
+                products.input_gradient(dq, layer.qkv[:hidden], dreaders)
+                dz1[:rows] += dreaders[:rows]
                 assert tape.first_rows is not None
                 dy.index_add_(0, tape.first_rows, dz1[:rows])
         self._embed_backward(tape, dy, dy2, partials)

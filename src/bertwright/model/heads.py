@@ -11,7 +11,8 @@ from bertwright.errors import UserError
 from bertwright.model.attention import choose_kernel
 from bertwright.model.batch import Batch
 from bertwright.model.compiled import load_kernels
-from bertwright.model.cpu_encoder import CpuEncoder, quantize_weights, why_not
+from bertwright.model.cpu_encoder import CpuEncoder, why_not
+from bertwright.model.cpu_int8 import quantize_weights
 from bertwright.model.encoder import Encoder, EncoderLayer, ModelConfig
 from bertwright.model.gpu_encoder import GpuEncoder, Work, is_small, why_not_compile
 
