@@ -126,7 +126,7 @@ class TileProducts:
         self._kernels.product_columns(
             *(left.data_ptr(), left.shape[1], left.shape[1], left_sums),
             *(right.data_ptr(), right.shape[1], right.shape[1], right_sums),
-            *(dw.data_ptr(), dw.shape[1], left.shape[0], int(turned)),
+            *(self._scratch(right.numel()).data_ptr(), dw.data_ptr(), dw.shape[1], left.shape[0], int(turned)),
         )
 
     def _rows(self, what: str, x: Tensor, packed: Tensor, bias: Tensor | None, h: Tensor | None, y: Tensor) -> None:

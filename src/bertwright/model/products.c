@@ -17,8 +17,11 @@
 #define BLOCK 32
 #define TILE_VALUES 512                  /* bfloat16 in a tile */
 #define STEP_VALUES (2 * TILE_VALUES)    /* of a panel: 32 deep, 32 wide */
-/* What of the right factor is used again and again stays in the level-2 cache, which has 2 MiB on these processors. */
+/* What of the packed weights is used again and again stays in the level-2 cache, which has 2 MiB on these processors. */
 #define MOST_RIGHT_BYTES (1 << 20)
+/* A weight's gradient: so many steps of a left panel stay in the level-1 cache, so many bytes of sums in the level-2. */
+#define MOST_STEPS 12
+#define MOST_KEPT_BYTES (3 << 18)
 
 /* Whether this process may use tiles: Linux wants to be asked once, since they make every thread's state larger.
  * ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA: Linux, Documentation/arch/x86/xstate.rst. */
@@ -197,8 +200,46 @@ void pack_plain(const bf16 *weight, int64_t stride, bf16 *packed, int64_t column
       pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES, 0);
 }
 
-/* The block of tiles of sums goes on from what is in `kept` (4 tiles, 16, 16) if `more`. left and right: one panel each,
- * the left one's tiles as (16 columns, 32 rows). */
+/* Memory of this thread's own, kept for its next call: new pages from the system would cost more than their use here. */
+static void *thread_scratch(int64_t bytes) {
+  static _Thread_local char *memory = 0;
+  static _Thread_local int64_t size = 0;
+  if (size < bytes) {
+    free(memory);
+    size = (bytes + (1 << 20)) / 4096 * 4096;
+    memory = aligned_alloc(4096, size);
+  }
+  return memory;
+}
+
+/* As pack_step, for the left side of a product: tiles of (16 columns, 32 rows). */
+INLINE void pack_left_step(const bf16 *from, int64_t stride, bf16 *to, vfloat *sums) {
+  bf16 step[STEP_VALUES] __attribute__((aligned(64)));
+  pack_step(from, stride, step, sums);
+  transpose_words((const uint32_t *)step, 16, (uint32_t *)to, 16);
+  transpose_words((const uint32_t *)(step + TILE_VALUES), 16, (uint32_t *)(to + TILE_VALUES), 16);
+}
+
+/* `count` steps of panels `from` to `until` of a matrix (rows, columns): to (panels, count, STEP_VALUES). Row by row
+ * over all the panels, since the processor fetches ahead along rows only. Their sums over the rows are added to sums
+ * (columns,), or are it at the first step, if given. */
+INLINE void pack_panels(const bf16 *matrix, int64_t stride, int64_t first_step, int64_t count, int64_t from,
+                        int64_t until, int64_t panel_values, bf16 *to, float *sums, int is_left) {
+  for (int64_t s = 0; s < count; s++)
+    for (int64_t p = from; p < until; p++) {
+      const bf16 *here = matrix + (first_step + s) * BLOCK * stride + p * BLOCK;
+      bf16 *place = to + (p - from) * panel_values + s * STEP_VALUES;
+      float *mine = sums ? sums + p * BLOCK : 0;
+      vfloat total[2] = {{0}};
+      if (mine && first_step + s) total[0] = load_float(mine), total[1] = load_float(mine + LANES);
+      if (is_left) pack_left_step(here, stride, place, mine ? total : 0);
+      else pack_step(here, stride, place, mine ? total : 0);
+      if (mine) store_float(mine, total[0]), store_float(mine + LANES, total[1]);
+    }
+}
+
+/* The block of tiles of sums goes on from what is in `kept` (4 tiles, 16, 16) if `more`. left and right: one panel each.
+ */
 INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, float *kept, int more) {
   if (more) {
     _tile_loadd(0, kept, 64);
@@ -210,13 +251,16 @@ INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, 
   }
   for (int64_t s = 0; s < steps; s++) {
     _tile_loadd(4, left + s * STEP_VALUES, 64);
-    _tile_loadd(6, right + s * STEP_VALUES, 64);
-    _tile_loadd(7, right + s * STEP_VALUES + TILE_VALUES, 64);
+    _tile_stream_loadd(6, right + s * STEP_VALUES, 64);
+    _tile_stream_loadd(7, right + s * STEP_VALUES + TILE_VALUES, 64);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_loadd(5, left + s * STEP_VALUES + TILE_VALUES, 64);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    /* the next block's sums, which lie behind this one's */
+    for (int line = 0; line < 6; line++)
+      _mm_prefetch((const char *)(kept + BLOCK * BLOCK) + (s * 6 + line) * 64, _MM_HINT_T0);
   }
 }
 
@@ -237,70 +281,57 @@ INLINE void finish_gradient(float *sums, bf16 *out, int64_t stride, int transpos
 
 /* out (left columns, right columns), or its transpose = left^T right: left (rows, left columns) and right (rows, right
  * columns), each with a stride, the sum going over all rows: a weight's gradient from the gradient of the product and
- * the product's left side. left_sums and right_sums: the sums over the rows (columns,) float, or null. */
+ * the product's left side. left_sums and right_sums: the sums over the rows (columns,) float, or null. packed_right:
+ * memory for as many numbers as right has.
+ *
+ * The threads share the left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in
+ * the level-1 cache while it is used, and the group's sums and the chunk of the right side in the level-2 cache. */
 void product_columns(const bf16 *left, int64_t left_stride, int64_t left_columns, float *left_sums, const bf16 *right,
-                     int64_t right_stride, int64_t right_columns, float *right_sums, bf16 *out, int64_t out_stride,
-                     int64_t rows, int transposed) {
+                     int64_t right_stride, int64_t right_columns, float *right_sums, bf16 *packed_right, bf16 *out,
+                     int64_t out_stride, int64_t rows, int transposed) {
   int64_t left_panels = left_columns / BLOCK, right_panels = right_columns / BLOCK, steps = rows / BLOCK;
-  int64_t at_once = MOST_RIGHT_BYTES / (right_columns * BLOCK * (int64_t)sizeof(bf16));
-  if (at_once < 4) at_once = 4;
-  int64_t chunks = (steps + at_once - 1) / at_once;
-  at_once = (steps + chunks - 1) / chunks;
+  int64_t chunks = (steps + MOST_STEPS - 1) / MOST_STEPS, at_once = (steps + chunks - 1) / chunks;
+  int64_t group = MOST_KEPT_BYTES / (right_panels * BLOCK * BLOCK * (int64_t)sizeof(float));
+  if (group < 1) group = 1;
 #pragma omp parallel
   {
     int me = omp_get_thread_num(), all = omp_get_num_threads();
     int64_t first = left_panels * me / all, last = left_panels * (me + 1) / all;
-    int64_t right_values = right_panels * at_once * STEP_VALUES, left_values = at_once * STEP_VALUES;
-    int64_t kept_values = chunks > 1 ? (last - first) * right_panels * BLOCK * BLOCK : 0;
-    bf16 *packed_right = aligned_alloc(64, (right_values + left_values) * sizeof(bf16) + kept_values * sizeof(float));
-    bf16 *packed_left = packed_right + right_values;
-    float *kept = (float *)(packed_left + left_values);
+    int64_t kept_values = group * right_panels * BLOCK * BLOCK, left_values = at_once * STEP_VALUES;
+    float *kept = thread_scratch(kept_values * sizeof(float) + group * left_values * sizeof(bf16));
+    bf16 *packed_left = (bf16 *)(kept + kept_values);
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
+    int64_t mine_from = right_panels * me / all, mine_until = right_panels * (me + 1) / all;
+    pack_panels(right, right_stride, 0, steps, mine_from, mine_until, steps * STEP_VALUES,
+                packed_right + mine_from * steps * STEP_VALUES, right_sums, 0);
+#pragma omp barrier
     set_tiles();
-    for (int64_t chunk = 0; chunk < steps && first < last; chunk += at_once) {
-      int64_t count = steps - chunk < at_once ? steps - chunk : at_once;
-      int is_first = chunk == 0, is_last = chunk + count == steps;
-      for (int64_t p = 0; p < right_panels; p++) {
-        vfloat total[2] = {{0}};
-        if (right_sums && me == 0 && !is_first)
-          total[0] = load_float(right_sums + p * BLOCK), total[1] = load_float(right_sums + p * BLOCK + LANES);
-        for (int64_t s = 0; s < count; s++)
-          pack_step(right + (chunk + s) * BLOCK * right_stride + p * BLOCK, right_stride,
-                    packed_right + (p * count + s) * STEP_VALUES, right_sums && me == 0 ? total : 0);
-        if (right_sums && me == 0)
-          store_float(right_sums + p * BLOCK, total[0]), store_float(right_sums + p * BLOCK + LANES, total[1]);
-      }
-      for (int64_t p = first; p < last; p++) {
-        vfloat total[2] = {{0}};
-        if (left_sums && !is_first)
-          total[0] = load_float(left_sums + p * BLOCK), total[1] = load_float(left_sums + p * BLOCK + LANES);
-        for (int64_t s = 0; s < count; s++) {
-          bf16 step[STEP_VALUES] __attribute__((aligned(64)));
-          pack_step(left + (chunk + s) * BLOCK * left_stride + p * BLOCK, left_stride, step, left_sums ? total : 0);
-          for (int half = 0; half < 2; half++)
-            transpose_words((const uint32_t *)step + half * TILE_VALUES / 2, 16,
-                            (uint32_t *)packed_left + (s * STEP_VALUES + half * TILE_VALUES) / 2, 16);
-        }
-        if (left_sums)
-          store_float(left_sums + p * BLOCK, total[0]), store_float(left_sums + p * BLOCK + LANES, total[1]);
-        for (int64_t q = 0; q < right_panels; q++) {
-          float *mine = kept + ((p - first) * right_panels + q) * BLOCK * BLOCK;
-          multiply_panels(packed_left, packed_right + q * count * STEP_VALUES, count, mine, !is_first);
-          if (!is_last) {
-            _tile_stored(0, mine, 64);
-            _tile_stored(1, mine + 256, 64);
-            _tile_stored(2, mine + 512, 64);
-            _tile_stored(3, mine + 768, 64);
-          } else if (transposed) {
-            finish_gradient(sums, out + q * BLOCK * out_stride + p * BLOCK, out_stride, 1);
-          } else {
-            finish_gradient(sums, out + p * BLOCK * out_stride + q * BLOCK, out_stride, 0);
+    for (int64_t from = first; from < last; from += group) {
+      int64_t until = from + group < last ? from + group : last;
+      for (int64_t chunk = 0; chunk < steps; chunk += at_once) {
+        int64_t count = steps - chunk < at_once ? steps - chunk : at_once;
+        int is_first = chunk == 0, is_last = chunk + count == steps;
+        pack_panels(left, left_stride, chunk, count, from, until, left_values, packed_left, left_sums, 1);
+        for (int64_t p = from; p < until; p++) {
+          const bf16 *panel = packed_left + (p - from) * left_values;
+          for (int64_t q = 0; q < right_panels; q++) {
+            float *mine = kept + ((p - from) * right_panels + q) * BLOCK * BLOCK;
+            multiply_panels(panel, packed_right + (q * steps + chunk) * STEP_VALUES, count, mine, !is_first);
+            if (!is_last) {
+              _tile_stored(0, mine, 64);
+              _tile_stored(1, mine + 256, 64);
+              _tile_stored(2, mine + 512, 64);
+              _tile_stored(3, mine + 768, 64);
+            } else if (transposed) {
+              finish_gradient(sums, out + q * BLOCK * out_stride + p * BLOCK, out_stride, 1);
+            } else {
+              finish_gradient(sums, out + p * BLOCK * out_stride + q * BLOCK, out_stride, 0);
+            }
           }
         }
       }
     }
     release_tiles();
-    free(packed_right);
   }
 }
 
