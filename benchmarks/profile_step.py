@@ -29,10 +29,10 @@ from bertwright.training.optimizer import make_optimizer
 
 _WARM_UP_STEPS = 5
 _PRODUCTS = {
-    "product": "products forward",
-    "expand": "products forward, GELU",
+    "product": "products of attention",
+    "expand": "feed-forward, expand",
+    "contract": "feed-forward, contract",
     "input_gradient": "products for inputs",
-    "gelu_gradient": "products for inputs, GELU",
     "weight_gradient": "products for weights",
 }
 

@@ -89,8 +89,8 @@ _UNTYPED = {
 _TILES = {
     "pack_transposed": (_P, _P, _L, _L),
     "pack_plain": (_P, _L, _P, _L, _L),
-    "product_rows": (_P, _L, _P, _P, _P, _P, _L, _L, _L, _I),
-    "product_columns": (_P, _L, _L, _P, _P, _L, _L, _P, _P, _P, _L, _L, _I),
+    "product_rows": (_P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
+    "product_columns": (_P, _I, _L, _P, _P, _L, _P, _P, _P, _L, _L, _I),
 }
 _RETURNS = {"sum_of_squares": ctypes.c_double, "num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
 

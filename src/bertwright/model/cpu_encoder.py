@@ -14,7 +14,9 @@ It computes what ``Encoder`` computes, from the same parameters, and is tested a
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ _LANES = 16
 # each new shape PyTorch's library for products makes new code, which takes about half a millisecond: with every number
 # of tokens a shape of its own, that would be a quarter of a small model's training step.
 _ROWS_STEP, _FEW_ROWS_STEP, _FEW_ROWS = 64, 32, 1_024
+_LARGE_PAGE_BYTES = 2 * 1024 * 1024
 _MOST_COLUMNS = 8_192
 _MOST_POSITIONS = 4_096
 
@@ -80,16 +83,31 @@ class _Memory:
         self._pieces: dict[str, Tensor] = {}
 
     def take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-        """(rows, columns); what is in it is what was left there, zeros at first."""
+        """(rows, columns); what is in it is what was left there, zeros at first.
+
+        Zeros, since rows behind the last token are multiplied too, and must be numbers.
+        """
         needed = rows * columns
         piece = self._pieces.get(name)
         if piece is None or piece.numel() < needed or piece.dtype != dtype:
             self._pieces.pop(name, None)
             with torch.inference_mode(False):  # what is made in inference mode cannot be written to later
-                # Zeros, since rows behind the last token are multiplied too, and must be numbers.
-                piece = torch.zeros(needed + needed // 8, dtype=dtype)
+                # Twice as much as is needed now: what is not written to costs nothing.
+                piece = _fresh_memory(2 * max(needed, 1) * dtype.itemsize).view(dtype)
             self._pieces[name] = piece
         return piece[:needed].view(rows, columns)
+
+
+def _fresh_memory(size_bytes: int) -> Tensor:
+    """(at least ``size_bytes``,) uint8 zeros, which the system hands out as they are first written to.
+
+    In large pages where it has them: rows that lie far apart are then found with fewer look-ups.
+    """
+    memory = mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+    if hasattr(mmap, "MADV_HUGEPAGE") and size_bytes >= _LARGE_PAGE_BYTES:
+        with contextlib.suppress(OSError):  # a refusal changes nothing but the speed
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 class _Layer:
@@ -315,8 +333,9 @@ class CpuEncoder:
                 kept["a"] = take("a" + mark, rows, config.intermediate_size)
                 if keep:
                     kept["h"] = take("h" + mark, rows, config.intermediate_size)
-                self.products.expand(i, kept["y1"], layer.expand, layer.expand_bias, kept.get("h"), kept["a"])
-                kept["z2"] = self._product(i, "contract", kept["a"], layer.contract, None, "z2" + mark)
+                self.products.expand(kept["y1"], layer.expand, layer.expand_bias, kept.get("h"), kept["a"])
+                kept["z2"] = take("z2" + mark, rows, hidden)
+                self.products.contract(kept["a"], layer.contract, kept["z2"])
             x = take(f"x{i + 1}" if keep else "x", rows, hidden)
             kept["stats2"] = self._take("stats2" + mark, rows, 2, torch.float32)
             self._norm(layer.norm2, kept["z2"], layer.contract_bias, kept["y1"], x, kept["stats2"], tape, 3 * i + 2)
@@ -458,16 +477,17 @@ class CpuEncoder:
                 return dz, dx
 
             dz2, dx = norm_backward(layer.norm2, 2, dy, dy2, "contract_bias")
-            products.weight_gradient(dx, kept["a"], gradient("contract", (hidden, inner), self.dtype), partials)
-            expand_bias = gradient("expand_bias", (1, inner), torch.float32)
             dh = take("dh", rows, inner)
-            products.gelu_gradient(dx, layer.contract, kept["h"], layer.expand_bias, dh, partials, expand_bias)
+            dcontract = gradient("contract", (hidden, inner), self.dtype)
+            products.contract_gradients(
+                dx, kept["a"], kept["h"], layer.contract, layer.expand_bias, dcontract, dh, partials
+            )
             dexpand = gradient("expand", (inner, hidden), self.dtype)
-            products.weight_gradient(dh, kept["y1"], dexpand, partials, expand_bias if products.adds_bias else None)
+            dexpand_bias = gradient("expand_bias", (1, inner), torch.float32)
             dy1 = take("dy1", rows, hidden)
-            products.input_gradient(dh, layer.expand, dy1)
+            products.expand_gradients(dh, kept["y1"], layer.expand, dexpand, dexpand_bias, dy1, partials)
             dz1, dx = norm_backward(layer.norm1, 1, dz2, dy1, "output_bias")
-            products.weight_gradient(dx, kept["read"], gradient("output", (hidden, hidden), self.dtype), partials)
+            products.weight_gradient(dx, kept["read"], gradient("output", (hidden, hidden), self.dtype), partials, None)
             dread = take("dread", rows, hidden)
             products.input_gradient(dx, layer.output, dread)
             dqkv_weight = gradient("qkv", (3 * hidden, hidden), self.dtype)

@@ -13,14 +13,18 @@ from torch import Tensor
 from bertwright.model.compiled import Kernels, TypedKernels
 
 _BLOCK = 32  # products.c computes blocks of so many rows and columns
+_PLAIN, _GELU, _KEEP_AND_GELU, _GELU_SLOPE = range(4)  # what product_rows does with its sums; as in products.c
 
 
 class Products(Protocol):
     """What ``CpuEncoder`` multiplies with.
 
+    The matrices between the two products of a feed-forward block, h, a and dh (rows, inner), are each one's own affair:
+    only these functions read them.
+
     Attributes:
         name: for the run's record.
-        adds_bias: whether ``product`` and ``expand`` add the bias; if not, what comes next must.
+        adds_bias: whether ``product`` adds the bias; if not, what comes next must.
     """
 
     name: str
@@ -29,24 +33,27 @@ class Products(Protocol):
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
         """y (rows, outputs) = x (rows, inputs) times the weight's transpose, plus bias if ``adds_bias``."""
 
-    def expand(self, layer: int, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
-        """a (rows, outputs) = GELU(h), h the product as ``product`` makes it; h itself is kept where it is given."""
+    def expand(self, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
+        """a = GELU(h) of h = x (rows, hidden) times the weight's transpose plus bias; h is kept where it is given."""
+
+    def contract(self, a: Tensor, weight: Tensor, y: Tensor) -> None:
+        """y (rows, hidden) = a times the weight's transpose."""
 
     def input_gradient(self, dy: Tensor, weight: Tensor, dx: Tensor) -> None:
         """dx (rows, inputs) = dy (rows, outputs) times the weight."""
 
-    def gelu_gradient(
-        self, da: Tensor, weight: Tensor, h: Tensor, bias: Tensor, dh: Tensor, partials: Tensor, dbias: Tensor
-    ) -> None:
-        """dh, the gradient of ``expand``'s h, from that of what its result a was multiplied to give by ``weight``.
-
-        ``dbias`` (1, inputs) float32 is its sum over the rows; where ``weight_gradient`` sums, it is left alone.
-        """
-
-    def weight_gradient(
-        self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None = None
-    ) -> None:
+    def weight_gradient(self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None) -> None:
         """dw (outputs, inputs) = dy's transpose times x; ``dbias`` (1, outputs) float32: dy's sum over the rows."""
+
+    def contract_gradients(
+        self, dy: Tensor, a: Tensor, h: Tensor, weight: Tensor, bias: Tensor, dw: Tensor, dh: Tensor, partials: Tensor
+    ) -> None:
+        """The gradients of ``contract``'s weight and of ``expand``'s h, from that of ``contract``'s y."""
+
+    def expand_gradients(
+        self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
+    ) -> None:
+        """The gradients of ``expand``'s weight, bias and x, from that of its h."""
 
 
 class TorchProducts:
@@ -57,32 +64,45 @@ class TorchProducts:
 
     def __init__(self, typed: TypedKernels) -> None:
         self._typed = typed
+        self._inner_bias_sums = torch.empty(0)
 
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
         torch.mm(x, weight.t(), out=y)
 
-    def expand(self, layer: int, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
-        h = a if h is None else h
+    def expand(self, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
+        h = a if h is None else h  # without the bias
         torch.mm(x, weight.t(), out=h)
         self._typed.gelu_forward(h.data_ptr(), bias.data_ptr(), a.data_ptr(), *a.shape)
+
+    def contract(self, a: Tensor, weight: Tensor, y: Tensor) -> None:
+        torch.mm(a, weight.t(), out=y)
 
     def input_gradient(self, dy: Tensor, weight: Tensor, dx: Tensor) -> None:
         torch.mm(dy, weight, out=dx)
 
-    def gelu_gradient(
-        self, da: Tensor, weight: Tensor, h: Tensor, bias: Tensor, dh: Tensor, partials: Tensor, dbias: Tensor
-    ) -> None:
-        torch.mm(da, weight, out=dh)
-        self._typed.gelu_backward(
-            dh.data_ptr(), h.data_ptr(), bias.data_ptr(), dbias.data_ptr(), partials.data_ptr(), *dh.shape
-        )
-
-    def weight_gradient(
-        self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None = None
-    ) -> None:
+    def weight_gradient(self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None) -> None:
         torch.mm(dy.t(), x, out=dw)
         if dbias is not None:
             self._typed.column_sums(dy.data_ptr(), dbias.data_ptr(), partials.data_ptr(), *dy.shape)
+
+    def contract_gradients(
+        self, dy: Tensor, a: Tensor, h: Tensor, weight: Tensor, bias: Tensor, dw: Tensor, dh: Tensor, partials: Tensor
+    ) -> None:
+        torch.mm(dy.t(), a, out=dw)
+        torch.mm(dy, weight, out=dh)
+        if self._inner_bias_sums.shape != bias.shape:
+            self._inner_bias_sums = torch.empty(bias.shape)
+        sums = self._inner_bias_sums.data_ptr()
+        self._typed.gelu_backward(
+            dh.data_ptr(), h.data_ptr(), bias.data_ptr(), sums, partials.data_ptr(), *dh.shape
+        )
+
+    def expand_gradients(
+        self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
+    ) -> None:
+        torch.mm(dh.t(), x, out=dw)
+        dbias[0] = self._inner_bias_sums
+        torch.mm(dh, weight, out=dx)
 
 
 class TileProducts:
@@ -101,39 +121,62 @@ class TileProducts:
         return all(size % _BLOCK == 0 for size in sizes)
 
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        self._rows("plain", x, self._pack_transposed(weight), bias, None, y)
+        self._rows(_PLAIN, x, self._pack_transposed(weight), bias, None, y)
 
-    def expand(self, layer: int, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
-        what = "gelu" if h is None else "keep_and_gelu"
-        self._rows(what, x, self._pack_transposed(weight), bias, h, a)
+    def expand(self, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
+        self._rows(_GELU if h is None else _KEEP_AND_GELU, x, self._pack_transposed(weight), bias, h, a)
+
+    def contract(self, a: Tensor, weight: Tensor, y: Tensor) -> None:
+        self._rows(_PLAIN, a, self._pack_transposed(weight), None, None, y, blocked=True)
 
     def input_gradient(self, dy: Tensor, weight: Tensor, dx: Tensor) -> None:
-        self._rows("plain", dy, self._pack_plain(weight), None, None, dx)
+        self._rows(_PLAIN, dy, self._pack_plain(weight), None, None, dx)
 
-    def gelu_gradient(
-        self, da: Tensor, weight: Tensor, h: Tensor, bias: Tensor, dh: Tensor, partials: Tensor, dbias: Tensor
-    ) -> None:
-        self._rows("gelu_slope", da, self._pack_plain(weight), None, h, dh)
+    def weight_gradient(self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None) -> None:
+        self._columns(dy, False, dbias, x, None, dw, False)
 
-    def weight_gradient(
-        self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None = None
+    def contract_gradients(
+        self, dy: Tensor, a: Tensor, h: Tensor, weight: Tensor, bias: Tensor, dw: Tensor, dh: Tensor, partials: Tensor
     ) -> None:
-        # The narrower of the two is the right side, which is kept in the cache.
-        turned = dy.shape[1] < x.shape[1]
-        left, right = (x, dy) if turned else (dy, x)
-        sums = [0 if dbias is None else dbias.data_ptr(), 0]
-        left_sums, right_sums = reversed(sums) if turned else sums
+        self._columns(a, True, None, dy, None, dw, True)
+        self._rows(_GELU_SLOPE, dy, self._pack_plain(weight), None, h, dh)
+
+    def expand_gradients(
+        self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
+    ) -> None:
+        self._columns(dh, True, dbias, x, None, dw, False)
+        self._rows(_PLAIN, dh, self._pack_plain(weight), None, None, dx, blocked=True)
+
+    def _columns(
+        self,
+        left: Tensor,
+        blocked: bool,
+        left_sums: Tensor | None,
+        right: Tensor,
+        right_sums: Tensor | None,
+        out: Tensor,
+        transposed: bool,
+    ) -> None:
         self._kernels.product_columns(
-            *(left.data_ptr(), left.shape[1], left.shape[1], left_sums),
-            *(right.data_ptr(), right.shape[1], right.shape[1], right_sums),
-            *(self._scratch(right.numel()).data_ptr(), dw.data_ptr(), dw.shape[1], left.shape[0], int(turned)),
+            *(left.data_ptr(), int(blocked), left.shape[1], 0 if left_sums is None else left_sums.data_ptr()),
+            *(right.data_ptr(), right.shape[1], 0 if right_sums is None else right_sums.data_ptr()),
+            *(self._scratch(right.numel()).data_ptr(), out.data_ptr(), out.shape[1], left.shape[0], int(transposed)),
         )
 
-    def _rows(self, what: str, x: Tensor, packed: Tensor, bias: Tensor | None, h: Tensor | None, y: Tensor) -> None:
+    def _rows(
+        self,
+        what: int,
+        x: Tensor,
+        packed: Tensor,
+        bias: Tensor | None,
+        h: Tensor | None,
+        y: Tensor,
+        blocked: bool = False,
+    ) -> None:
         self._kernels.product_rows(
-            *(x.data_ptr(), x.shape[1], packed.data_ptr()),
+            *(x.data_ptr(), int(blocked), packed.data_ptr()),
             *(0 if bias is None else bias.data_ptr(), 0 if h is None else h.data_ptr(), y.data_ptr()),
-            *(y.shape[0], y.shape[1], x.shape[1], _AFTER[what]),
+            *(y.shape[0], y.shape[1], x.shape[1], what),
         )
 
     def _pack_transposed(self, weight: Tensor) -> Tensor:
@@ -149,9 +192,5 @@ class TileProducts:
 
     def _scratch(self, values: int) -> Tensor:
         if self._packed.numel() < values:
-            self._packed = torch.empty(values, dtype=torch.bfloat16)
+            self._packed = torch.empty(values + values // 2, dtype=torch.bfloat16)
         return self._packed
-
-
-# What product_rows does with its sums; as in products.c.
-_AFTER = {"plain": 0, "gelu": 1, "keep_and_gelu": 2, "gelu_slope": 3}

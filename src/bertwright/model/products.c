@@ -4,7 +4,9 @@
  * All go block by block, 32 rows by 32 columns: four tiles of sums, two of each factor. A factor that a product reads as
  * its right side is reordered first ("packed") into panels of 32 columns:
  *   (columns / 32 panels, depth / 32 steps, 2 tiles, 16 rows, 16 words of two numbers)
- * so that it is read in one straight line. Numbers of rows, columns and depth are multiples of 32; nothing here checks
+ * so that it is read in one straight line. The matrices between the two products of a feed-forward block, which nothing
+ * else reads, are kept in blocks: (rows / 32, columns / 32, 32, 32); "blocked" below. Processors fetch ahead along
+ * straight lines, and 32 rows far apart are not one. Numbers of rows, columns and depth are multiples of 32; nothing here checks
  * its arguments: cpu_encoder.py does.
  */
 #include "tiles.h"
@@ -91,27 +93,28 @@ INLINE void finish_row(const Block *block, int r, int what) {
   store_pair(y, x1, x2);
 }
 
-/* Four tiles of sums over `steps` of 32: 32 rows of a, `stride` numbers apart, by one panel. The rows of the block before
- * (or null) are finished in between: tiles and vectors are computed by different parts of the processor. */
-INLINE void multiply_rows(const bf16 *a, int64_t stride, const bf16 *panel, int64_t steps, const Block *before,
-                          int what) {
+/* Four tiles of sums over `steps` of 32: 32 rows of a, `stride` numbers apart, by one panel; from step to step a goes on
+ * by `along`. The rows of the block before (or null) are finished in between: tiles and vectors are computed by different
+ * parts of the processor. */
+INLINE void multiply_rows(const bf16 *a, int64_t stride, int64_t along, const bf16 *panel, int64_t steps,
+                          const Block *before, int what) {
   int row = 0, rows_a_step = before ? (BLOCK + steps - 1) / steps : 0;
   zero_sums();
   for (int64_t s = 0; s < steps; s++) {
-    _tile_loadd(4, a + s * BLOCK, stride * 2);
+    _tile_loadd(4, a + s * along, stride * 2);
     _tile_stream_loadd(6, panel + s * STEP_VALUES, 64);
     _tile_stream_loadd(7, panel + s * STEP_VALUES + TILE_VALUES, 64);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + 16 * stride + s * BLOCK, stride * 2);
+    _tile_loadd(5, a + 16 * stride + s * along, stride * 2);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
     for (int end = row + rows_a_step; row < end && row < BLOCK; row++) finish_row(before, row, what);
   }
 }
 
-INLINE void product_of_rows(const bf16 *x, int64_t x_stride, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y,
-                            int64_t rows, int64_t columns, int64_t depth, int what) {
+INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y,
+                            int y_blocked, int64_t rows, int64_t columns, int64_t depth, int what) {
   int64_t panels = columns / BLOCK, row_blocks = rows / BLOCK, steps = depth / BLOCK;
   int64_t at_once = MOST_RIGHT_BYTES / (steps * STEP_VALUES * (int64_t)sizeof(bf16));
   if (at_once > panels) at_once = panels;
@@ -119,6 +122,8 @@ INLINE void product_of_rows(const bf16 *x, int64_t x_stride, const bf16 *packed,
   int threads = omp_get_max_threads();
   /* Few rows: threads share the columns instead. */
   int by_columns = row_blocks < 4 * threads && panels >= threads;
+  int64_t x_stride = x_blocked ? BLOCK : depth, along = x_blocked ? STEP_VALUES : BLOCK;
+  int64_t y_stride = y_blocked ? BLOCK : columns, to_panel = y_blocked ? STEP_VALUES : BLOCK;
 #pragma omp parallel
   {
     int me = omp_get_thread_num(), all = omp_get_num_threads();
@@ -132,11 +137,11 @@ INLINE void product_of_rows(const bf16 *x, int64_t x_stride, const bf16 *packed,
       for (int64_t b = first; b < last; b++)
         for (int64_t p = chunk; p < end; p++) {
           Block *block = &blocks[turn];
-          int64_t at = b * BLOCK * columns + p * BLOCK;
-          multiply_rows(x + b * BLOCK * x_stride, x_stride, packed + p * steps * STEP_VALUES, steps, before, what);
+          int64_t at = b * BLOCK * columns + p * to_panel;
+          multiply_rows(x + b * BLOCK * depth, x_stride, along, packed + p * steps * STEP_VALUES, steps, before, what);
           store_sums(block->sums);
           block->bias = bias ? bias + p * BLOCK : 0;
-          block->h = h + at, block->y = y + at, block->stride = columns;
+          block->h = h + at, block->y = y + at, block->stride = y_stride;
           before = block;
           turn = 1 - turn;
         }
@@ -149,17 +154,17 @@ INLINE void product_of_rows(const bf16 *x, int64_t x_stride, const bf16 *packed,
 
 /* y (rows, columns) = x (rows, depth) times the packed matrix (depth, columns), plus bias (columns,) where given.
  *   PLAIN          y is that
- *   GELU           y is GELU of that
- *   KEEP_AND_GELU  h (rows, columns) is that, y is GELU of it
- *   GELU_SLOPE     y is that times GELU'(h): the gradient of h, if x times the matrix is that of GELU(h)
- */
-void product_rows(const bf16 *x, int64_t x_stride, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y, int64_t rows,
+ *   GELU           y is GELU of that; blocked
+ *   KEEP_AND_GELU  h (rows, columns) is that, y is GELU of it; both blocked
+ *   GELU_SLOPE     y is that times GELU'(h): the gradient of h, if x times the matrix is that of GELU(h); both blocked
+ * x is blocked if that is said; for PLAIN only. */
+void product_rows(const bf16 *x, int x_blocked, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y, int64_t rows,
                   int64_t columns, int64_t depth, int what) {
   switch (what) { /* each with its own code */
-    case PLAIN: product_of_rows(x, x_stride, packed, bias, h, y, rows, columns, depth, PLAIN); break;
-    case GELU: product_of_rows(x, x_stride, packed, bias, h, y, rows, columns, depth, GELU); break;
-    case KEEP_AND_GELU: product_of_rows(x, x_stride, packed, bias, h, y, rows, columns, depth, KEEP_AND_GELU); break;
-    case GELU_SLOPE: product_of_rows(x, x_stride, packed, bias, h, y, rows, columns, depth, GELU_SLOPE); break;
+    case PLAIN: product_of_rows(x, x_blocked, packed, bias, h, y, 0, rows, columns, depth, PLAIN); break;
+    case GELU: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, GELU); break;
+    case KEEP_AND_GELU: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, KEEP_AND_GELU); break;
+    case GELU_SLOPE: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, GELU_SLOPE); break;
   }
 }
 
@@ -223,11 +228,12 @@ INLINE void pack_left_step(const bf16 *from, int64_t stride, bf16 *to, vfloat *s
 /* `count` steps of panels `from` to `until` of a matrix (rows, columns): to (panels, count, STEP_VALUES). Row by row
  * over all the panels, since the processor fetches ahead along rows only. Their sums over the rows are added to sums
  * (columns,), or are it at the first step, if given. */
-INLINE void pack_panels(const bf16 *matrix, int64_t stride, int64_t first_step, int64_t count, int64_t from,
-                        int64_t until, int64_t panel_values, bf16 *to, float *sums, int is_left) {
+INLINE void pack_panels(const bf16 *matrix, int64_t columns, int blocked, int64_t first_step, int64_t count,
+                        int64_t from, int64_t until, int64_t panel_values, bf16 *to, float *sums, int is_left) {
+  int64_t stride = blocked ? BLOCK : columns, to_panel = blocked ? STEP_VALUES : BLOCK;
   for (int64_t s = 0; s < count; s++)
     for (int64_t p = from; p < until; p++) {
-      const bf16 *here = matrix + (first_step + s) * BLOCK * stride + p * BLOCK;
+      const bf16 *here = matrix + (first_step + s) * BLOCK * columns + p * to_panel;
       bf16 *place = to + (p - from) * panel_values + s * STEP_VALUES;
       float *mine = sums ? sums + p * BLOCK : 0;
       vfloat total[2] = {{0}};
@@ -279,16 +285,16 @@ INLINE void finish_gradient(float *sums, bf16 *out, int64_t stride, int transpos
     store_pair(out + r * stride, load_float(sums + r * BLOCK), load_float(sums + r * BLOCK + LANES));
 }
 
-/* out (left columns, right columns), or its transpose = left^T right: left (rows, left columns) and right (rows, right
- * columns), each with a stride, the sum going over all rows: a weight's gradient from the gradient of the product and
+/* out (left columns, right columns), or its transpose = left^T right: left (rows, left columns), which may be blocked,
+ * and right (rows, right columns), the sum going over all rows: a weight's gradient from the gradient of the product and
  * the product's left side. left_sums and right_sums: the sums over the rows (columns,) float, or null. packed_right:
  * memory for as many numbers as right has.
  *
  * The threads share the left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in
  * the level-1 cache while it is used, and the group's sums and the chunk of the right side in the level-2 cache. */
-void product_columns(const bf16 *left, int64_t left_stride, int64_t left_columns, float *left_sums, const bf16 *right,
-                     int64_t right_stride, int64_t right_columns, float *right_sums, bf16 *packed_right, bf16 *out,
-                     int64_t out_stride, int64_t rows, int transposed) {
+void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, float *left_sums, const bf16 *right,
+                     int64_t right_columns, float *right_sums, bf16 *packed_right, bf16 *out, int64_t out_stride,
+                     int64_t rows, int transposed) {
   int64_t left_panels = left_columns / BLOCK, right_panels = right_columns / BLOCK, steps = rows / BLOCK;
   int64_t chunks = (steps + MOST_STEPS - 1) / MOST_STEPS, at_once = (steps + chunks - 1) / chunks;
   int64_t group = MOST_KEPT_BYTES / (right_panels * BLOCK * BLOCK * (int64_t)sizeof(float));
@@ -302,7 +308,7 @@ void product_columns(const bf16 *left, int64_t left_stride, int64_t left_columns
     bf16 *packed_left = (bf16 *)(kept + kept_values);
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
     int64_t mine_from = right_panels * me / all, mine_until = right_panels * (me + 1) / all;
-    pack_panels(right, right_stride, 0, steps, mine_from, mine_until, steps * STEP_VALUES,
+    pack_panels(right, right_columns, 0, 0, steps, mine_from, mine_until, steps * STEP_VALUES,
                 packed_right + mine_from * steps * STEP_VALUES, right_sums, 0);
 #pragma omp barrier
     set_tiles();
@@ -311,7 +317,8 @@ void product_columns(const bf16 *left, int64_t left_stride, int64_t left_columns
       for (int64_t chunk = 0; chunk < steps; chunk += at_once) {
         int64_t count = steps - chunk < at_once ? steps - chunk : at_once;
         int is_first = chunk == 0, is_last = chunk + count == steps;
-        pack_panels(left, left_stride, chunk, count, from, until, left_values, packed_left, left_sums, 1);
+        pack_panels(left, left_columns, left_blocked, chunk, count, from, until, left_values, packed_left, left_sums,
+                    1);
         for (int64_t p = from; p < until; p++) {
           const bf16 *panel = packed_left + (p - from) * left_values;
           for (int64_t q = 0; q < right_panels; q++) {
