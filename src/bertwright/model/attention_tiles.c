@@ -3,7 +3,8 @@
  *
  * Scores are computed with keys as rows and queries side by side, S^T = K Q^T, so that the largest score and the sum of
  * a query are taken lane by lane, without sums across a vector. A block is 32 queries; for these the scores of all keys
- * are kept, which fit the nearest cache for texts of usual length.
+ * are kept, which fit the nearest cache for texts of usual length. Tiles and vectors work at the same time: while the
+ * scores of one block become weights, the products of the next block (or of the next head's first) run.
  *
  * All operands are stored tile by tile ("tiles": 512 bfloat16 each, one after another), of three kinds, for a matrix
  * x (rows, head) padded with zeros to whole blocks of 32 rows:
@@ -42,28 +43,34 @@ INLINE void *piece(char **from, int64_t bytes) {
   return here;
 }
 
+/* 32 floats, rounded, in order. */
+INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
+
 /* --- operands ---------------------------------------------------------------------------------------------- */
 
-/* x (rows, head), `stride` apart, plus bias, as tiles of rows, with zeros behind the last row. */
-INLINE void pack_rows(const bf16 *x, int64_t stride, const bf16 *bias, int rows, int head, bf16 *to) {
-  int padded = whole_blocks(rows), words = head / 32;
+/* x (rows, head), `stride` apart, plus bias, as tiles of rows, with zeros behind the last row. Fetches what stands
+ * behind each row as well: the next head's. */
+static void pack_rows(const bf16 *x, int64_t stride, const bf16 *bias, int rows, int head, bf16 *to) {
+  int words = head / 32, padded = whole_blocks(rows);
   for (int w = 0; w < words; w++) {
     const bf16 *from = x + w * 32;
-    bf16 *tile = to + w * TILE;
-    if (bias) {
-      vfloat low = load_bf16(bias + w * 32), high = load_bf16(bias + w * 32 + 16);
-      for (int r = 0; r < rows; r++) {
-        bf16 *row = tile + (int64_t)(r / 16) * words * TILE + r % 16 * 32;
-        store_bf16(row, load_bf16(from + r * stride) + low);
-        store_bf16(row + 16, load_bf16(from + r * stride + 16) + high);
+    for (int first = 0; first < padded; first += 16) {
+      bf16 *row = to + ((int64_t)(first / 16) * words + w) * TILE;
+      int count = rows - first < 16 ? rows - first : 16, r = 0; /* may be below 0 */
+      if (bias) {
+        vfloat low = load_bf16(bias + w * 32), high = load_bf16(bias + w * 32 + 16);
+        for (; r < count; r++, row += 32, from += stride) {
+          _mm_prefetch(from + head, _MM_HINT_T0);
+          _mm512_store_si512(row, narrow((__m512)(load_bf16(from) + low), (__m512)(load_bf16(from + 16) + high)));
+        }
+      } else {
+        for (; r < count; r++, row += 32, from += stride) {
+          _mm_prefetch(from + head, _MM_HINT_T0);
+          _mm512_store_si512(row, _mm512_loadu_si512(from));
+        }
       }
-    } else {
-      for (int r = 0; r < rows; r++)
-        _mm512_store_si512(tile + (int64_t)(r / 16) * words * TILE + r % 16 * 32,
-                           _mm512_loadu_si512(from + r * stride));
+      for (; r < 16; r++, row += 32) _mm512_store_si512(row, _mm512_setzero_si512());
     }
-    for (int r = rows; r < padded; r++)
-      _mm512_store_si512(tile + (int64_t)(r / 16) * words * TILE + r % 16 * 32, _mm512_setzero_si512());
   }
 }
 
@@ -195,24 +202,25 @@ INLINE void pair_keys(__m512i even, __m512i odd, bf16 *first, bf16 *second) {
 }
 INLINE int mixed_query(int column) { return column % 16 / 4 * 8 + column / 16 * 4 + column % 4; }
 
-INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
 /* x (head, 32 queries as pair_keys mixes them) float, to rows of `out`, times `factors` (32 queries, in order). */
-INLINE void store_mixed(const float *x, int head, const float *factors, bf16 *out, int64_t stride, int queries) {
+static void store_mixed(const float *x, int head, const float *factors, bf16 *out, int64_t stride, int queries) {
   const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22,
                                               6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  float mixed[32] __attribute__((aligned(64)));
+  const __m512i mixed = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
   uint32_t words[256] __attribute__((aligned(64)));
-  for (int i = 0; i < 32; i++) mixed[i] = factors[mixed_query(i)];
   for (int half = 0; half < 2; half++) {
-    __m512 factor = _mm512_load_ps(mixed + half * 16);
+    __m512 factor = _mm512_permutex2var_ps(_mm512_load_ps(factors),
+                                           _mm512_add_epi32(mixed, _mm512_set1_epi32(4 * half)),
+                                           _mm512_load_ps(factors + 16));
     for (int c = 0; c < head; c += 32) {
+#pragma GCC unroll 16
       for (int i = 0; i < 16; i++) {
         const float *row = x + (c + 2 * i) * 32 + half * 16;
         __m512i both = narrow(_mm512_mul_ps(_mm512_load_ps(row), factor), _mm512_mul_ps(_mm512_load_ps(row + 32), factor));
         _mm512_store_si512(words + i * 16, _mm512_permutexvar_epi16(interleave, both));
       }
       transpose_words(words, 16, words, 16);
+#pragma GCC unroll 16
       for (int i = 0; i < 16; i++) {
         int query = mixed_query(half * 16 + i);
         if (query < queries) _mm512_storeu_si512(out + query * stride + c, _mm512_load_si512(words + i * 16));
@@ -221,102 +229,216 @@ INLINE void store_mixed(const float *x, int head, const float *factors, bf16 *ou
   }
 }
 
-/* --- forward ----------------------------------------------------------------------------------------------- */
+/* --- texts and steps --------------------------------------------------------------------------------------- */
 
-/* The scores of all keys, `scores` (keys, 32) float, to weights times their sum (Vaswani et al. 2017, equation 1, with
- * the division left for later), as tiles of pairs of keys. tops: each query's largest score, inverses: 1 / the sum. */
-INLINE void weigh(const Attention *t, int64_t text, int h, int first, int keys, const float *scores, bf16 *weights,
-                  float *tops, float *inverses) {
-  float scale = 1.0f / sqrtf((float)t->head);
-  __m512 top[2] = {_mm512_load_ps(scores), _mm512_load_ps(scores + 16)}, total[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-  for (int key = 1; key < keys; key++)
-    for (int i = 0; i < 2; i++) top[i] = _mm512_max_ps(top[i], _mm512_load_ps(scores + key * 32 + i * 16));
-  const __m512 slope = _mm512_set1_ps(scale * LOG2_E);
-  const Power one = power_times(_mm512_set1_ps(1.0f));
-  for (int i = 0; i < 2; i++) {
-    _mm512_store_ps(tops + i * 16, _mm512_mul_ps(top[i], _mm512_set1_ps(scale)));
-    top[i] = _mm512_mul_ps(top[i], slope);
-  }
-  for (int key = 0; key < keys; key += 2) {
-    __m512 x[2][2];
-    for (int j = 0; j < 2; j++)
-      for (int i = 0; i < 2; i++) {
-        x[j][i] = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(scores + (key + j) * 32 + i * 16), slope, top[i]), one);
-        if (key + j >= keys) x[j][i] = _mm512_setzero_ps();
-        total[i] = _mm512_add_ps(total[i], x[j][i]);
-        if (t->dropout.threshold)
-          x[j][i] = keep_weights(x[j][i], t->dropout, weight_index(t, text, h, first + i * 16, key + j));
-      }
-    bf16 *to = weights + key / 32 * 2 * TILE + key % 32 * 16;
-    pair_keys(narrow(x[0][0], x[0][1]), narrow(x[1][0], x[1][1]), to, to + TILE);
-  }
-  for (int key = (keys + 1) / 2 * 2; key < whole_blocks(keys); key += 2) {
-    bf16 *to = weights + key / 32 * 2 * TILE + key % 32 * 16;
-    pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to, to + TILE);
-  }
-  for (int i = 0; i < 2; i++) _mm512_store_ps(inverses + i * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), total[i]));
+/* Where a text's queries and keys stand. */
+typedef struct {
+  const Attention *t;
+  int64_t number, q_from, k_from, padded_queries, padded_keys;
+  int queries, keys;
+} Text;
+
+INLINE Text text_at(const Attention *t, int64_t number) {
+  int64_t q_from = t->q_starts[number], k_from = t->k_starts[number];
+  int queries = t->q_starts[number + 1] - q_from, keys = t->k_starts[number + 1] - k_from;
+  return (Text){t, number, q_from, k_from, whole_blocks(queries), whole_blocks(keys), queries, keys};
 }
 
+/* One step of the work on a text: a head and a block of queries. */
+typedef struct {
+  int h, first, count; /* first query, and how many there are, up to 32 */
+} Step;
+
+/* The step after; h is `last` behind the last one. */
+INLINE Step next_step(const Text *x, Step s) {
+  s.first += BLOCK;
+  if (s.first >= x->queries) s.first = 0, s.h++;
+  s.count = x->queries - s.first < BLOCK ? x->queries - s.first : BLOCK;
+  return s;
+}
+
+/* Products x y^T to be made meanwhile, a block of 32 keys at a time: left (keys, head) as rows, right (32 queries, head)
+ * across, both `words` tiles wide; out (keys, 32) float. Nothing where out is null. */
+typedef struct {
+  const bf16 *left, *right;
+  float *out;
+  int words;
+} Ahead;
+
+INLINE void make_block(const Ahead *a, int key) {
+  if (a->out)
+    multiply(a->left + (int64_t)key * a->words * 32, a->words, 1, a->right, a->words, 1, a->words, a->out + key * 32, 32, 2,
+             2, 0);
+}
+
+/* Texts are shared out by groups of heads: whole texts where there are enough of them, so that two threads seldom write
+ * next to each other and a thread finds the next head's numbers in its cache. */
+INLINE int heads_at_once(const Attention *t) {
+  int64_t wanted = (int64_t)8 * omp_get_max_threads();
+  int64_t groups = t->texts < wanted ? (wanted + t->texts - 1) / (t->texts > 0 ? t->texts : 1) : 1;
+  return groups < t->heads ? (t->heads + groups - 1) / groups : 1;
+}
+
+/* --- forward ----------------------------------------------------------------------------------------------- */
+
+/* The largest of `rows` keys' scores, query by query. */
+INLINE void raise_tops(const float *scores, int rows, float *tops) {
+  __m512 low = _mm512_load_ps(tops), high = _mm512_load_ps(tops + 16);
+  for (int r = 0; r < rows; r++) {
+    low = _mm512_max_ps(low, _mm512_load_ps(scores + r * 32));
+    high = _mm512_max_ps(high, _mm512_load_ps(scores + r * 32 + 16));
+  }
+  _mm512_store_ps(tops, low);
+  _mm512_store_ps(tops + 16, high);
+}
+INLINE void lowest_tops(float *tops) {
+  _mm512_store_ps(tops, _mm512_set1_ps(-INFINITY));
+  _mm512_store_ps(tops + 16, _mm512_set1_ps(-INFINITY));
+}
+
+/* The weights of one key for 16 * columns queries, added to their totals and with dropout. */
+INLINE __m512i weigh_key(const float *scores, __m512 slope, const __m512 *top, __m512 *total, Power power, int columns,
+                         int drop, Dropout dropout, uint32_t index) {
+  __m512 x[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int i = 0; i < columns; i++) {
+    x[i] = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(scores + i * 16), slope, top[i]), power);
+    total[i] = _mm512_add_ps(total[i], x[i]);
+    if (drop) x[i] = keep_weights(x[i], dropout, index + i * 16 * 65536u);
+  }
+  return narrow(x[0], x[1]);
+}
+
+/* The scores of all keys, `scores` (keys, 32) float, to weights times their sum (Vaswani et al. 2017, equation 1, with
+ * the division left for later), as tiles of pairs of keys. tops: each query's largest score, which become those of the
+ * scores made ahead; moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
+INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, float *tops, float *moments,
+                          const Ahead *ahead, int columns, int drop) {
+  const Dropout dropout = x->t->dropout;
+  const float scale = 1.0f / sqrtf((float)x->t->head);
+  const __m512 slope = _mm512_set1_ps(scale * LOG2_E);
+  const Power power = power_times(_mm512_set1_ps(1.0f));
+  const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
+  __m512 top[2], total[2];
+  for (int i = 0; i < 2; i++) {
+    __m512 most = _mm512_load_ps(tops + i * 16);
+    _mm512_store_ps(moments + i * 16, _mm512_mul_ps(most, _mm512_set1_ps(scale)));
+    top[i] = _mm512_mul_ps(most, slope);
+    total[i] = _mm512_setzero_ps();
+  }
+  lowest_tops(tops);
+  for (int first = 0; first < x->keys; first += BLOCK) {
+    int rows = x->keys - first < BLOCK ? x->keys - first : BLOCK, r = 0;
+    bf16 *to = weights + first / 32 * 2 * TILE;
+    const float *from = scores + first * 32;
+    make_block(ahead, first);
+    for (; r + 2 <= rows; r += 2) {
+      __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
+      __m512i odd = weigh_key(from + r * 32 + 32, slope, top, total, power, columns, drop, dropout, index + first + r + 1);
+      pair_keys(even, odd, to + r * 16, to + TILE + r * 16);
+    }
+    if (r < rows) {
+      __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
+      pair_keys(even, _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
+      r += 2;
+    }
+    for (; r < BLOCK; r += 2) pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
+    if (ahead->out) raise_tops(ahead->out + first * 32, rows, tops);
+  }
+  for (int i = 0; i < 2; i++) _mm512_store_ps(moments + 32 + i * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), total[i]));
+}
+static void weigh(const Text *x, Step s, const float *scores, bf16 *weights, float *tops, float *moments,
+                  const Ahead *ahead) {
+  if (x->t->dropout.threshold)
+    weigh_columns(x, s, scores, weights, tops, moments, ahead, 2, 1);
+  else if (s.count > 16)
+    weigh_columns(x, s, scores, weights, tops, moments, ahead, 2, 0);
+  else
+    weigh_columns(x, s, scores, weights, tops, moments, ahead, 1, 0);
+}
+
+typedef struct {
+  bf16 *q_across, *k, *v_pairs; /* v_pairs transposed */
+} ForwardOperands;
+
+static void forward_operands(const Text *x, int h, ForwardOperands to) {
+  const Attention *t = x->t;
+  int64_t at = (int64_t)h * t->head;
+  /* k's place holds v until its pairs are made */
+  pack_rows(t->v + x->k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, x->keys, t->head, to.k);
+  pair_tiles(to.k, x->padded_keys, t->head, to.v_pairs);
+  transpose_tiles(to.v_pairs, x->padded_keys * t->head / TILE, to.v_pairs);
+  pack_rows(t->k + x->k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, x->keys, t->head, to.k);
+  pack_rows(t->q + x->q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, x->queries, t->head,
+            to.q_across);
+  transpose_tiles(to.q_across, x->padded_queries * t->head / TILE, to.q_across);
+}
+
+/* Scratch for the longest text. */
 INLINE int64_t forward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest);
-  return longest * t->head * 3 * sizeof(bf16) + longest * 32 * (sizeof(float) + sizeof(bf16)) +
+  return 2 * longest * (t->head * 3 * sizeof(bf16) + 32 * sizeof(float)) + longest * 32 * sizeof(bf16) +
          t->head * 32 * sizeof(float) + 4096;
 }
 
-INLINE void forward_head(const Attention *t, int head, int64_t text, int h, bf16 *out, int64_t out_stride,
-                         float *softmaxes, char *scratch) {
-  int64_t at = (int64_t)h * head, q_from = t->q_starts[text], k_from = t->k_starts[text];
-  int queries = t->q_starts[text + 1] - q_from, keys = t->k_starts[text + 1] - k_from, words = head / 32;
-  int64_t padded = whole_blocks(keys), padded_queries = whole_blocks(queries);
-  bf16 *k = piece(&scratch, padded * head * sizeof(bf16));
-  bf16 *v_pairs = piece(&scratch, padded * head * sizeof(bf16)); /* transposed */
-  bf16 *q_across = piece(&scratch, padded_queries * head * sizeof(bf16));
-  float *scores = piece(&scratch, padded * 32 * sizeof(float));
-  bf16 *weights = piece(&scratch, padded * 32 * sizeof(bf16));
+static void store_read(const Text *x, Step s, const float *read, const float *moments, bf16 *out, int64_t out_stride,
+                       float *softmaxes) {
+  const Attention *t = x->t;
+  store_mixed(read, t->head, moments + 32, out + (x->q_from + s.first) * out_stride + (int64_t)s.h * t->head, out_stride,
+              s.count);
+  if (!softmaxes) return;
+  float *to = softmaxes + ((x->q_from + s.first) * t->heads + s.h) * 2;
+  for (int i = 0; i < s.count; i++, to += 2 * t->heads) to[0] = moments[i], to[1] = moments[32 + i];
+}
+
+/* The heads from `first` to before `last` of one text. */
+static void forward_text(const Text *x, int first, int last, bf16 *out, int64_t out_stride, float *softmaxes,
+                         char *scratch) {
+  int head = x->t->head, words = head / 32;
+  int64_t size = x->padded_keys * head * sizeof(bf16), q_size = x->padded_queries * head * sizeof(bf16);
+  ForwardOperands operands[2]; /* of this head and the next */
+  float *scores[2], tops[32] __attribute__((aligned(64))), moments[2][64] __attribute__((aligned(64)));
+  for (int i = 0; i < 2; i++) {
+    operands[i] = (ForwardOperands){piece(&scratch, q_size), piece(&scratch, size), piece(&scratch, size)};
+    scores[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
+  }
+  bf16 *weights = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
   float *read = piece(&scratch, head * 32 * sizeof(float)); /* (head, 32 queries) */
-  float tops[32] __attribute__((aligned(64))), inverses[32] __attribute__((aligned(64)));
-  /* k's place holds v until its pairs are made */
-  pack_rows(t->v + k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, keys, head, k);
-  pair_tiles(k, padded, head, v_pairs);
-  transpose_tiles(v_pairs, padded * head / TILE, v_pairs);
-  pack_rows(t->k + k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, keys, head, k);
-  pack_rows(t->q + q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, queries, head, q_across);
-  transpose_tiles(q_across, padded_queries * head / TILE, q_across);
-  for (int first = 0; first < queries; first += BLOCK) {
-    int count = queries - first < BLOCK ? queries - first : BLOCK;
-    for (int key = 0; key < keys; key += BLOCK)
-      multiply(k + (int64_t)key * head, words, 1, q_across + (int64_t)first * head, words, 1, words, scores + key * 32, 32,
-               2, 2, 0);
-    weigh(t, text, h, first, keys, scores, weights, tops, inverses);
+
+  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
+  forward_operands(x, first, operands[first % 2]);
+  Ahead ahead = {operands[first % 2].k, operands[first % 2].q_across, scores[0], words};
+  for (int key = 0; key < x->keys; key += BLOCK) make_block(&ahead, key);
+  lowest_tops(tops);
+  raise_tops(scores[0], x->keys, tops);
+  for (int turn = 0; step.h < last; turn ^= 1) {
+    Step next = next_step(x, step);
+    if (next.h > step.h && next.h < last) forward_operands(x, next.h, operands[next.h % 2]);
+    const ForwardOperands *soon = &operands[next.h % 2];
+    ahead = (Ahead){soon->k, soon->q_across + (int64_t)next.first * head, next.h < last ? scores[turn ^ 1] : 0, words};
+    weigh(x, step, scores[turn], weights, tops, moments[turn], &ahead);
+    if (before.h != step.h || before.first != step.first)
+      store_read(x, before, read, moments[turn ^ 1], out, out_stride, softmaxes);
     for (int c = 0; c < head; c += 32)
-      multiply(v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, padded / 32, read + c * 32, 32, 2, 2, 0);
-    store_mixed(read, head, inverses, out + (q_from + first) * out_stride + at, out_stride, count);
-    if (softmaxes)
-      for (int i = 0; i < count; i++) {
-        float *moments = softmaxes + ((q_from + first + i) * t->heads + h) * 2;
-        moments[0] = tops[i], moments[1] = inverses[i];
-      }
+      multiply(operands[step.h % 2].v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, x->padded_keys / 32, read + c * 32,
+               32, 2, 2, 0);
+    before = step, step = next;
+    if (step.h >= last) store_read(x, before, read, moments[turn], out, out_stride, softmaxes);
   }
 }
 
 /* As attention_forward_bf16 in kernels.c. */
 void attention_forward_tiles(const Attention *settings, bf16 *out, int64_t out_stride, float *softmaxes) {
   const Attention t = *settings;
-  int64_t bytes = forward_bytes(&t);
+  int64_t bytes = forward_bytes(&t), at_once = heads_at_once(&t), groups = (t.heads + at_once - 1) / at_once;
 #pragma omp parallel
   {
     char *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
     set_tiles();
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < t.texts * t.heads; item++) {
-      int64_t text = t.order[item / t.heads];
-      int h = item % t.heads;
-      if (t.head == 32)
-        forward_head(&t, 32, text, h, out, out_stride, softmaxes, scratch);
-      else if (t.head == 64)
-        forward_head(&t, 64, text, h, out, out_stride, softmaxes, scratch);
-      else
-        forward_head(&t, t.head, text, h, out, out_stride, softmaxes, scratch);
+    for (int64_t item = 0; item < t.texts * groups; item++) {
+      Text text = text_at(&t, t.order[item / groups]);
+      int first = item % groups * at_once, last = first + at_once < t.heads ? first + at_once : t.heads;
+      forward_text(&text, first, last, out, out_stride, softmaxes, scratch);
     }
     release_tiles();
     free(scratch);
@@ -325,69 +447,108 @@ void attention_forward_tiles(const Attention *settings, bf16 *out, int64_t out_s
 
 /* --- backward ---------------------------------------------------------------------------------------------- */
 
-/* What the passes over a block of 32 queries share. */
-typedef struct {
-  const Attention *t;
-  int64_t text;
-  int h, first, keys; /* first: the block's first query */
-} Block;
-
 /* The scores (keys, 32) float become weights P, and delta (32) the sum over keys of P times dP, the gradients of the
- * weights, after dropout: grads (keys, 32) float. */
-INLINE void weigh_again(Block b, float *scores, float *grads, const float *tops, const float *inverses, float *delta) {
-  Dropout dropout = b.t->dropout;
-  const __m512 slope = _mm512_set1_ps(LOG2_E / sqrtf((float)b.t->head));
+ * weights, after dropout: grads (keys, 32) float. moments: largest scores (32) and 1 / sums (32). */
+INLINE void weigh_again_columns(const Text *x, Step s, float *scores, float *grads, const float *moments, float *delta,
+                                const Ahead *ahead, int columns, int drop) {
+  const Dropout dropout = x->t->dropout;
+  const __m512 slope = _mm512_set1_ps(LOG2_E / sqrtf((float)x->t->head));
+  const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
   __m512 top[2], sum[2];
   Power power[2];
   for (int i = 0; i < 2; i++) {
-    top[i] = _mm512_mul_ps(_mm512_load_ps(tops + i * 16), _mm512_set1_ps(LOG2_E));
-    power[i] = power_times(_mm512_load_ps(inverses + i * 16));
+    top[i] = _mm512_mul_ps(_mm512_load_ps(moments + i * 16), _mm512_set1_ps(LOG2_E));
+    power[i] = power_times(_mm512_load_ps(moments + 32 + i * 16));
     sum[i] = _mm512_setzero_ps();
   }
-  for (int key = 0; key < b.keys; key++)
-    for (int i = 0; i < 2; i++) {
-      float *at = scores + key * 32 + i * 16, *grad_at = grads + key * 32 + i * 16;
-      __m512 x = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at), slope, top[i]), power[i]);
-      __m512 grad = _mm512_load_ps(grad_at);
-      if (dropout.threshold) {
-        grad = keep_weights(grad, dropout, weight_index(b.t, b.text, b.h, b.first + i * 16, key));
-        _mm512_store_ps(grad_at, grad);
+  for (int first = 0; first < x->keys; first += BLOCK) {
+    int end = x->keys - first < BLOCK ? x->keys : first + BLOCK;
+    make_block(ahead, first);
+    for (int key = first; key < end; key++)
+      for (int i = 0; i < columns; i++) {
+        float *at = scores + key * 32 + i * 16, *grad_at = grads + key * 32 + i * 16;
+        __m512 weight = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at), slope, top[i]), power[i]);
+        __m512 grad = _mm512_load_ps(grad_at);
+        if (drop) {
+          grad = keep_weights(grad, dropout, index + i * 16 * 65536u + key);
+          _mm512_store_ps(grad_at, grad);
+        }
+        _mm512_store_ps(at, weight);
+        sum[i] = _mm512_fmadd_ps(weight, grad, sum[i]);
       }
-      _mm512_store_ps(at, x);
-      sum[i] = _mm512_fmadd_ps(x, grad, sum[i]);
-    }
+  }
   for (int i = 0; i < 2; i++) _mm512_store_ps(delta + i * 16, sum[i]);
 }
+static void weigh_again(const Text *x, Step s, float *scores, float *grads, const float *moments, float *delta,
+                        const Ahead *ahead) {
+  if (x->t->dropout.threshold)
+    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 2, 1);
+  else if (s.count > 16)
+    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 2, 0);
+  else
+    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 1, 0);
+}
 
-/* Weights P and their gradients to: `used` and `slopes`, tiles (16 keys, 32 queries) `step` elements apart, of P after
- * dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. */
-INLINE void make_slopes(Block b, const float *scores, const float *grads, const float *delta, bf16 *used, bf16 *slopes,
-                        int64_t step, bf16 *slope_pairs) {
-  Dropout dropout = b.t->dropout;
-  const __m512 mean[2] = {_mm512_load_ps(delta), _mm512_load_ps(delta + 16)};
-  for (int key = 0; key < whole_blocks(b.keys); key += 2) {
-    __m512i row[2];
-    for (int j = 0; j < 2; j++) {
-      int64_t to = (key + j) / 16 * step + (key + j) % 16 * 32;
-      __m512 x[2], y[2];
-      if (key + j < b.keys) {
-        for (int i = 0; i < 2; i++) {
-          int from = (key + j) * 32 + i * 16;
-          x[i] = _mm512_load_ps(scores + from);
-          y[i] = _mm512_mul_ps(x[i], _mm512_sub_ps(_mm512_load_ps(grads + from), mean[i]));
-          if (dropout.threshold)
-            x[i] = keep_weights(x[i], dropout, weight_index(b.t, b.text, b.h, b.first + i * 16, key + j));
-        }
-      } else {
-        x[0] = x[1] = y[0] = y[1] = _mm512_setzero_ps();
-      }
-      row[j] = narrow(y[0], y[1]);
-      _mm512_store_si512(slopes + to, row[j]);
-      _mm512_store_si512(used + to, narrow(x[0], x[1]));
-    }
-    bf16 *pairs = slope_pairs + key / 32 * 2 * TILE + key % 32 * 16;
-    pair_keys(row[0], row[1], pairs, pairs + TILE);
+/* One key's slopes P (dP - delta) for 32 queries, returned and written to `slopes`, and P after dropout to `used`. */
+INLINE __m512i slope_key(const float *scores, const float *grads, const __m512 *mean, bf16 *used, bf16 *slopes,
+                         int columns, int drop, Dropout dropout, uint32_t index) {
+  __m512 x[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, y[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+  for (int i = 0; i < columns; i++) {
+    x[i] = _mm512_load_ps(scores + i * 16);
+    y[i] = _mm512_mul_ps(x[i], _mm512_sub_ps(_mm512_load_ps(grads + i * 16), mean[i]));
+    if (drop) x[i] = keep_weights(x[i], dropout, index + i * 16 * 65536u);
   }
+  __m512i row = narrow(y[0], y[1]);
+  _mm512_store_si512(slopes, row);
+  _mm512_store_si512(used, narrow(x[0], x[1]));
+  return row;
+}
+
+/* Weights P and their gradients to: `used` and `slopes`, tiles (16 keys, 32 queries) `apart` elements from each other,
+ * of P after dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. */
+INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, const float *grads, const float *delta,
+                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Ahead *ahead,
+                                int columns, int drop) {
+  const Dropout dropout = x->t->dropout;
+  const __m512 mean[2] = {_mm512_load_ps(delta), _mm512_load_ps(delta + 16)};
+  const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
+  for (int first = 0; first < x->padded_keys; first += 16) { /* a row of tiles at a time */
+    int rows = x->keys - first < 16 ? x->keys - first : 16, r = 0;
+    const float *from = scores + first * 32, *grads_from = grads + first * 32;
+    bf16 *pairs = slope_pairs + first / 32 * 2 * TILE + first % 32 * 16;
+    bf16 *used_row = used + first / 16 * apart, *slope_row = slopes + first / 16 * apart;
+    if (first % 32 == 0) make_block(ahead, first);
+    for (; r < rows; r += 2) {
+      __m512i even = slope_key(from + r * 32, grads_from + r * 32, mean, used_row + r * 32, slope_row + r * 32, columns,
+                               drop, dropout, index + first + r);
+      __m512i odd = _mm512_setzero_si512();
+      if (r + 1 < rows) {
+        odd = slope_key(from + r * 32 + 32, grads_from + r * 32 + 32, mean, used_row + r * 32 + 32,
+                        slope_row + r * 32 + 32, columns, drop, dropout, index + first + r + 1);
+      } else {
+        _mm512_store_si512(used_row + r * 32 + 32, odd);
+        _mm512_store_si512(slope_row + r * 32 + 32, odd);
+      }
+      pair_keys(even, odd, pairs + r * 16, pairs + TILE + r * 16);
+    }
+    for (; r < 16; r += 2) {
+      __m512i none = _mm512_setzero_si512();
+      for (int i = 0; i < 2; i++) {
+        _mm512_store_si512(used_row + r * 32 + i * 32, none);
+        _mm512_store_si512(slope_row + r * 32 + i * 32, none);
+      }
+      pair_keys(none, none, pairs + r * 16, pairs + TILE + r * 16);
+    }
+  }
+}
+static void make_slopes(const Text *x, Step s, const float *scores, const float *grads, const float *delta, bf16 *used,
+                        bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Ahead *ahead) {
+  if (x->t->dropout.threshold)
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 2, 1);
+  else if (s.count > 16)
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 2, 0);
+  else
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 1, 0);
 }
 
 /* x (rows, 32) float, `from_stride` apart, times factor to rows of `out`. */
@@ -398,103 +559,144 @@ INLINE void store_rows(const float *x, int64_t from_stride, float factor, bf16 *
                                                  _mm512_mul_ps(_mm512_load_ps(x + r * from_stride + 16), times)));
 }
 
+typedef struct {
+  bf16 *q_across, *q_pairs, *g_across, *g_pairs, *k, *k_pairs, *v; /* g: dO; k_pairs transposed */
+} BackwardOperands;
+
+/* `flat` is scratch for the queries' rows. */
+static void backward_operands(const Text *x, int h, const bf16 *dout, int64_t dout_stride, bf16 *flat,
+                              BackwardOperands to) {
+  const Attention *t = x->t;
+  int64_t at = (int64_t)h * t->head, tiles = x->padded_queries * t->head / TILE;
+  pack_rows(t->q + x->q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, x->queries, t->head, flat);
+  transpose_tiles(flat, tiles, to.q_across);
+  pair_tiles(flat, x->padded_queries, t->head, to.q_pairs);
+  pack_rows(dout + x->q_from * dout_stride + at, dout_stride, 0, x->queries, t->head, flat);
+  transpose_tiles(flat, tiles, to.g_across);
+  pair_tiles(flat, x->padded_queries, t->head, to.g_pairs);
+  pack_rows(t->k + x->k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, x->keys, t->head, to.k);
+  pair_tiles(to.k, x->padded_keys, t->head, to.k_pairs);
+  transpose_tiles(to.k_pairs, x->padded_keys * t->head / TILE, to.k_pairs);
+  pack_rows(t->v + x->k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, x->keys, t->head, to.v);
+}
+
+/* What attention_forward kept of a block of queries; behind the last query everything weighs nothing. */
+INLINE void load_moments(const Text *x, Step s, const float *softmaxes, float *moments) {
+  const vint lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const float *from = softmaxes + ((x->q_from + s.first) * x->t->heads + s.h) * 2;
+  __m512i places = (__m512i)(lanes * (x->t->heads * 2));
+  for (int i = 0; i < 2; i++, from += 16 * x->t->heads * 2) {
+    __mmask16 there = s.count >= 16 * i + 16 ? 0xffff : s.count <= 16 * i ? 0 : (1 << (s.count - 16 * i)) - 1;
+    _mm512_store_ps(moments + i * 16, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), there, places, from, 4));
+    _mm512_store_ps(moments + 32 + i * 16, _mm512_mask_i32gather_ps(_mm512_setzero_ps(), there, places, from + 1, 4));
+  }
+}
+
 INLINE int64_t backward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest), chunk = longest < CHUNK ? longest : CHUNK;
-  return longest * t->head * (8 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (2 * sizeof(float) + sizeof(bf16)) +
+  return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (4 * sizeof(float) + sizeof(bf16)) +
          longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 4096;
 }
 
-INLINE void backward_head(const Attention *t, int head, int64_t text, int h, const bf16 *dout, int64_t dout_stride,
-                          const float *softmaxes, bf16 *dq, bf16 *dk, bf16 *dv, char *scratch) {
-  int64_t at = (int64_t)h * head, q_from = t->q_starts[text], k_from = t->k_starts[text];
-  int queries = t->q_starts[text + 1] - q_from, keys = t->k_starts[text + 1] - k_from, words = head / 32;
-  int64_t padded = whole_blocks(keys), padded_queries = whole_blocks(queries);
-  int64_t chunk = padded_queries < CHUNK ? padded_queries : CHUNK;
+/* A chunk's part of dV and dK, added to dv_sum and dk_sum (keys, head) unless it is the first, and written out behind
+ * the last. used and slopes: tiles (keys, `blocks` blocks of 32 queries); g_pairs and q_pairs: from the chunk on. */
+static void key_gradients(const Text *x, int h, int blocks, int more, int last, const bf16 *used, const bf16 *slopes,
+                          const bf16 *g_pairs, const bf16 *q_pairs, float *dv_sum, float *dk_sum, bf16 *dv, bf16 *dk) {
+  const Attention *t = x->t;
+  int head = t->head, words = head / 32;
   float scale = 1.0f / sqrtf((float)head);
-  bf16 *flat = piece(&scratch, padded_queries * head * sizeof(bf16));
-  bf16 *q_across = piece(&scratch, padded_queries * head * sizeof(bf16));
-  bf16 *q_pairs = piece(&scratch, padded_queries * head * sizeof(bf16));
-  bf16 *g_across = piece(&scratch, padded_queries * head * sizeof(bf16)); /* dO */
-  bf16 *g_pairs = piece(&scratch, padded_queries * head * sizeof(bf16));
-  bf16 *k = piece(&scratch, padded * head * sizeof(bf16));
-  bf16 *k_pairs = piece(&scratch, padded * head * sizeof(bf16)); /* transposed */
-  bf16 *v = piece(&scratch, padded * head * sizeof(bf16));
-  float *scores = piece(&scratch, padded * 32 * sizeof(float)); /* (keys, 32 queries) */
-  float *grads = piece(&scratch, padded * 32 * sizeof(float));
-  bf16 *slope_pairs = piece(&scratch, padded * 32 * sizeof(bf16));
-  bf16 *used = piece(&scratch, padded * chunk * sizeof(bf16)); /* tiles (keys, queries of a chunk) */
-  bf16 *slopes = piece(&scratch, padded * chunk * sizeof(bf16));
-  float *result = piece(&scratch, head * 32 * sizeof(float)); /* (head, 32 queries) */
-  float *dk_sum = piece(&scratch, padded * head * sizeof(float)), *dv_sum = piece(&scratch, padded * head * sizeof(float));
-  float tops[32] __attribute__((aligned(64))), inverses[32] __attribute__((aligned(64)));
-  float delta[32] __attribute__((aligned(64))), scales[32];
-  for (int i = 0; i < 32; i++) scales[i] = scale;
-  pack_rows(t->q + q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, queries, head, flat);
-  transpose_tiles(flat, padded_queries * head / TILE, q_across);
-  pair_tiles(flat, padded_queries, head, q_pairs);
-  pack_rows(dout + q_from * dout_stride + at, dout_stride, 0, queries, head, flat);
-  transpose_tiles(flat, padded_queries * head / TILE, g_across);
-  pair_tiles(flat, padded_queries, head, g_pairs);
-  pack_rows(t->k + k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, keys, head, k);
-  pair_tiles(k, padded, head, k_pairs);
-  transpose_tiles(k_pairs, padded * head / TILE, k_pairs);
-  pack_rows(t->v + k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, keys, head, v);
-  for (int start = 0; start < queries; start += CHUNK) {
-    int blocks = whole_blocks(queries - start < CHUNK ? queries - start : CHUNK) / 32;
-    for (int j = 0; j < blocks; j++) {
-      int first = start + j * 32, count = queries - first < BLOCK ? queries - first : BLOCK;
-      Block block = {t, text, h, first, keys};
-      for (int i = 0; i < 32; i++) { /* behind the last query everything weighs nothing */
-        const float *moments = softmaxes + ((q_from + first + i) * t->heads + h) * 2;
-        tops[i] = i < count ? moments[0] : 0;
-        inverses[i] = i < count ? moments[1] : 0;
-      }
-      for (int key = 0; key < keys; key += BLOCK) {
-        multiply(k + (int64_t)key * head, words, 1, q_across + (int64_t)first * head, words, 1, words, scores + key * 32,
-                 32, 2, 2, 0);
-        multiply(v + (int64_t)key * head, words, 1, g_across + (int64_t)first * head, words, 1, words, grads + key * 32,
-                 32, 2, 2, 0);
-      }
-      weigh_again(block, scores, grads, tops, inverses, delta);
-      make_slopes(block, scores, grads, delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs);
-      for (int c = 0; c < head; c += 32)
-        multiply(k_pairs + c / 16 * TILE, 1, 2 * words, slope_pairs, 1, 2, padded / 32, result + c * 32, 32, 2, 2, 0);
-      store_mixed(result, head, scales, dq + (q_from + first) * t->q_stride + at, t->q_stride, count);
+  for (int key = 0; key < x->keys; key += BLOCK) {
+    int64_t from = (int64_t)key / 16 * blocks * TILE, sum = (int64_t)key * head;
+    int64_t row = x->k_from + key, column = (int64_t)h * head;
+    int rows = x->keys - key < BLOCK ? x->keys - key : BLOCK;
+    for (int c = 0; c < head; c += 32) {
+      multiply(used + from, blocks, 1, g_pairs + c / 16 * TILE, 1, 2 * words, blocks, dv_sum + sum + c, head, 2, 2, more);
+      multiply(slopes + from, blocks, 1, q_pairs + c / 16 * TILE, 1, 2 * words, blocks, dk_sum + sum + c, head, 2, 2, more);
     }
-    int more = start > 0, last = start + CHUNK >= queries;
-    for (int key = 0; key < keys; key += BLOCK)
-      for (int c = 0; c < head; c += 32) {
-        int64_t sum = (int64_t)key * head + c, from = (int64_t)key / 16 * blocks * TILE;
-        int64_t right = (int64_t)start * head + c / 16 * TILE;
-        int rows = keys - key < BLOCK ? keys - key : BLOCK;
-        multiply(used + from, blocks, 1, g_pairs + right, 1, 2 * words, blocks, dv_sum + sum, head, 2, 2, more);
-        multiply(slopes + from, blocks, 1, q_pairs + right, 1, 2 * words, blocks, dk_sum + sum, head, 2, 2, more);
-        if (!last) continue;
-        store_rows(dv_sum + sum, head, 1.0f, dv + (k_from + key) * t->v_stride + at + c, t->v_stride, rows);
-        store_rows(dk_sum + sum, head, scale, dk + (k_from + key) * t->k_stride + at + c, t->k_stride, rows);
-      }
+    if (!last) continue;
+    for (int c = 0; c < head; c += 32) {
+      store_rows(dv_sum + sum + c, head, 1.0f, dv + row * t->v_stride + column + c, t->v_stride, rows);
+      store_rows(dk_sum + sum + c, head, scale, dk + row * t->k_stride + column + c, t->k_stride, rows);
+    }
   }
+}
+
+/* The heads from `first` to before `last` of one text. */
+static void backward_text(const Text *x, int first, int last, const bf16 *dout, int64_t dout_stride,
+                          const float *softmaxes, bf16 *dq, bf16 *dk, bf16 *dv, char *scratch) {
+  const Attention *t = x->t;
+  int head = t->head, words = head / 32;
+  int64_t size = x->padded_keys * head * sizeof(bf16), q_size = x->padded_queries * head * sizeof(bf16);
+  int64_t chunk = x->padded_queries < CHUNK ? x->padded_queries : CHUNK;
+  BackwardOperands operands[2]; /* of this head and the next */
+  float *scores[2], *grads[2];  /* (keys, 32 queries) of this block and the next */
+  float delta[32] __attribute__((aligned(64))), moments[64] __attribute__((aligned(64)));
+  float scales[32] __attribute__((aligned(64)));
+  for (int i = 0; i < 32; i++) scales[i] = 1.0f / sqrtf((float)head);
+  for (int i = 0; i < 2; i++) {
+    BackwardOperands *o = &operands[i];
+    o->q_across = piece(&scratch, q_size), o->q_pairs = piece(&scratch, q_size);
+    o->g_across = piece(&scratch, q_size), o->g_pairs = piece(&scratch, q_size);
+    o->k = piece(&scratch, size), o->k_pairs = piece(&scratch, size), o->v = piece(&scratch, size);
+    scores[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
+    grads[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
+  }
+  bf16 *flat = piece(&scratch, q_size);
+  bf16 *slope_pairs = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
+  bf16 *used = piece(&scratch, x->padded_keys * chunk * sizeof(bf16)); /* tiles (keys, queries of a chunk) */
+  bf16 *slopes = piece(&scratch, x->padded_keys * chunk * sizeof(bf16));
+  float *result = piece(&scratch, head * 32 * sizeof(float)); /* (head, 32 queries) */
+  float *dk_sum = piece(&scratch, x->padded_keys * head * sizeof(float));
+  float *dv_sum = piece(&scratch, x->padded_keys * head * sizeof(float));
+
+  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
+  BackwardOperands *here = &operands[first % 2];
+  backward_operands(x, first, dout, dout_stride, flat, *here);
+  Ahead ahead = {here->k, here->q_across, scores[0], words}, ahead2 = {here->v, here->g_across, grads[0], words};
+  for (int key = 0; key < x->keys; key += BLOCK) make_block(&ahead, key), make_block(&ahead2, key);
+  for (int turn = 0; step.h < last; turn ^= 1) {
+    Step next = next_step(x, step);
+    here = &operands[step.h % 2];
+    const BackwardOperands *soon = &operands[next.h % 2];
+    if (next.h > step.h && next.h < last) backward_operands(x, next.h, dout, dout_stride, flat, *soon);
+    int start = step.first / CHUNK * CHUNK, behind = start + CHUNK < x->queries ? start + CHUNK : x->queries;
+    int blocks = whole_blocks(behind - start) / 32, j = (step.first - start) / 32;
+    int64_t right = (int64_t)next.first * head;
+    ahead = (Ahead){soon->k, soon->q_across + right, next.h < last ? scores[turn ^ 1] : 0, words};
+    ahead2 = (Ahead){soon->v, soon->g_across + right, next.h < last ? grads[turn ^ 1] : 0, words};
+    load_moments(x, step, softmaxes, moments);
+    weigh_again(x, step, scores[turn], grads[turn], moments, delta, &ahead);
+    make_slopes(x, step, scores[turn], grads[turn], delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs,
+                &ahead2);
+    if (before.h != step.h || before.first != step.first)
+      store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head,
+                  t->q_stride, before.count);
+    for (int c = 0; c < head; c += 32)
+      multiply(here->k_pairs + c / 16 * TILE, 1, 2 * words, slope_pairs, 1, 2, x->padded_keys / 32, result + c * 32, 32, 2, 2,
+               0);
+    if (j == blocks - 1)
+      key_gradients(x, step.h, blocks, start > 0, behind == x->queries, used, slopes, here->g_pairs + (int64_t)start * head,
+                    here->q_pairs + (int64_t)start * head, dv_sum, dk_sum, dv, dk);
+    before = step, step = next;
+  }
+  store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head, t->q_stride,
+              before.count);
 }
 
 /* As attention_backward_bf16 in kernels.c. */
 void attention_backward_tiles(const Attention *settings, const bf16 *dout, int64_t dout_stride, const float *softmaxes,
                               bf16 *dq, bf16 *dk, bf16 *dv) {
   const Attention t = *settings;
-  int64_t bytes = backward_bytes(&t);
+  int64_t bytes = backward_bytes(&t), at_once = heads_at_once(&t), groups = (t.heads + at_once - 1) / at_once;
 #pragma omp parallel
   {
     char *scratch = aligned_alloc(64, (bytes + 63) / 64 * 64);
     set_tiles();
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t item = 0; item < t.texts * t.heads; item++) {
-      int64_t text = t.order[item / t.heads];
-      int h = item % t.heads;
-      if (t.head == 32)
-        backward_head(&t, 32, text, h, dout, dout_stride, softmaxes, dq, dk, dv, scratch);
-      else if (t.head == 64)
-        backward_head(&t, 64, text, h, dout, dout_stride, softmaxes, dq, dk, dv, scratch);
-      else
-        backward_head(&t, t.head, text, h, dout, dout_stride, softmaxes, dq, dk, dv, scratch);
+    for (int64_t item = 0; item < t.texts * groups; item++) {
+      Text text = text_at(&t, t.order[item / groups]);
+      int first = item % groups * at_once, last = first + at_once < t.heads ? first + at_once : t.heads;
+      backward_text(&text, first, last, dout, dout_stride, softmaxes, dq, dk, dv, scratch);
     }
     release_tiles();
     free(scratch);

@@ -91,6 +91,8 @@ _TILES = {
     "pack_plain": (_P, _L, _P, _L, _L),
     "product_rows": (_P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
     "product_columns": (_P, _I, _L, _P, _P, _L, _P, _P, _P, _L, _L, _I),
+    "attention_forward_tiles": _TYPED["attention_forward"],
+    "attention_backward_tiles": _TYPED["attention_backward"],
 }
 _RETURNS = {"sum_of_squares": ctypes.c_double, "num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
 

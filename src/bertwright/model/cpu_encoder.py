@@ -179,7 +179,14 @@ class CpuEncoder:
         self.kernels, self.typed = kernels, kernels.of(self.dtype)
         self.layers = [_Layer(layer) for layer in encoder.layers]  # type: ignore[arg-type]
         self.int8 = None if quantized is None else Int8Products(self.typed, quantized)
-        self.products = self._choose_products()
+        tiles = self.dtype == torch.bfloat16 and kernels.has_tile_products
+        self.products: Products = TorchProducts(self.typed)
+        if tiles and TileProducts.fit(self.config.hidden_size, self.config.intermediate_size):
+            self.products = TileProducts(kernels)
+        self.attention_forward, self.attention_backward = self.typed.attention_forward, self.typed.attention_backward
+        if tiles and TileProducts.fit(self.config.head_dim):
+            self.attention_forward = kernels.attention_forward_tiles
+            self.attention_backward = kernels.attention_backward_tiles
         # The product has added the bias, or attention does on reading.
         self._adds_bias = self.int8 is None and self.products.adds_bias
         self.before_tokens: Callable[[np.ndarray], None] | None = None
@@ -195,16 +202,6 @@ class CpuEncoder:
         kernels = load_kernels().kernels
         assert kernels is not None
         return cls(encoder, kernels, quantized)
-
-    def _choose_products(self) -> Products:
-        config = self.config
-        if (
-            self.dtype == torch.bfloat16
-            and self.kernels.has_tile_products
-            and TileProducts.fit(config.hidden_size, config.intermediate_size)
-        ):
-            return TileProducts(self.kernels)
-        return TorchProducts(self.typed)
 
     def is_current(self) -> bool:
         """Whether the encoder's parameters are still those that this was made for."""
@@ -321,7 +318,7 @@ class CpuEncoder:
             kept["read"] = take("read" + mark, rows, hidden)
             kept["softmaxes"] = self._take("softmaxes" + mark, rows, 2 * heads, torch.float32)
             attention = self._attention(tape, layer, kept, i)
-            typed.attention_forward(ctypes.byref(attention), _at(kept["read"]), hidden, _at(kept["softmaxes"]))
+            self.attention_forward(ctypes.byref(attention), _at(kept["read"]), hidden, _at(kept["softmaxes"]))
             kept["z1"] = self._product(i, "output", kept["read"], layer.output, None, "z1" + mark)
             kept["y1"] = take("y1" + mark, rows, hidden)
             kept["stats1"] = self._take("stats1" + mark, rows, 2, torch.float32)
@@ -501,7 +498,7 @@ class CpuEncoder:
             else:
                 dq, dkv = take_gradient("dq", rows, hidden), take_gradient("dkv", tokens, 2 * hidden)
                 targets = _at(dq), _at(dkv), _at(dkv) + hidden * item
-            typed.attention_backward(ctypes.byref(attention), _at(dread), hidden, _at(kept["softmaxes"]), *targets)
+            self.attention_backward(ctypes.byref(attention), _at(dread), hidden, _at(kept["softmaxes"]), *targets)
             if "qkv" in kept:
                 products.weight_gradient(dqkv, kept["x"], dqkv_weight, partials, dqkv_bias)
                 dy, dy2 = dz1, take("dx_layer", tokens, hidden)

@@ -27,14 +27,22 @@ INLINE vfloat choose(vint where, vfloat yes, vfloat no) {
   return (vfloat)(((vint)yes & where) | ((vint)no & ~where));
 }
 INLINE float sum_lanes(vfloat x) {
-  float total = 0;
-  for (int i = 0; i < LANES; i++) total += x[i];
-  return total;
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
+  for (int half = LANES / 2; half; half /= 2)
+    for (int i = 0; i < half; i++) x[i] += x[i + half];
+  return x[0];
+#endif
 }
 INLINE float max_lanes(vfloat x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float most = x[0];
   for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
   return most;
+#endif
 }
 
 INLINE vfloat load_float(const float *p) { return *(const vfloat *)p; }
