@@ -46,6 +46,14 @@ INLINE void *piece(char **from, int64_t bytes) {
 /* 32 floats, rounded, in order. */
 INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
+/* The next piece at `place` bytes into a page of memory. A processor holds back loads whose address ends like that of an
+ * earlier store that is not done yet, in its last 12 bits, and stores of tiles take long: what is read while tiles are
+ * stored elsewhere had better stand at another place of its page. */
+INLINE void *piece_at(char **from, int64_t bytes, int place) {
+  *from += (place - (intptr_t)*from) & 4095;
+  return piece(from, bytes);
+}
+
 /* --- operands ---------------------------------------------------------------------------------------------- */
 
 /* x (rows, head), `stride` apart, plus bias, as tiles of rows, with zeros behind the last row. Fetches what stands
@@ -257,18 +265,76 @@ INLINE Step next_step(const Text *x, Step s) {
   return s;
 }
 
-/* Products x y^T to be made meanwhile, a block of 32 keys at a time: left (keys, head) as rows, right (32 queries, head)
- * across, both `words` tiles wide; out (keys, 32) float. Nothing where out is null. */
+/* Products x y^T: left (keys, head) as rows, right (32 queries, head) across, both `words` tiles wide; out (keys, 32)
+ * float. Nothing where out is null. */
 typedef struct {
   const bf16 *left, *right;
   float *out;
   int words;
-} Ahead;
+} Scores;
 
-INLINE void make_block(const Ahead *a, int key) {
-  if (a->out)
-    multiply(a->left + (int64_t)key * a->words * 32, a->words, 1, a->right, a->words, 1, a->words, a->out + key * 32, 32, 2,
-             2, 0);
+/* The products of 16 keys, into two tiles, and the storing of these. Other work should come between the two: a store
+ * waits for its product, and holds up the next one. `odd`: which two of four tiles. */
+INLINE void multiply_keys(const Scores *a, int key, int odd) {
+  const bf16 *left = a->left + (int64_t)key * a->words * 32, *right = a->right;
+  int64_t column = (int64_t)a->words * TILE;
+  if (!odd) {
+    ZERO_TILE(0);
+    ZERO_TILE(1);
+    for (int w = 0; w < a->words; w++, left += TILE, right += TILE) {
+      LOAD_TILE(4, left, 64);
+      LOAD_TILE(6, right, 64);
+      MULTIPLY_TILES(0, 4, 6);
+      LOAD_TILE(7, right + column, 64);
+      MULTIPLY_TILES(1, 4, 7);
+    }
+  } else {
+    ZERO_TILE(2);
+    ZERO_TILE(3);
+    for (int w = 0; w < a->words; w++, left += TILE, right += TILE) {
+      LOAD_TILE(5, left, 64);
+      LOAD_TILE(6, right, 64);
+      MULTIPLY_TILES(2, 5, 6);
+      LOAD_TILE(7, right + column, 64);
+      MULTIPLY_TILES(3, 5, 7);
+    }
+  }
+}
+INLINE void store_keys(const Scores *a, int key, int odd) {
+  float *out = a->out + key * 32;
+  if (!odd) {
+    STORE_TILE(0, out, 128);
+    STORE_TILE(1, out + 16, 128);
+  } else {
+    STORE_TILE(2, out, 128);
+    STORE_TILE(3, out + 16, 128);
+  }
+}
+static void make_scores(const Scores *a, int keys) {
+  int key = 0;
+  if (!a->out) return;
+  multiply_keys(a, 0, 0);
+  for (; key + 32 < keys; key += 32) {
+    multiply_keys(a, key + 16, 1);
+    store_keys(a, key, 0);
+    multiply_keys(a, key + 32, 0);
+    store_keys(a, key + 16, 1);
+  }
+  if (key + 16 < keys) multiply_keys(a, key + 16, 1);
+  store_keys(a, key, 0);
+  if (key + 16 < keys) store_keys(a, key + 16, 1);
+}
+
+/* Two kinds of products by turns, 16 keys at a time; at the end, the second's last store is still missing. */
+INLINE void make_both(const Scores *a, const Scores *b, int key) {
+  if (!a->out) return;
+  multiply_keys(a, key, 0);
+  if (key) store_keys(b, key - 16, 1);
+  multiply_keys(b, key, 1);
+  store_keys(a, key, 0);
+}
+INLINE void finish_both(const Scores *b, int keys) {
+  if (b->out) store_keys(b, (keys - 1) / 16 * 16, 1);
 }
 
 /* Texts are shared out by groups of heads: whole texts where there are enough of them, so that two threads seldom write
@@ -281,19 +347,21 @@ INLINE int heads_at_once(const Attention *t) {
 
 /* --- forward ----------------------------------------------------------------------------------------------- */
 
-/* The largest of `rows` keys' scores, query by query. */
-INLINE void raise_tops(const float *scores, int rows, float *tops) {
-  __m512 low = _mm512_load_ps(tops), high = _mm512_load_ps(tops + 16);
-  for (int r = 0; r < rows; r++) {
-    low = _mm512_max_ps(low, _mm512_load_ps(scores + r * 32));
-    high = _mm512_max_ps(high, _mm512_load_ps(scores + r * 32 + 16));
+/* The largest of all keys' scores (keys, 32), query by query. */
+INLINE void find_tops(const float *scores, int keys, __m512 *top) {
+  __m512 low[2], high[2];
+  low[0] = low[1] = _mm512_load_ps(scores), high[0] = high[1] = _mm512_load_ps(scores + 16);
+  int key = 0;
+  for (; key + 2 <= keys; key += 2)
+    for (int i = 0; i < 2; i++) {
+      low[i] = _mm512_max_ps(low[i], _mm512_load_ps(scores + (key + i) * 32));
+      high[i] = _mm512_max_ps(high[i], _mm512_load_ps(scores + (key + i) * 32 + 16));
+    }
+  if (key < keys) {
+    low[0] = _mm512_max_ps(low[0], _mm512_load_ps(scores + key * 32));
+    high[0] = _mm512_max_ps(high[0], _mm512_load_ps(scores + key * 32 + 16));
   }
-  _mm512_store_ps(tops, low);
-  _mm512_store_ps(tops + 16, high);
-}
-INLINE void lowest_tops(float *tops) {
-  _mm512_store_ps(tops, _mm512_set1_ps(-INFINITY));
-  _mm512_store_ps(tops + 16, _mm512_set1_ps(-INFINITY));
+  top[0] = _mm512_max_ps(low[0], low[1]), top[1] = _mm512_max_ps(high[0], high[1]);
 }
 
 /* The weights of one key for 16 * columns queries, added to their totals and with dropout. */
@@ -309,28 +377,25 @@ INLINE __m512i weigh_key(const float *scores, __m512 slope, const __m512 *top, _
 }
 
 /* The scores of all keys, `scores` (keys, 32) float, to weights times their sum (Vaswani et al. 2017, equation 1, with
- * the division left for later), as tiles of pairs of keys. tops: each query's largest score, which become those of the
- * scores made ahead; moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
-INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, float *tops, float *moments,
-                          const Ahead *ahead, int columns, int drop) {
+ * the division left for later), as tiles of pairs of keys. moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
+INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, float *moments,
+                          int columns, int drop) {
   const Dropout dropout = x->t->dropout;
   const float scale = 1.0f / sqrtf((float)x->t->head);
   const __m512 slope = _mm512_set1_ps(scale * LOG2_E);
   const Power power = power_times(_mm512_set1_ps(1.0f));
   const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
   __m512 top[2], total[2];
+  find_tops(scores, x->keys, top);
   for (int i = 0; i < 2; i++) {
-    __m512 most = _mm512_load_ps(tops + i * 16);
-    _mm512_store_ps(moments + i * 16, _mm512_mul_ps(most, _mm512_set1_ps(scale)));
-    top[i] = _mm512_mul_ps(most, slope);
+    _mm512_store_ps(moments + i * 16, _mm512_mul_ps(top[i], _mm512_set1_ps(scale)));
+    top[i] = _mm512_mul_ps(top[i], slope);
     total[i] = _mm512_setzero_ps();
   }
-  lowest_tops(tops);
-  for (int first = 0; first < x->keys; first += BLOCK) {
-    int rows = x->keys - first < BLOCK ? x->keys - first : BLOCK, r = 0;
-    bf16 *to = weights + first / 32 * 2 * TILE;
+  for (int first = 0; first < x->padded_keys; first += 16) {
+    int rows = x->keys - first < 16 ? x->keys - first : 16, r = 0; /* may be below 0 */
+    bf16 *to = weights + first / 32 * 2 * TILE + first % 32 * 16;
     const float *from = scores + first * 32;
-    make_block(ahead, first);
     for (; r + 2 <= rows; r += 2) {
       __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
       __m512i odd = weigh_key(from + r * 32 + 32, slope, top, total, power, columns, drop, dropout, index + first + r + 1);
@@ -341,19 +406,17 @@ INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weig
       pair_keys(even, _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
       r += 2;
     }
-    for (; r < BLOCK; r += 2) pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
-    if (ahead->out) raise_tops(ahead->out + first * 32, rows, tops);
+    for (; r < 16; r += 2) pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
   }
   for (int i = 0; i < 2; i++) _mm512_store_ps(moments + 32 + i * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), total[i]));
 }
-static void weigh(const Text *x, Step s, const float *scores, bf16 *weights, float *tops, float *moments,
-                  const Ahead *ahead) {
+static void weigh(const Text *x, Step s, const float *scores, bf16 *weights, float *moments) {
   if (x->t->dropout.threshold)
-    weigh_columns(x, s, scores, weights, tops, moments, ahead, 2, 1);
+    weigh_columns(x, s, scores, weights, moments, 2, 1);
   else if (s.count > 16)
-    weigh_columns(x, s, scores, weights, tops, moments, ahead, 2, 0);
+    weigh_columns(x, s, scores, weights, moments, 2, 0);
   else
-    weigh_columns(x, s, scores, weights, tops, moments, ahead, 1, 0);
+    weigh_columns(x, s, scores, weights, moments, 1, 0);
 }
 
 typedef struct {
@@ -377,7 +440,7 @@ static void forward_operands(const Text *x, int h, ForwardOperands to) {
 INLINE int64_t forward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest);
   return 2 * longest * (t->head * 3 * sizeof(bf16) + 32 * sizeof(float)) + longest * 32 * sizeof(bf16) +
-         t->head * 32 * sizeof(float) + 4096;
+         t->head * 32 * sizeof(float) + 6 * 4096;
 }
 
 static void store_read(const Text *x, Step s, const float *read, const float *moments, bf16 *out, int64_t out_stride,
@@ -396,33 +459,31 @@ static void forward_text(const Text *x, int first, int last, bf16 *out, int64_t 
   int head = x->t->head, words = head / 32;
   int64_t size = x->padded_keys * head * sizeof(bf16), q_size = x->padded_queries * head * sizeof(bf16);
   ForwardOperands operands[2]; /* of this head and the next */
-  float *scores[2], tops[32] __attribute__((aligned(64))), moments[2][64] __attribute__((aligned(64)));
+  float *scores[2], moments[64] __attribute__((aligned(64)));
   for (int i = 0; i < 2; i++) {
     operands[i] = (ForwardOperands){piece(&scratch, q_size), piece(&scratch, size), piece(&scratch, size)};
-    scores[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
+    scores[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
   }
   bf16 *weights = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
   float *read = piece(&scratch, head * 32 * sizeof(float)); /* (head, 32 queries) */
 
-  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
+  Step step = next_step(x, (Step){first - 1, x->queries, 0});
   forward_operands(x, first, operands[first % 2]);
-  Ahead ahead = {operands[first % 2].k, operands[first % 2].q_across, scores[0], words};
-  for (int key = 0; key < x->keys; key += BLOCK) make_block(&ahead, key);
-  lowest_tops(tops);
-  raise_tops(scores[0], x->keys, tops);
+  Scores products = {operands[first % 2].k, operands[first % 2].q_across, scores[0], words};
+  make_scores(&products, x->keys);
   for (int turn = 0; step.h < last; turn ^= 1) {
     Step next = next_step(x, step);
-    if (next.h > step.h && next.h < last) forward_operands(x, next.h, operands[next.h % 2]);
-    const ForwardOperands *soon = &operands[next.h % 2];
-    ahead = (Ahead){soon->k, soon->q_across + (int64_t)next.first * head, next.h < last ? scores[turn ^ 1] : 0, words};
-    weigh(x, step, scores[turn], weights, tops, moments[turn], &ahead);
-    if (before.h != step.h || before.first != step.first)
-      store_read(x, before, read, moments[turn ^ 1], out, out_stride, softmaxes);
+    const ForwardOperands *here = &operands[step.h % 2], *soon = &operands[next.h % 2];
+    weigh(x, step, scores[turn], weights, moments);
     for (int c = 0; c < head; c += 32)
-      multiply(operands[step.h % 2].v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, x->padded_keys / 32, read + c * 32,
-               32, 2, 2, 0);
-    before = step, step = next;
-    if (step.h >= last) store_read(x, before, read, moments[turn], out, out_stride, softmaxes);
+      multiply(here->v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, x->padded_keys / 32, read + c * 32, 32, 2, 2, 0);
+    if (next.h < last) {
+      if (next.h > step.h) forward_operands(x, next.h, *soon);
+      products = (Scores){soon->k, soon->q_across + (int64_t)next.first * head, scores[turn ^ 1], words};
+      make_scores(&products, x->keys);
+    }
+    store_read(x, step, read, moments, out, out_stride, softmaxes);
+    step = next;
   }
 }
 
@@ -450,7 +511,7 @@ void attention_forward_tiles(const Attention *settings, bf16 *out, int64_t out_s
 /* The scores (keys, 32) float become weights P, and delta (32) the sum over keys of P times dP, the gradients of the
  * weights, after dropout: grads (keys, 32) float. moments: largest scores (32) and 1 / sums (32). */
 INLINE void weigh_again_columns(const Text *x, Step s, float *scores, float *grads, const float *moments, float *delta,
-                                const Ahead *ahead, int columns, int drop) {
+                                int columns, int drop) {
   const Dropout dropout = x->t->dropout;
   const __m512 slope = _mm512_set1_ps(LOG2_E / sqrtf((float)x->t->head));
   const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
@@ -461,32 +522,27 @@ INLINE void weigh_again_columns(const Text *x, Step s, float *scores, float *gra
     power[i] = power_times(_mm512_load_ps(moments + 32 + i * 16));
     sum[i] = _mm512_setzero_ps();
   }
-  for (int first = 0; first < x->keys; first += BLOCK) {
-    int end = x->keys - first < BLOCK ? x->keys : first + BLOCK;
-    make_block(ahead, first);
-    for (int key = first; key < end; key++)
-      for (int i = 0; i < columns; i++) {
-        float *at = scores + key * 32 + i * 16, *grad_at = grads + key * 32 + i * 16;
-        __m512 weight = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at), slope, top[i]), power[i]);
-        __m512 grad = _mm512_load_ps(grad_at);
-        if (drop) {
-          grad = keep_weights(grad, dropout, index + i * 16 * 65536u + key);
-          _mm512_store_ps(grad_at, grad);
-        }
-        _mm512_store_ps(at, weight);
-        sum[i] = _mm512_fmadd_ps(weight, grad, sum[i]);
+  for (int key = 0; key < x->keys; key++)
+    for (int i = 0; i < columns; i++) {
+      float *at = scores + key * 32 + i * 16, *grad_at = grads + key * 32 + i * 16;
+      __m512 weight = power_of_two(_mm512_fmsub_ps(_mm512_load_ps(at), slope, top[i]), power[i]);
+      __m512 grad = _mm512_load_ps(grad_at);
+      if (drop) {
+        grad = keep_weights(grad, dropout, index + i * 16 * 65536u + key);
+        _mm512_store_ps(grad_at, grad);
       }
-  }
+      _mm512_store_ps(at, weight);
+      sum[i] = _mm512_fmadd_ps(weight, grad, sum[i]);
+    }
   for (int i = 0; i < 2; i++) _mm512_store_ps(delta + i * 16, sum[i]);
 }
-static void weigh_again(const Text *x, Step s, float *scores, float *grads, const float *moments, float *delta,
-                        const Ahead *ahead) {
+static void weigh_again(const Text *x, Step s, float *scores, float *grads, const float *moments, float *delta) {
   if (x->t->dropout.threshold)
-    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 2, 1);
+    weigh_again_columns(x, s, scores, grads, moments, delta, 2, 1);
   else if (s.count > 16)
-    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 2, 0);
+    weigh_again_columns(x, s, scores, grads, moments, delta, 2, 0);
   else
-    weigh_again_columns(x, s, scores, grads, moments, delta, ahead, 1, 0);
+    weigh_again_columns(x, s, scores, grads, moments, delta, 1, 0);
 }
 
 /* One key's slopes P (dP - delta) for 32 queries, returned and written to `slopes`, and P after dropout to `used`. */
@@ -507,7 +563,7 @@ INLINE __m512i slope_key(const float *scores, const float *grads, const __m512 *
 /* Weights P and their gradients to: `used` and `slopes`, tiles (16 keys, 32 queries) `apart` elements from each other,
  * of P after dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. */
 INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, const float *grads, const float *delta,
-                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Ahead *ahead,
+                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *soon, const Scores *soon2,
                                 int columns, int drop) {
   const Dropout dropout = x->t->dropout;
   const __m512 mean[2] = {_mm512_load_ps(delta), _mm512_load_ps(delta + 16)};
@@ -517,7 +573,7 @@ INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, cons
     const float *from = scores + first * 32, *grads_from = grads + first * 32;
     bf16 *pairs = slope_pairs + first / 32 * 2 * TILE + first % 32 * 16;
     bf16 *used_row = used + first / 16 * apart, *slope_row = slopes + first / 16 * apart;
-    if (first % 32 == 0) make_block(ahead, first);
+    if (rows > 0) make_both(soon, soon2, first);
     for (; r < rows; r += 2) {
       __m512i even = slope_key(from + r * 32, grads_from + r * 32, mean, used_row + r * 32, slope_row + r * 32, columns,
                                drop, dropout, index + first + r);
@@ -540,15 +596,16 @@ INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, cons
       pair_keys(none, none, pairs + r * 16, pairs + TILE + r * 16);
     }
   }
+  finish_both(soon2, x->keys);
 }
 static void make_slopes(const Text *x, Step s, const float *scores, const float *grads, const float *delta, bf16 *used,
-                        bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Ahead *ahead) {
+                        bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *soon, const Scores *soon2) {
   if (x->t->dropout.threshold)
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 2, 1);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 2, 1);
   else if (s.count > 16)
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 2, 0);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 2, 0);
   else
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, ahead, 1, 0);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 1, 0);
 }
 
 /* x (rows, 32) float, `from_stride` apart, times factor to rows of `out`. */
@@ -595,7 +652,7 @@ INLINE void load_moments(const Text *x, Step s, const float *softmaxes, float *m
 INLINE int64_t backward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest), chunk = longest < CHUNK ? longest : CHUNK;
   return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (4 * sizeof(float) + sizeof(bf16)) +
-         longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 4096;
+         longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 6 * 4096;
 }
 
 /* A chunk's part of dV and dK, added to dv_sum and dk_sum (keys, head) unless it is the first, and written out behind
@@ -638,8 +695,8 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     o->q_across = piece(&scratch, q_size), o->q_pairs = piece(&scratch, q_size);
     o->g_across = piece(&scratch, q_size), o->g_pairs = piece(&scratch, q_size);
     o->k = piece(&scratch, size), o->k_pairs = piece(&scratch, size), o->v = piece(&scratch, size);
-    scores[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
-    grads[i] = piece(&scratch, x->padded_keys * 32 * sizeof(float));
+    scores[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
+    grads[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
   }
   bf16 *flat = piece(&scratch, q_size);
   bf16 *slope_pairs = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
@@ -652,8 +709,9 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
   Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
   BackwardOperands *here = &operands[first % 2];
   backward_operands(x, first, dout, dout_stride, flat, *here);
-  Ahead ahead = {here->k, here->q_across, scores[0], words}, ahead2 = {here->v, here->g_across, grads[0], words};
-  for (int key = 0; key < x->keys; key += BLOCK) make_block(&ahead, key), make_block(&ahead2, key);
+  Scores s = {here->k, here->q_across, scores[0], words}, g = {here->v, here->g_across, grads[0], words};
+  make_scores(&s, x->keys);
+  make_scores(&g, x->keys);
   for (int turn = 0; step.h < last; turn ^= 1) {
     Step next = next_step(x, step);
     here = &operands[step.h % 2];
@@ -662,12 +720,12 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     int start = step.first / CHUNK * CHUNK, behind = start + CHUNK < x->queries ? start + CHUNK : x->queries;
     int blocks = whole_blocks(behind - start) / 32, j = (step.first - start) / 32;
     int64_t right = (int64_t)next.first * head;
-    ahead = (Ahead){soon->k, soon->q_across + right, next.h < last ? scores[turn ^ 1] : 0, words};
-    ahead2 = (Ahead){soon->v, soon->g_across + right, next.h < last ? grads[turn ^ 1] : 0, words};
+    s = (Scores){soon->k, soon->q_across + right, next.h < last ? scores[turn ^ 1] : 0, words};
+    g = (Scores){soon->v, soon->g_across + right, next.h < last ? grads[turn ^ 1] : 0, words};
     load_moments(x, step, softmaxes, moments);
-    weigh_again(x, step, scores[turn], grads[turn], moments, delta, &ahead);
+    weigh_again(x, step, scores[turn], grads[turn], moments, delta);
     make_slopes(x, step, scores[turn], grads[turn], delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs,
-                &ahead2);
+                &s, &g);
     if (before.h != step.h || before.first != step.first)
       store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head,
                   t->q_stride, before.count);

@@ -14,9 +14,7 @@ It computes what ``Encoder`` computes, from the same parameters, and is tested a
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,13 +30,13 @@ from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
 from bertwright.model.cpu_int8 import Int8Products, Quantized
 from bertwright.model.cpu_products import Products, TileProducts, TorchProducts
 from bertwright.model.encoder import Encoder, EncoderLayer
+from bertwright.model.memory import fresh_memory
 
 _LANES = 16
 # Matrix products have rows in multiples of the first number, or of the second where there are fewer than the third. For
 # each new shape PyTorch's library for products makes new code, which takes about half a millisecond: with every number
 # of tokens a shape of its own, that would be a quarter of a small model's training step.
 _ROWS_STEP, _FEW_ROWS_STEP, _FEW_ROWS = 64, 32, 1_024
-_LARGE_PAGE_BYTES = 2 * 1024 * 1024
 _MOST_COLUMNS = 8_192
 _MOST_POSITIONS = 4_096
 
@@ -93,21 +91,9 @@ class _Memory:
             self._pieces.pop(name, None)
             with torch.inference_mode(False):  # what is made in inference mode cannot be written to later
                 # Twice as much as is needed now: what is not written to costs nothing.
-                piece = _fresh_memory(2 * max(needed, 1) * dtype.itemsize).view(dtype)
+                piece = fresh_memory(2 * max(needed, 1) * dtype.itemsize).view(dtype)
             self._pieces[name] = piece
         return piece[:needed].view(rows, columns)
-
-
-def _fresh_memory(size_bytes: int) -> Tensor:
-    """(at least ``size_bytes``,) uint8 zeros, which the system hands out as they are first written to.
-
-    In large pages where it has them: rows that lie far apart are then found with fewer look-ups.
-    """
-    memory = mmap.mmap(-1, -(-size_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
-    if hasattr(mmap, "MADV_HUGEPAGE") and size_bytes >= _LARGE_PAGE_BYTES:
-        with contextlib.suppress(OSError):  # a refusal changes nothing but the speed
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)
 
 
 class _Layer:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bertwright.model.compiled import Kernels, TypedKernels
+from bertwright.model.memory import fresh_memory
 
 _BLOCK = 32  # products.c computes blocks of so many rows and columns
 _PLAIN, _GELU, _KEEP_AND_GELU, _GELU_SLOPE = range(4)  # what product_rows does with its sums; as in products.c
@@ -192,5 +193,5 @@ class TileProducts:
 
     def _scratch(self, values: int) -> Tensor:
         if self._packed.numel() < values:
-            self._packed = torch.empty(values + values // 2, dtype=torch.bfloat16)
+            self._packed = fresh_memory(2 * values * 2).view(torch.bfloat16)
         return self._packed

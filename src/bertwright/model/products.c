@@ -13,10 +13,12 @@
 #include "vectors.h"
 
 #if HAS_TILES
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define BLOCK 32
+#define LARGE_PAGE (1 << 21)
 #define TILE_VALUES 512                  /* bfloat16 in a tile */
 #define STEP_VALUES (2 * TILE_VALUES)    /* of a panel: 32 deep, 32 wide */
 /* What of the packed weights is used again and again stays in the level-2 cache, which has 2 MiB on these processors. */
@@ -93,11 +95,27 @@ INLINE void finish_row(const Block *block, int r, int what) {
   store_pair(y, x1, x2);
 }
 
+/* What a product asks the processor to fetch while it multiplies. Rows, columns and memory pages end too soon for the
+ * processor to find out by itself, and waiting for the level-3 cache would take as long as multiplying. */
+typedef struct {
+  const char *left, *left_end; /* the next rows of the left side: one piece of memory */
+  int left_lines;              /* of them in a step */
+  int block_lines;             /* of the block's places in h and y in a step */
+} Fetch;
+
+INLINE void fetch_block(const Block *block, int line, int count, int what) {
+  for (int end = line + count; line < end && line < BLOCK; line++) {
+    _mm_prefetch((const char *)(block->y + line * block->stride), _MM_HINT_ET0);
+    if (what == KEEP_AND_GELU) _mm_prefetch((const char *)(block->h + line * block->stride), _MM_HINT_ET0);
+    if (what == GELU_SLOPE) _mm_prefetch((const char *)(block->h + line * block->stride), _MM_HINT_T0);
+  }
+}
+
 /* Four tiles of sums over `steps` of 32: 32 rows of a, `stride` numbers apart, by one panel; from step to step a goes on
  * by `along`. The rows of the block before (or null) are finished in between: tiles and vectors are computed by different
  * parts of the processor. */
 INLINE void multiply_rows(const bf16 *a, int64_t stride, int64_t along, const bf16 *panel, int64_t steps,
-                          const Block *before, int what) {
+                          const Block *before, const Block *block, Fetch *fetch, int what) {
   int row = 0, rows_a_step = before ? (BLOCK + steps - 1) / steps : 0;
   zero_sums();
   for (int64_t s = 0; s < steps; s++) {
@@ -109,6 +127,9 @@ INLINE void multiply_rows(const bf16 *a, int64_t stride, int64_t along, const bf
     _tile_loadd(5, a + 16 * stride + s * along, stride * 2);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
+    for (int line = 0; line < fetch->left_lines && fetch->left < fetch->left_end; line++, fetch->left += 64)
+      _mm_prefetch(fetch->left, _MM_HINT_T1);
+    fetch_block(block, s * fetch->block_lines, fetch->block_lines, what);
     for (int end = row + rows_a_step; row < end && row < BLOCK; row++) finish_row(before, row, what);
   }
 }
@@ -134,17 +155,22 @@ INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *packed, co
     set_tiles();
     for (int64_t chunk = from; chunk < until; chunk += at_once) {
       int64_t end = chunk + at_once < until ? chunk + at_once : until;
-      for (int64_t b = first; b < last; b++)
+      for (int64_t b = first; b < last; b++) {
+        const bf16 *rows_here = x + b * BLOCK * depth, *rows_next = rows_here + (b + 1 < last ? BLOCK * depth : 0);
+        Fetch fetch = {(const char *)rows_next, (const char *)(rows_next + (b + 1 < last ? BLOCK * depth : 0)),
+                       (int)((BLOCK + end - chunk - 1) / (end - chunk)), (int)((BLOCK + steps - 1) / steps)};
         for (int64_t p = chunk; p < end; p++) {
           Block *block = &blocks[turn];
           int64_t at = b * BLOCK * columns + p * to_panel;
-          multiply_rows(x + b * BLOCK * depth, x_stride, along, packed + p * steps * STEP_VALUES, steps, before, what);
-          store_sums(block->sums);
           block->bias = bias ? bias + p * BLOCK : 0;
           block->h = h + at, block->y = y + at, block->stride = y_stride;
+          multiply_rows(rows_here, x_stride, along, packed + p * steps * STEP_VALUES, steps, before, block, &fetch,
+                        what);
+          store_sums(block->sums);
           before = block;
           turn = 1 - turn;
         }
+      }
     }
     if (before)
       for (int r = 0; r < BLOCK; r++) finish_row(before, r, what);
@@ -211,8 +237,9 @@ static void *thread_scratch(int64_t bytes) {
   static _Thread_local int64_t size = 0;
   if (size < bytes) {
     free(memory);
-    size = (bytes + (1 << 20)) / 4096 * 4096;
-    memory = aligned_alloc(4096, size);
+    size = (bytes / LARGE_PAGE + 1) * LARGE_PAGE;
+    memory = aligned_alloc(LARGE_PAGE, size);
+    madvise(memory, size, MADV_HUGEPAGE); /* fewer look-ups of pages; a refusal changes nothing but the speed */
   }
   return memory;
 }
@@ -225,28 +252,52 @@ INLINE void pack_left_step(const bf16 *from, int64_t stride, bf16 *to, vfloat *s
   transpose_words((const uint32_t *)(step + TILE_VALUES), 16, (uint32_t *)(to + TILE_VALUES), 16);
 }
 
-/* `count` steps of panels `from` to `until` of a matrix (rows, columns): to (panels, count, STEP_VALUES). Row by row
- * over all the panels, since the processor fetches ahead along rows only. Their sums over the rows are added to sums
- * (columns,), or are it at the first step, if given. */
-INLINE void pack_panels(const bf16 *matrix, int64_t columns, int blocked, int64_t first_step, int64_t count,
-                        int64_t from, int64_t until, int64_t panel_values, bf16 *to, float *sums, int is_left) {
-  int64_t stride = blocked ? BLOCK : columns, to_panel = blocked ? STEP_VALUES : BLOCK;
-  for (int64_t s = 0; s < count; s++)
-    for (int64_t p = from; p < until; p++) {
-      const bf16 *here = matrix + (first_step + s) * BLOCK * columns + p * to_panel;
-      bf16 *place = to + (p - from) * panel_values + s * STEP_VALUES;
-      float *mine = sums ? sums + p * BLOCK : 0;
-      vfloat total[2] = {{0}};
-      if (mine && first_step + s) total[0] = load_float(mine), total[1] = load_float(mine + LANES);
-      if (is_left) pack_left_step(here, stride, place, mine ? total : 0);
-      else pack_step(here, stride, place, mine ? total : 0);
-      if (mine) store_float(mine, total[0]), store_float(mine + LANES, total[1]);
-    }
+/* The packing of `count` steps of panels `from` to `until` of a matrix (rows, columns), one at a time: to (panels,
+ * `panel_values` each). Row by row over all the panels, since the processor fetches ahead along rows only. The panels'
+ * sums over the rows are added to sums (columns,) float, if given; the matrix's first step begins them. */
+typedef struct {
+  const bf16 *matrix;
+  int64_t columns;
+  int blocked, is_left;
+  int64_t first_step, count, from, until;
+  bf16 *to;
+  int64_t panel_values;
+  float *sums;
+  int64_t step, panel; /* the next */
+} Packing;
+
+INLINE void pack_next(Packing *k) {
+  if (k->step >= k->count) return;
+  int64_t s = k->step, p = k->panel;
+  int64_t stride = k->blocked ? BLOCK : k->columns, to_panel = k->blocked ? STEP_VALUES : BLOCK;
+  const bf16 *here = k->matrix + (k->first_step + s) * BLOCK * k->columns + p * to_panel;
+  bf16 *place = k->to + (p - k->from) * k->panel_values + s * STEP_VALUES;
+  float *mine = k->sums ? k->sums + p * BLOCK : 0;
+  vfloat total[2] = {{0}};
+  if (mine && k->first_step + s) total[0] = load_float(mine), total[1] = load_float(mine + LANES);
+  if (k->is_left) pack_left_step(here, stride, place, mine ? total : 0);
+  else pack_step(here, stride, place, mine ? total : 0);
+  if (mine) store_float(mine, total[0]), store_float(mine + LANES, total[1]);
+  if (++k->panel == k->until) k->panel = k->from, k->step++;
+}
+/* Has the processor fetch `count` of the rows that are packed next. */
+INLINE void fetch_next(const Packing *k, int row, int count) {
+  if (k->step >= k->count) return;
+  int64_t stride = k->blocked ? BLOCK : k->columns, to_panel = k->blocked ? STEP_VALUES : BLOCK;
+  const bf16 *here = k->matrix + (k->first_step + k->step) * BLOCK * k->columns + k->panel * to_panel;
+  for (int end = row + count; row < end && row < BLOCK; row++)
+    _mm_prefetch((const char *)(here + row * stride), _MM_HINT_T1);
+}
+INLINE void pack_rest(Packing *k) {
+  while (k->step < k->count) pack_next(k);
 }
 
 /* The block of tiles of sums goes on from what is in `kept` (4 tiles, 16, 16) if `more`. left and right: one panel each.
- */
-INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, float *kept, int more) {
+ * After `every` steps something of the next left panels is packed: tiles and vectors are computed by different parts of
+ * the processor. */
+INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, float *kept, int more, Packing *next,
+                            int64_t *wait, int64_t every) {
+  int rows_a_step = (BLOCK + every - 1) / every;
   if (more) {
     _tile_loadd(0, kept, 64);
     _tile_loadd(1, kept + 256, 64);
@@ -267,6 +318,11 @@ INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, 
     /* the next block's sums, which lie behind this one's */
     for (int line = 0; line < 6; line++)
       _mm_prefetch((const char *)(kept + BLOCK * BLOCK) + (s * 6 + line) * 64, _MM_HINT_T0);
+    fetch_next(next, (every - *wait) * rows_a_step, rows_a_step);
+    if (--*wait == 0) {
+      *wait = every;
+      pack_next(next);
+    }
   }
 }
 
@@ -304,26 +360,38 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
     int me = omp_get_thread_num(), all = omp_get_num_threads();
     int64_t first = left_panels * me / all, last = left_panels * (me + 1) / all;
     int64_t kept_values = group * right_panels * BLOCK * BLOCK, left_values = at_once * STEP_VALUES;
-    float *kept = thread_scratch(kept_values * sizeof(float) + group * left_values * sizeof(bf16));
-    bf16 *packed_left = (bf16 *)(kept + kept_values);
+    float *kept = thread_scratch(kept_values * sizeof(float) + 2 * group * left_values * sizeof(bf16));
+    bf16 *packed_left[2] = {(bf16 *)(kept + kept_values), (bf16 *)(kept + kept_values) + group * left_values};
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
-    int64_t mine_from = right_panels * me / all, mine_until = right_panels * (me + 1) / all;
-    pack_panels(right, right_columns, 0, 0, steps, mine_from, mine_until, steps * STEP_VALUES,
-                packed_right + mine_from * steps * STEP_VALUES, right_sums, 0);
+    int64_t from_right = right_panels * me / all, until_right = right_panels * (me + 1) / all;
+    if (from_right < until_right) {
+      Packing all_right = {right, right_columns, 0, 0, 0, steps, from_right, until_right,
+                           packed_right + from_right * steps * STEP_VALUES, steps * STEP_VALUES, right_sums, 0,
+                           from_right};
+      pack_rest(&all_right);
+    }
+    int64_t num_groups = (last - first + group - 1) / group, wait = right_panels;
+    Packing next = {.step = 0, .count = 0};
 #pragma omp barrier
     set_tiles();
-    for (int64_t from = first; from < last; from += group) {
-      int64_t until = from + group < last ? from + group : last;
-      for (int64_t chunk = 0; chunk < steps; chunk += at_once) {
-        int64_t count = steps - chunk < at_once ? steps - chunk : at_once;
-        int is_first = chunk == 0, is_last = chunk + count == steps;
-        pack_panels(left, left_columns, left_blocked, chunk, count, from, until, left_values, packed_left, left_sums,
-                    1);
-        for (int64_t p = from; p < until; p++) {
-          const bf16 *panel = packed_left + (p - from) * left_values;
+    for (int64_t turn = -1; turn < num_groups * chunks; turn++) { /* one ahead: turn is multiplied, turn + 1 packed */
+      pack_rest(&next);
+      Packing here = next;
+      int64_t its_group = (turn + 1) / chunks, chunk = (turn + 1) % chunks * at_once;
+      if (its_group < num_groups) {
+        int64_t from = first + its_group * group, until = from + group < last ? from + group : last;
+        next = (Packing){left, left_columns, left_blocked, 1, chunk, steps - chunk < at_once ? steps - chunk : at_once,
+                         from, until, packed_left[(turn + 1) & 1], left_values, left_sums, 0, from};
+      }
+      if (turn >= 0) {
+        int64_t count = here.count, from = here.from;
+        int is_first = here.first_step == 0, is_last = here.first_step + count == steps;
+        for (int64_t p = from; p < here.until; p++) {
+          const bf16 *panel = here.to + (p - from) * left_values;
           for (int64_t q = 0; q < right_panels; q++) {
             float *mine = kept + ((p - from) * right_panels + q) * BLOCK * BLOCK;
-            multiply_panels(panel, packed_right + (q * steps + chunk) * STEP_VALUES, count, mine, !is_first);
+            multiply_panels(panel, packed_right + (q * steps + here.first_step) * STEP_VALUES, count, mine, !is_first,
+                            &next, &wait, right_panels);
             if (!is_last) {
               _tile_stored(0, mine, 64);
               _tile_stored(1, mine + 256, 64);
