@@ -325,18 +325,6 @@ static void make_scores(const Scores *a, int keys) {
   if (key + 16 < keys) store_keys(a, key + 16, 1);
 }
 
-/* Two kinds of products by turns, 16 keys at a time; at the end, the second's last store is still missing. */
-INLINE void make_both(const Scores *a, const Scores *b, int key) {
-  if (!a->out) return;
-  multiply_keys(a, key, 0);
-  if (key) store_keys(b, key - 16, 1);
-  multiply_keys(b, key, 1);
-  store_keys(a, key, 0);
-}
-INLINE void finish_both(const Scores *b, int keys) {
-  if (b->out) store_keys(b, (keys - 1) / 16 * 16, 1);
-}
-
 /* Texts are shared out by groups of heads: whole texts where there are enough of them, so that two threads seldom write
  * next to each other and a thread finds the next head's numbers in its cache. */
 INLINE int heads_at_once(const Attention *t) {
@@ -347,21 +335,15 @@ INLINE int heads_at_once(const Attention *t) {
 
 /* --- forward ----------------------------------------------------------------------------------------------- */
 
-/* The largest of all keys' scores (keys, 32), query by query. */
-INLINE void find_tops(const float *scores, int keys, __m512 *top) {
-  __m512 low[2], high[2];
-  low[0] = low[1] = _mm512_load_ps(scores), high[0] = high[1] = _mm512_load_ps(scores + 16);
+/* `top`, 32 queries, raised to the largest score of some keys, scores (keys, 32). */
+INLINE void raise_tops(const float *scores, int keys, __m512 *top) {
   int key = 0;
   for (; key + 2 <= keys; key += 2)
-    for (int i = 0; i < 2; i++) {
-      low[i] = _mm512_max_ps(low[i], _mm512_load_ps(scores + (key + i) * 32));
-      high[i] = _mm512_max_ps(high[i], _mm512_load_ps(scores + (key + i) * 32 + 16));
-    }
-  if (key < keys) {
-    low[0] = _mm512_max_ps(low[0], _mm512_load_ps(scores + key * 32));
-    high[0] = _mm512_max_ps(high[0], _mm512_load_ps(scores + key * 32 + 16));
-  }
-  top[0] = _mm512_max_ps(low[0], low[1]), top[1] = _mm512_max_ps(high[0], high[1]);
+    for (int i = 0; i < 2; i++)
+      top[i] = _mm512_max_ps(top[i], _mm512_max_ps(_mm512_load_ps(scores + key * 32 + i * 16),
+                                                   _mm512_load_ps(scores + key * 32 + 32 + i * 16)));
+  if (key < keys)
+    for (int i = 0; i < 2; i++) top[i] = _mm512_max_ps(top[i], _mm512_load_ps(scores + key * 32 + i * 16));
 }
 
 /* The weights of one key for 16 * columns queries, added to their totals and with dropout. */
@@ -377,25 +359,27 @@ INLINE __m512i weigh_key(const float *scores, __m512 slope, const __m512 *top, _
 }
 
 /* The scores of all keys, `scores` (keys, 32) float, to weights times their sum (Vaswani et al. 2017, equation 1, with
- * the division left for later), as tiles of pairs of keys. moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
-INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, float *moments,
-                          int columns, int drop) {
+ * the division left for later), as tiles of pairs of keys. Where the weights of some keys are made, the next block's
+ * scores take their place. top: each query's largest score, and then those of the next scores. moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
+INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, __m512 *most, float *moments,
+                          const Scores *next, int columns, int drop) {
   const Dropout dropout = x->t->dropout;
   const float scale = 1.0f / sqrtf((float)x->t->head);
   const __m512 slope = _mm512_set1_ps(scale * LOG2_E);
   const Power power = power_times(_mm512_set1_ps(1.0f));
   const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
   __m512 top[2], total[2];
-  find_tops(scores, x->keys, top);
   for (int i = 0; i < 2; i++) {
-    _mm512_store_ps(moments + i * 16, _mm512_mul_ps(top[i], _mm512_set1_ps(scale)));
-    top[i] = _mm512_mul_ps(top[i], slope);
+    _mm512_store_ps(moments + i * 16, _mm512_mul_ps(most[i], _mm512_set1_ps(scale)));
+    top[i] = _mm512_mul_ps(most[i], slope);
     total[i] = _mm512_setzero_ps();
+    most[i] = _mm512_set1_ps(-INFINITY);
   }
   for (int first = 0; first < x->padded_keys; first += 16) {
     int rows = x->keys - first < 16 ? x->keys - first : 16, r = 0; /* may be below 0 */
     bf16 *to = weights + first / 32 * 2 * TILE + first % 32 * 16;
     const float *from = scores + first * 32;
+    if (rows > 0 && next->out) multiply_keys(next, first, 0);
     for (; r + 2 <= rows; r += 2) {
       __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
       __m512i odd = weigh_key(from + r * 32 + 32, slope, top, total, power, columns, drop, dropout, index + first + r + 1);
@@ -407,16 +391,22 @@ INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weig
       r += 2;
     }
     for (; r < 16; r += 2) pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
+    if (rows > 0 && next->out) {
+      store_keys(next, first, 0);
+      if (first) raise_tops(next->out + (first - 16) * 32, 16, most);
+    }
   }
+  if (next->out) raise_tops(next->out + (x->keys - 1) / 16 * 512, (x->keys - 1) % 16 + 1, most);
   for (int i = 0; i < 2; i++) _mm512_store_ps(moments + 32 + i * 16, _mm512_div_ps(_mm512_set1_ps(1.0f), total[i]));
 }
-static void weigh(const Text *x, Step s, const float *scores, bf16 *weights, float *moments) {
+static void weigh(const Text *x, Step s, const float *scores, bf16 *weights, __m512 *most, float *moments,
+                  const Scores *next) {
   if (x->t->dropout.threshold)
-    weigh_columns(x, s, scores, weights, moments, 2, 1);
+    weigh_columns(x, s, scores, weights, most, moments, next, 2, 1);
   else if (s.count > 16)
-    weigh_columns(x, s, scores, weights, moments, 2, 0);
+    weigh_columns(x, s, scores, weights, most, moments, next, 2, 0);
   else
-    weigh_columns(x, s, scores, weights, moments, 1, 0);
+    weigh_columns(x, s, scores, weights, most, moments, next, 1, 0);
 }
 
 typedef struct {
@@ -459,31 +449,30 @@ static void forward_text(const Text *x, int first, int last, bf16 *out, int64_t 
   int head = x->t->head, words = head / 32;
   int64_t size = x->padded_keys * head * sizeof(bf16), q_size = x->padded_queries * head * sizeof(bf16);
   ForwardOperands operands[2]; /* of this head and the next */
-  float *scores[2], moments[64] __attribute__((aligned(64)));
-  for (int i = 0; i < 2; i++) {
+  float moments[2][64] __attribute__((aligned(64)));
+  for (int i = 0; i < 2; i++)
     operands[i] = (ForwardOperands){piece(&scratch, q_size), piece(&scratch, size), piece(&scratch, size)};
-    scores[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
-  }
+  float *scores = piece(&scratch, x->padded_keys * 32 * sizeof(float));
   bf16 *weights = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
   float *read = piece(&scratch, head * 32 * sizeof(float)); /* (head, 32 queries) */
+  __m512 most[2] = {_mm512_set1_ps(-INFINITY), _mm512_set1_ps(-INFINITY)};
 
-  Step step = next_step(x, (Step){first - 1, x->queries, 0});
+  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = {-1, 0, 0};
   forward_operands(x, first, operands[first % 2]);
-  Scores products = {operands[first % 2].k, operands[first % 2].q_across, scores[0], words};
+  Scores products = {operands[first % 2].k, operands[first % 2].q_across, scores, words};
   make_scores(&products, x->keys);
+  raise_tops(scores, x->keys, most);
   for (int turn = 0; step.h < last; turn ^= 1) {
     Step next = next_step(x, step);
     const ForwardOperands *here = &operands[step.h % 2], *soon = &operands[next.h % 2];
-    weigh(x, step, scores[turn], weights, moments);
+    if (next.h > step.h && next.h < last) forward_operands(x, next.h, *soon);
+    products = (Scores){soon->k, soon->q_across + (int64_t)next.first * head, next.h < last ? scores : 0, words};
+    weigh(x, step, scores, weights, most, moments[turn], &products);
+    if (before.h >= 0) store_read(x, before, read, moments[turn ^ 1], out, out_stride, softmaxes);
     for (int c = 0; c < head; c += 32)
       multiply(here->v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, x->padded_keys / 32, read + c * 32, 32, 2, 2, 0);
-    if (next.h < last) {
-      if (next.h > step.h) forward_operands(x, next.h, *soon);
-      products = (Scores){soon->k, soon->q_across + (int64_t)next.first * head, scores[turn ^ 1], words};
-      make_scores(&products, x->keys);
-    }
-    store_read(x, step, read, moments, out, out_stride, softmaxes);
-    step = next;
+    before = step, step = next;
+    if (step.h >= last) store_read(x, before, read, moments[turn], out, out_stride, softmaxes);
   }
 }
 
@@ -561,9 +550,10 @@ INLINE __m512i slope_key(const float *scores, const float *grads, const __m512 *
 }
 
 /* Weights P and their gradients to: `used` and `slopes`, tiles (16 keys, 32 queries) `apart` elements from each other,
- * of P after dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. */
+ * of P after dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. The next block's
+ * scores and gradients take their place meanwhile. */
 INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, const float *grads, const float *delta,
-                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *soon, const Scores *soon2,
+                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *next, const Scores *next2,
                                 int columns, int drop) {
   const Dropout dropout = x->t->dropout;
   const __m512 mean[2] = {_mm512_load_ps(delta), _mm512_load_ps(delta + 16)};
@@ -573,7 +563,10 @@ INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, cons
     const float *from = scores + first * 32, *grads_from = grads + first * 32;
     bf16 *pairs = slope_pairs + first / 32 * 2 * TILE + first % 32 * 16;
     bf16 *used_row = used + first / 16 * apart, *slope_row = slopes + first / 16 * apart;
-    if (rows > 0) make_both(soon, soon2, first);
+    if (rows > 0 && next->out) {
+      multiply_keys(next, first, 0);
+      multiply_keys(next2, first, 1);
+    }
     for (; r < rows; r += 2) {
       __m512i even = slope_key(from + r * 32, grads_from + r * 32, mean, used_row + r * 32, slope_row + r * 32, columns,
                                drop, dropout, index + first + r);
@@ -595,17 +588,20 @@ INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, cons
       }
       pair_keys(none, none, pairs + r * 16, pairs + TILE + r * 16);
     }
+    if (rows > 0 && next->out) {
+      store_keys(next, first, 0);
+      store_keys(next2, first, 1);
+    }
   }
-  finish_both(soon2, x->keys);
 }
 static void make_slopes(const Text *x, Step s, const float *scores, const float *grads, const float *delta, bf16 *used,
-                        bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *soon, const Scores *soon2) {
+                        bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *next, const Scores *next2) {
   if (x->t->dropout.threshold)
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 2, 1);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, next, next2, 2, 1);
   else if (s.count > 16)
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 2, 0);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, next, next2, 2, 0);
   else
-    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, soon, soon2, 1, 0);
+    make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, next, next2, 1, 0);
 }
 
 /* x (rows, 32) float, `from_stride` apart, times factor to rows of `out`. */
@@ -686,7 +682,6 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
   int64_t size = x->padded_keys * head * sizeof(bf16), q_size = x->padded_queries * head * sizeof(bf16);
   int64_t chunk = x->padded_queries < CHUNK ? x->padded_queries : CHUNK;
   BackwardOperands operands[2]; /* of this head and the next */
-  float *scores[2], *grads[2];  /* (keys, 32 queries) of this block and the next */
   float delta[32] __attribute__((aligned(64))), moments[64] __attribute__((aligned(64)));
   float scales[32] __attribute__((aligned(64)));
   for (int i = 0; i < 32; i++) scales[i] = 1.0f / sqrtf((float)head);
@@ -695,9 +690,9 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     o->q_across = piece(&scratch, q_size), o->q_pairs = piece(&scratch, q_size);
     o->g_across = piece(&scratch, q_size), o->g_pairs = piece(&scratch, q_size);
     o->k = piece(&scratch, size), o->k_pairs = piece(&scratch, size), o->v = piece(&scratch, size);
-    scores[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
-    grads[i] = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), i * 2048);
   }
+  float *scores = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), 0); /* (keys, 32 queries) */
+  float *grads = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), 0);
   bf16 *flat = piece(&scratch, q_size);
   bf16 *slope_pairs = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
   bf16 *used = piece(&scratch, x->padded_keys * chunk * sizeof(bf16)); /* tiles (keys, queries of a chunk) */
@@ -709,10 +704,10 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
   Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
   BackwardOperands *here = &operands[first % 2];
   backward_operands(x, first, dout, dout_stride, flat, *here);
-  Scores s = {here->k, here->q_across, scores[0], words}, g = {here->v, here->g_across, grads[0], words};
+  Scores s = {here->k, here->q_across, scores, words}, g = {here->v, here->g_across, grads, words};
   make_scores(&s, x->keys);
   make_scores(&g, x->keys);
-  for (int turn = 0; step.h < last; turn ^= 1) {
+  while (step.h < last) {
     Step next = next_step(x, step);
     here = &operands[step.h % 2];
     const BackwardOperands *soon = &operands[next.h % 2];
@@ -720,11 +715,11 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     int start = step.first / CHUNK * CHUNK, behind = start + CHUNK < x->queries ? start + CHUNK : x->queries;
     int blocks = whole_blocks(behind - start) / 32, j = (step.first - start) / 32;
     int64_t right = (int64_t)next.first * head;
-    s = (Scores){soon->k, soon->q_across + right, next.h < last ? scores[turn ^ 1] : 0, words};
-    g = (Scores){soon->v, soon->g_across + right, next.h < last ? grads[turn ^ 1] : 0, words};
+    s = (Scores){soon->k, soon->q_across + right, next.h < last ? scores : 0, words};
+    g = (Scores){soon->v, soon->g_across + right, next.h < last ? grads : 0, words};
     load_moments(x, step, softmaxes, moments);
-    weigh_again(x, step, scores[turn], grads[turn], moments, delta);
-    make_slopes(x, step, scores[turn], grads[turn], delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs,
+    weigh_again(x, step, scores, grads, moments, delta);
+    make_slopes(x, step, scores, grads, delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs,
                 &s, &g);
     if (before.h != step.h || before.first != step.first)
       store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head,

@@ -241,11 +241,8 @@ class CpuEncoder:
         self._check(ids, batch)
         distinct = None
         if keep or self.before_tokens is not None:
-            order = np.argsort(ids, kind="stable").astype(np.int32)
-            in_order = ids[order]
-            starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
-            distinct = in_order[starts]
-            groups = (distinct, order, np.append(starts, tokens).astype(np.int32))
+            groups = _group(ids)
+            distinct = groups[0]
             if self.before_tokens is not None:
                 self.before_tokens(distinct)
         training = self.encoder.training
@@ -528,21 +525,22 @@ class CpuEncoder:
         )
         assert tape.id_groups is not None
         positions = torch.zeros(self.config.max_position_embeddings, hidden)
-        positions.index_add_(0, tape.places.long(), dz)
+        at, order, starts = _group(tape.places.numpy())
+        positions[torch.from_numpy(at).long()] = self._sum_rows(dz, at, order, starts).values
         segments = torch.zeros(self.config.type_vocab_size, hidden)
         if tape.segment_ids is None:
             segments[0] = sums["segment"]
         else:
             segments.index_add_(0, tape.segment_ids.long(), dz)
         self._embedding_gradients = {
-            "embeddings.token.weight": self._sum_by_id(dz, *tape.id_groups),
+            "embeddings.token.weight": self._sum_rows(dz, *tape.id_groups),
             "embeddings.position.weight": positions,
             "embeddings.segment.weight": segments,
             "embeddings.norm.weight": sums["weight"],
             "embeddings.norm.bias": sums["bias"],
         }
 
-    def _sum_by_id(self, dz: Tensor, distinct: np.ndarray, order: np.ndarray, starts: np.ndarray) -> RowGradients:
+    def _sum_rows(self, dz: Tensor, distinct: np.ndarray, order: np.ndarray, starts: np.ndarray) -> RowGradients:
         values = self._take("token_gradients", len(distinct), self.config.hidden_size, torch.float32)
         self.kernels.sum_by_group(
             _at(dz), order.ctypes.data, starts.ctypes.data, len(distinct), self.config.hidden_size, _at(values)
@@ -563,6 +561,14 @@ class _Pass(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[None, ...]:
         ctx.encoder._backward(grad)
         return None, None, None, None
+
+
+def _group(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct ``numbers``, the places of all in order of their number, and where in that each one's places start."""
+    order = np.argsort(numbers, kind="stable").astype(np.int32)
+    in_order = numbers[order]
+    starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))
+    return in_order[starts], order, np.append(starts, len(numbers)).astype(np.int32)
 
 
 def _at(tensor: Tensor | None) -> int:
