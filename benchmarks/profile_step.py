@@ -8,6 +8,7 @@ Prints milliseconds a step, the mean of ``--steps`` steps after some that do not
 from __future__ import annotations
 
 import argparse
+import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -93,6 +94,8 @@ def main() -> None:
     encoder.products = Timed(encoder.products, seconds)  # type: ignore[assignment]
     optimizer_step = timed("optimizer", optimizer.step, seconds)
     num_tokens, started = 0, 0.0
+    gc.collect()
+    gc.freeze()  # as the training loop does
     for step, rows in enumerate(training_batches(len(ragged), config.batch_size, 0, num_steps)):
         if step == _WARM_UP_STEPS:
             seconds.clear()

@@ -116,7 +116,6 @@ class Kernels:
         """The kernels that compute in float32 or bfloat16."""
         return {torch.float32: self.float, torch.bfloat16: self.bf16}[dtype]
 
-
     def __getattr__(self, name: str) -> ctypes._NamedFuncPointer:
         raise AttributeError(f"no kernel {name} on this machine")
 

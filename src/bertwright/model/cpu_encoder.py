@@ -156,9 +156,7 @@ class CpuEncoder:
 
     name = "C kernels"
 
-    def __init__(
-        self, encoder: Encoder, kernels: Kernels, quantized: list[dict[str, Quantized]] | None = None
-    ) -> None:
+    def __init__(self, encoder: Encoder, kernels: Kernels, quantized: list[dict[str, Quantized]] | None = None) -> None:
         self.encoder = encoder
         self.config = encoder.config
         self.dtype = encoder.embeddings.token.weight.dtype
@@ -188,6 +186,12 @@ class CpuEncoder:
         kernels = load_kernels().kernels
         assert kernels is not None
         return cls(encoder, kernels, quantized)
+
+    def describe(self) -> str:
+        """How attention and the products are computed."""
+        on_tiles = self.attention_forward is not self.typed.attention_forward
+        products = (self.int8 or self.products).name
+        return f"text by text and head by head in C{', on AMX tiles' if on_tiles else ''}; products by {products}"
 
     def is_current(self) -> bool:
         """Whether the encoder's parameters are still those that this was made for."""
@@ -263,6 +267,7 @@ class CpuEncoder:
             attention_dropout=attention_dropout,
             layers=[],
         )
+        self.products.expect(None if keep else self._weights_state())
         take = self._take_rows
         embeddings = self.encoder.embeddings
         x = take("x0" if keep else "x", tokens, hidden)
@@ -325,6 +330,10 @@ class CpuEncoder:
             tape.id_groups = groups
             self._tape = tape
         return x[:rows]
+
+    def _weights_state(self) -> tuple[int, ...]:
+        """The same for as long as nobody has changed the weights (but for training, which runs with gradients)."""
+        return tuple(parameter._version for parameter in self.encoder.layers.parameters())
 
     def _take_rows(self, name: str, rows: int, columns: int) -> Tensor:
         """(at least ``rows``, columns): memory for a factor or a result of a product; see ``_ROWS_STEP``."""

@@ -31,6 +31,12 @@ class Products(Protocol):
     name: str
     adds_bias: bool
 
+    def expect(self, weights: object | None) -> None:
+        """Before a forward pass: ``weights`` names their state, the same for the same weights; None: they are changing.
+
+        What was made of weights may be used again while their state is the same.
+        """
+
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
         """y (rows, outputs) = x (rows, inputs) times the weight's transpose, plus bias if ``adds_bias``."""
 
@@ -67,6 +73,9 @@ class TorchProducts:
         self._typed = typed
         self._inner_bias_sums = torch.empty(0)
 
+    def expect(self, weights: object | None) -> None:
+        pass
+
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
         torch.mm(x, weight.t(), out=y)
 
@@ -94,9 +103,7 @@ class TorchProducts:
         if self._inner_bias_sums.shape != bias.shape:
             self._inner_bias_sums = torch.empty(bias.shape)
         sums = self._inner_bias_sums.data_ptr()
-        self._typed.gelu_backward(
-            dh.data_ptr(), h.data_ptr(), bias.data_ptr(), sums, partials.data_ptr(), *dh.shape
-        )
+        self._typed.gelu_backward(dh.data_ptr(), h.data_ptr(), bias.data_ptr(), sums, partials.data_ptr(), *dh.shape)
 
     def expand_gradients(
         self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
@@ -115,6 +122,13 @@ class TileProducts:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
         self._packed = torch.empty(0, dtype=torch.bfloat16)
+        self._expected: object | None = None
+        self._held: dict[tuple[int, int], Tensor] = {}  # packed weights by where the weights lie and how many they are
+
+    def expect(self, weights: object | None) -> None:
+        if weights is None or weights != self._expected:
+            self._held = {}
+        self._expected = weights
 
     @staticmethod
     def fit(*sizes: int) -> bool:
@@ -181,7 +195,13 @@ class TileProducts:
         )
 
     def _pack_transposed(self, weight: Tensor) -> Tensor:
-        packed = self._scratch(weight.numel())
+        key = weight.data_ptr(), weight.numel()
+        if key in self._held:
+            return self._held[key]
+        if self._expected is None:
+            packed = self._scratch(weight.numel())
+        else:
+            packed = self._held[key] = fresh_memory(2 * weight.numel()).view(torch.bfloat16)
         self._kernels.pack_transposed(weight.data_ptr(), packed.data_ptr(), *weight.shape)
         return packed
 

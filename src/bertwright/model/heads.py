@@ -73,7 +73,7 @@ class TextClassifier(nn.Module):
         """What computes the encoder, and why: for a run's environment.json."""
         weight = self.encoder.embeddings.token.weight
         if self.cpu_encoder is not None:
-            kernel, reason = "kernels", "text by text and head by head in C"
+            kernel, reason = "kernels", self.cpu_encoder.describe()
         else:
             dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
             kernel, reason = choose_kernel(weight.device, weight.dtype, dropout, self.config.head_dim)

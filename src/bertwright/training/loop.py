@@ -24,6 +24,7 @@ from bertwright.evaluation.predictor import compute_logits
 from bertwright.model.cpu_encoder import CpuEncoder
 from bertwright.model.gpu_encoder import GpuEncoder, Work
 from bertwright.model.heads import TextClassifier
+from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.training.optimizer import make_optimizer
@@ -224,7 +225,7 @@ def fit(
     torch.manual_seed(purpose_seed(config.seed, "dropout"))
     learner.train_mode(True)
     try:
-        with reporter.progress("Training", num_steps, "batches") as advance:
+        with settled_objects(), reporter.progress("Training", num_steps, "batches") as advance:
             for step, rows in enumerate(training_batches(num_texts, config.batch_size, config.seed, num_steps)):
                 step_started = time.perf_counter()
                 factor = rate_factor(config.schedule, step, num_steps, num_warmup)
