@@ -4,7 +4,9 @@
  * Scores are computed with keys as rows and queries side by side, S^T = K Q^T, so that the largest score and the sum of
  * a query are taken lane by lane, without sums across a vector. A block is 32 queries; for these the scores of all keys
  * are kept, which fit the nearest cache for texts of usual length. Tiles and vectors work at the same time: while the
- * scores of one block become weights, the products of the next block (or of the next head's first) run.
+ * scores of one block become weights, the products of the next block (or of the next head's first) run. On this
+ * processor one of the two units for float vectors stands still next to tiles, which is what limits both passes; yet
+ * tiles and vectors in turn took longer.
  *
  * All operands are stored tile by tile ("tiles": 512 bfloat16 each, one after another), of three kinds, for a matrix
  * x (rows, head) padded with zeros to whole blocks of 32 rows:
@@ -18,9 +20,9 @@
 
 #include "vectors.h"
 
-#define TILE 512       /* bfloat16 in a tile */
-#define BLOCK 32       /* queries, or keys, that are worked on together */
-#define CHUNK 256      /* queries whose weights are kept for the gradients of keys and values; whole blocks */
+#define TILE 512  /* bfloat16 in a tile */
+#define BLOCK 32  /* queries, or keys, that are worked on together */
+#define CHUNK 256 /* queries whose weights are kept for the gradients of keys and values; whole blocks */
 #define LOG2_E 1.44269504f
 
 /* As Attention_bf16 in kernels.c. */
@@ -42,6 +44,9 @@ INLINE void *piece(char **from, int64_t bytes) {
   *from += (bytes + 63) / 64 * 64;
   return here;
 }
+
+/* 32 floats, rounded, in order. */
+INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
 /* 32 floats, rounded, in order. */
 INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
@@ -167,7 +172,7 @@ INLINE void multiply(const bf16 *a, int64_t a_row, int64_t a_depth, const bf16 *
 /* --- vectors of 16 queries --------------------------------------------------------------------------------- */
 
 /* 2^x is the polynomial of x - floor(x), 0 to 1, times 2^floor(x). Least largest relative error for its degree: below
- * 7.5e-5 in all, where weights are rounded to 8 bits, 2e-3, right after. Times `factor`, lane by lane. */
+ * 7.5e-5; the weights are rounded to 8 bits right after, an error of up to 2e-3. Times `factor`, lane by lane. */
 typedef struct {
   __m512 c0, c1, c2, c3;
 } Power;
@@ -224,7 +229,8 @@ static void store_mixed(const float *x, int head, const float *factors, bf16 *ou
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++) {
         const float *row = x + (c + 2 * i) * 32 + half * 16;
-        __m512i both = narrow(_mm512_mul_ps(_mm512_load_ps(row), factor), _mm512_mul_ps(_mm512_load_ps(row + 32), factor));
+        __m512 even = _mm512_mul_ps(_mm512_load_ps(row), factor), odd = _mm512_mul_ps(_mm512_load_ps(row + 32), factor);
+        __m512i both = narrow(even, odd);
         _mm512_store_si512(words + i * 16, _mm512_permutexvar_epi16(interleave, both));
       }
       transpose_words(words, 16, words, 16);
@@ -265,8 +271,8 @@ INLINE Step next_step(const Text *x, Step s) {
   return s;
 }
 
-/* Products x y^T: left (keys, head) as rows, right (32 queries, head) across, both `words` tiles wide; out (keys, 32)
- * float. Nothing where out is null. */
+/* Products x y^T to be made: left (keys, head) as rows, right (32 queries, head) across, both `words` tiles wide; out
+ * (keys, 32) float. None where out is null. */
 typedef struct {
   const bf16 *left, *right;
   float *out;
@@ -274,7 +280,7 @@ typedef struct {
 } Scores;
 
 /* The products of 16 keys, into two tiles, and the storing of these. Other work should come between the two: a store
- * waits for its product, and holds up the next one. `odd`: which two of four tiles. */
+ * waits for its product and holds up the next one. `odd`: which two of four tiles. */
 INLINE void multiply_keys(const Scores *a, int key, int odd) {
   const bf16 *left = a->left + (int64_t)key * a->words * 32, *right = a->right;
   int64_t column = (int64_t)a->words * TILE;
@@ -310,9 +316,9 @@ INLINE void store_keys(const Scores *a, int key, int odd) {
     STORE_TILE(3, out + 16, 128);
   }
 }
+/* The same for all keys. */
 static void make_scores(const Scores *a, int keys) {
   int key = 0;
-  if (!a->out) return;
   multiply_keys(a, 0, 0);
   for (; key + 32 < keys; key += 32) {
     multiply_keys(a, key + 16, 1);
@@ -429,8 +435,8 @@ static void forward_operands(const Text *x, int h, ForwardOperands to) {
 /* Scratch for the longest text. */
 INLINE int64_t forward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest);
-  return 2 * longest * (t->head * 3 * sizeof(bf16) + 32 * sizeof(float)) + longest * 32 * sizeof(bf16) +
-         t->head * 32 * sizeof(float) + 6 * 4096;
+  return longest * (t->head * 6 * sizeof(bf16) + 32 * (sizeof(float) + sizeof(bf16))) +
+         t->head * 32 * sizeof(float) + 4096;
 }
 
 static void store_read(const Text *x, Step s, const float *read, const float *moments, bf16 *out, int64_t out_stride,
@@ -647,9 +653,14 @@ INLINE void load_moments(const Text *x, Step s, const float *softmaxes, float *m
 
 INLINE int64_t backward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest), chunk = longest < CHUNK ? longest : CHUNK;
-  return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (4 * sizeof(float) + sizeof(bf16)) +
-         longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 6 * 4096;
+  return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (2 * sizeof(float) + sizeof(bf16)) +
+         longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 4096;
 }
+
+/* With P the weights after softmax, D after dropout, O = D V, for each query
+ *   dV = D^T dO    dP = dropout(dO V^T)    dS = P (dP - sum(P dP)) / sqrt(head)    dQ = dS K    dK = dS^T Q
+ * (Vaswani et al. 2017, equation 1, by the chain rule), P made again from softmaxes, a block of queries at a time, as
+ * Dao et al. 2022 (FlashAttention, algorithm 4) do; 1 / sqrt(head) is left for the end. */
 
 /* A chunk's part of dV and dK, added to dv_sum and dk_sum (keys, head) unless it is the first, and written out behind
  * the last. used and slopes: tiles (keys, `blocks` blocks of 32 queries); g_pairs and q_pairs: from the chunk on. */
@@ -691,8 +702,8 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     o->g_across = piece(&scratch, q_size), o->g_pairs = piece(&scratch, q_size);
     o->k = piece(&scratch, size), o->k_pairs = piece(&scratch, size), o->v = piece(&scratch, size);
   }
-  float *scores = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), 0); /* (keys, 32 queries) */
-  float *grads = piece_at(&scratch, x->padded_keys * 32 * sizeof(float), 0);
+  float *scores = piece(&scratch, x->padded_keys * 32 * sizeof(float)); /* (keys, 32 queries) */
+  float *grads = piece(&scratch, x->padded_keys * 32 * sizeof(float));
   bf16 *flat = piece(&scratch, q_size);
   bf16 *slope_pairs = piece(&scratch, x->padded_keys * 32 * sizeof(bf16));
   bf16 *used = piece(&scratch, x->padded_keys * chunk * sizeof(bf16)); /* tiles (keys, queries of a chunk) */

@@ -573,7 +573,7 @@ class _Pass(torch.autograd.Function):
 
 
 def _group(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The distinct ``numbers``, the places of all in order of their number, and where in that each one's places start."""
+    """The distinct ``numbers``, all places in order of their number, and where in that each number's places start."""
     order = np.argsort(numbers, kind="stable").astype(np.int32)
     in_order = numbers[order]
     starts = np.flatnonzero(np.concatenate([[True], in_order[1:] != in_order[:-1]]))

@@ -205,21 +205,24 @@ void pack_transposed(const bf16 *weight, bf16 *packed, int64_t columns, int64_t 
                         (uint32_t *)(packed + (p * steps + s) * STEP_VALUES + half * TILE_VALUES), 16);
 }
 
-/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. Their sum over the rows is added to sums (32,), if
- * given: the products with ones cost next to nothing here. */
-INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to, vfloat *sums) {
+/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. Their sum over the rows is added to sums (32,), or
+ * begins it, if given: products with ones cost next to nothing here. */
+INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to, int begins, float *sums) {
   const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+  vfloat total[2] = {{0}};
+  if (sums && !begins) total[0] = load_float(sums), total[1] = load_float(sums + LANES);
   for (int pair = 0; pair < 16; pair++) {
     __m512i low, high;
     pair_rows(_mm512_loadu_si512(from + 2 * pair * stride), _mm512_loadu_si512(from + (2 * pair + 1) * stride), &low,
               &high);
     if (sums) {
-      sums[0] = (vfloat)_mm512_dpbf16_ps((__m512)sums[0], (__m512bh)low, ones);
-      sums[1] = (vfloat)_mm512_dpbf16_ps((__m512)sums[1], (__m512bh)high, ones);
+      total[0] = (vfloat)_mm512_dpbf16_ps((__m512)total[0], (__m512bh)low, ones);
+      total[1] = (vfloat)_mm512_dpbf16_ps((__m512)total[1], (__m512bh)high, ones);
     }
     _mm512_store_si512(to + pair * 32, low);
     _mm512_store_si512(to + TILE_VALUES + pair * 32, high);
   }
+  if (sums) store_float(sums, total[0]), store_float(sums + LANES, total[1]);
 }
 
 /* Packs weight (depth, columns), its rows `stride` apart: the right side of x times weight. */
@@ -228,7 +231,7 @@ void pack_plain(const bf16 *weight, int64_t stride, bf16 *packed, int64_t column
 #pragma omp parallel for schedule(static)
   for (int64_t s = 0; s < steps; s++)
     for (int64_t p = 0; p < panels; p++)
-      pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES, 0);
+      pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES, 1, 0);
 }
 
 /* Memory of this thread's own, kept for its next call: new pages from the system would cost more than their use here. */
@@ -244,60 +247,86 @@ static void *thread_scratch(int64_t bytes) {
   return memory;
 }
 
-/* As pack_step, for the left side of a product: tiles of (16 columns, 32 rows). */
-INLINE void pack_left_step(const bf16 *from, int64_t stride, bf16 *to, vfloat *sums) {
-  bf16 step[STEP_VALUES] __attribute__((aligned(64)));
-  pack_step(from, stride, step, sums);
-  transpose_words((const uint32_t *)step, 16, (uint32_t *)to, 16);
-  transpose_words((const uint32_t *)(step + TILE_VALUES), 16, (uint32_t *)(to + TILE_VALUES), 16);
-}
+/* --- the left side of a product of columns: tiles of (16 columns, 32 rows) --------------------------------- */
 
-/* The packing of `count` steps of panels `from` to `until` of a matrix (rows, columns), one at a time: to (panels,
- * `panel_values` each). Row by row over all the panels, since the processor fetches ahead along rows only. The panels'
- * sums over the rows are added to sums (columns,) float, if given; the matrix's first step begins them. */
+/* The packing of `count` steps of panels `from` to `until` of a matrix (rows, columns), to (panels, `panel_values`
+ * each). Row by row over all the panels, since the processor fetches ahead along rows only; and each step in PHASES
+ * small parts, which fit between the products of other tiles. The panels' sums over the rows are added to sums
+ * (columns,) float, if given, in the order of UNPACKED; the matrix's first step begins them. */
 typedef struct {
   const bf16 *matrix;
   int64_t columns;
-  int blocked, is_left;
+  int blocked;
   int64_t first_step, count, from, until;
   bf16 *to;
   int64_t panel_values;
   float *sums;
   int64_t step, panel; /* the next */
+  int phase;
+  vfloat total[2];
+  bf16 pairs[STEP_VALUES] __attribute__((aligned(64))); /* (2, 16 pairs of rows, 16 columns of two numbers) */
 } Packing;
 
-INLINE void pack_next(Packing *k) {
-  if (k->step >= k->count) return;
-  int64_t s = k->step, p = k->panel;
-  int64_t stride = k->blocked ? BLOCK : k->columns, to_panel = k->blocked ? STEP_VALUES : BLOCK;
-  const bf16 *here = k->matrix + (k->first_step + s) * BLOCK * k->columns + p * to_panel;
-  bf16 *place = k->to + (p - k->from) * k->panel_values + s * STEP_VALUES;
-  float *mine = k->sums ? k->sums + p * BLOCK : 0;
-  vfloat total[2] = {{0}};
-  if (mine && k->first_step + s) total[0] = load_float(mine), total[1] = load_float(mine + LANES);
-  if (k->is_left) pack_left_step(here, stride, place, mine ? total : 0);
-  else pack_step(here, stride, place, mine ? total : 0);
-  if (mine) store_float(mine, total[0]), store_float(mine + LANES, total[1]);
-  if (++k->panel == k->until) k->panel = k->from, k->step++;
+#define PHASES 8
+/* Two rows are paired within quarters of vectors, which is cheaper than in order: column UNPACKED[i] comes i-th. */
+#define UNPACKED(i) ((i) / 16 * 4 + (i) % 16 / 4 * 8 + (i) % 4)
+
+INLINE const bf16 *next_to_pack(const Packing *k, int64_t *stride) {
+  *stride = k->blocked ? BLOCK : k->columns;
+  int64_t to_panel = k->blocked ? STEP_VALUES : BLOCK;
+  return k->matrix + (k->first_step + k->step) * BLOCK * k->columns + k->panel * to_panel;
 }
-/* Has the processor fetch `count` of the rows that are packed next. */
-INLINE void fetch_next(const Packing *k, int row, int count) {
+
+INLINE void pack_phase(Packing *k) {
   if (k->step >= k->count) return;
-  int64_t stride = k->blocked ? BLOCK : k->columns, to_panel = k->blocked ? STEP_VALUES : BLOCK;
-  const bf16 *here = k->matrix + (k->first_step + k->step) * BLOCK * k->columns + k->panel * to_panel;
+  int64_t stride;
+  const bf16 *here = next_to_pack(k, &stride);
+  if (k->phase < PHASES - 2) {
+    const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
+    float *mine = k->sums ? k->sums + k->panel * BLOCK : 0;
+    if (k->phase == 0 && mine && k->first_step + k->step)
+      k->total[0] = load_float(mine), k->total[1] = load_float(mine + LANES);
+    else if (k->phase == 0) k->total[0] = k->total[1] = (vfloat){0};
+    for (int pair = k->phase * 3; pair < k->phase * 3 + 3 && pair < 16; pair++) {
+      __m512i even = _mm512_loadu_si512(here + 2 * pair * stride), odd = _mm512_loadu_si512(here + (2 * pair + 1) * stride);
+      __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
+      _mm512_store_si512(k->pairs + pair * BLOCK, low);
+      _mm512_store_si512(k->pairs + TILE_VALUES + pair * BLOCK, high);
+      k->total[0] = (vfloat)_mm512_dpbf16_ps((__m512)k->total[0], (__m512bh)low, ones);
+      k->total[1] = (vfloat)_mm512_dpbf16_ps((__m512)k->total[1], (__m512bh)high, ones);
+    }
+    if (k->phase == PHASES - 3 && mine) store_float(mine, k->total[0]), store_float(mine + LANES, k->total[1]);
+    k->phase++;
+    return;
+  }
+  int half = k->phase - (PHASES - 2);
+  uint32_t *place = (uint32_t *)(k->to + (k->panel - k->from) * k->panel_values + k->step * STEP_VALUES);
+  __m512i rows[16];
+  transposed_words((const uint32_t *)(k->pairs + half * TILE_VALUES), 16, rows);
+  for (int i = 0; i < 16; i++) _mm512_store_si512(place + UNPACKED(half * 16 + i) * 16, rows[i]);
+  k->phase++;
+  if (k->phase == PHASES) {
+    k->phase = 0;
+    if (++k->panel == k->until) k->panel = k->from, k->step++;
+  }
+}
+/* Has the processor fetch `count` of the rows that are packed next but one. */
+INLINE void fetch_ahead(const Packing *k, int row, int count) {
+  Packing after = {.matrix = k->matrix, .columns = k->columns, .blocked = k->blocked, .first_step = k->first_step,
+                   .step = k->step, .panel = k->panel + 1};
+  if (after.panel == k->until) after.panel = k->from, after.step++;
+  if (after.step >= k->count) return;
+  int64_t stride;
+  const bf16 *here = next_to_pack(&after, &stride);
   for (int end = row + count; row < end && row < BLOCK; row++)
-    _mm_prefetch((const char *)(here + row * stride), _MM_HINT_T1);
-}
-INLINE void pack_rest(Packing *k) {
-  while (k->step < k->count) pack_next(k);
+    _mm_prefetch((const char *)(here + row * stride), _MM_HINT_T0);
 }
 
 /* The block of tiles of sums goes on from what is in `kept` (4 tiles, 16, 16) if `more`. left and right: one panel each.
- * After `every` steps something of the next left panels is packed: tiles and vectors are computed by different parts of
- * the processor. */
+ * In each step so many `phases` of packing the next left panels are done, and `rows` of what comes after that are
+ * fetched: tiles and vectors are computed by different parts of the processor. */
 INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, float *kept, int more, Packing *next,
-                            int64_t *wait, int64_t every) {
-  int rows_a_step = (BLOCK + every - 1) / every;
+                            int phases, int rows) {
   if (more) {
     _tile_loadd(0, kept, 64);
     _tile_loadd(1, kept + 256, 64);
@@ -318,11 +347,8 @@ INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, 
     /* the next block's sums, which lie behind this one's */
     for (int line = 0; line < 6; line++)
       _mm_prefetch((const char *)(kept + BLOCK * BLOCK) + (s * 6 + line) * 64, _MM_HINT_T0);
-    fetch_next(next, (every - *wait) * rows_a_step, rows_a_step);
-    if (--*wait == 0) {
-      *wait = every;
-      pack_next(next);
-    }
+    fetch_ahead(next, next->phase * rows, rows);
+    for (int phase = 0; phase < phases; phase++) pack_phase(next);
   }
 }
 
@@ -364,24 +390,26 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
     bf16 *packed_left[2] = {(bf16 *)(kept + kept_values), (bf16 *)(kept + kept_values) + group * left_values};
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
     int64_t from_right = right_panels * me / all, until_right = right_panels * (me + 1) / all;
-    if (from_right < until_right) {
-      Packing all_right = {right, right_columns, 0, 0, 0, steps, from_right, until_right,
-                           packed_right + from_right * steps * STEP_VALUES, steps * STEP_VALUES, right_sums, 0,
-                           from_right};
-      pack_rest(&all_right);
-    }
-    int64_t num_groups = (last - first + group - 1) / group, wait = right_panels;
+    for (int64_t s = 0; s < steps; s++)
+      for (int64_t p = from_right; p < until_right; p++)
+        pack_step(right + s * BLOCK * right_columns + p * BLOCK, right_columns,
+                  packed_right + (p * steps + s) * STEP_VALUES, s == 0, right_sums ? right_sums + p * BLOCK : 0);
+    int64_t num_groups = (last - first + group - 1) / group;
+    /* Every product of a left step by the right panels leaves time for its share of a packing's phases. */
+    int phases = (PHASES + right_panels - 1) / right_panels, rows = (BLOCK + PHASES - 1) / PHASES;
     Packing next = {.step = 0, .count = 0};
 #pragma omp barrier
     set_tiles();
     for (int64_t turn = -1; turn < num_groups * chunks; turn++) { /* one ahead: turn is multiplied, turn + 1 packed */
-      pack_rest(&next);
+      while (next.step < next.count) pack_phase(&next);
       Packing here = next;
       int64_t its_group = (turn + 1) / chunks, chunk = (turn + 1) % chunks * at_once;
       if (its_group < num_groups) {
         int64_t from = first + its_group * group, until = from + group < last ? from + group : last;
-        next = (Packing){left, left_columns, left_blocked, 1, chunk, steps - chunk < at_once ? steps - chunk : at_once,
-                         from, until, packed_left[(turn + 1) & 1], left_values, left_sums, 0, from};
+        next = (Packing){.matrix = left, .columns = left_columns, .blocked = left_blocked, .first_step = chunk,
+                         .count = steps - chunk < at_once ? steps - chunk : at_once, .from = from, .until = until,
+                         .to = packed_left[(turn + 1) & 1], .panel_values = left_values, .sums = left_sums,
+                         .panel = from};
       }
       if (turn >= 0) {
         int64_t count = here.count, from = here.from;
@@ -391,7 +419,7 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
           for (int64_t q = 0; q < right_panels; q++) {
             float *mine = kept + ((p - from) * right_panels + q) * BLOCK * BLOCK;
             multiply_panels(panel, packed_right + (q * steps + here.first_step) * STEP_VALUES, count, mine, !is_first,
-                            &next, &wait, right_panels);
+                            &next, phases, rows * phases);
             if (!is_last) {
               _tile_stored(0, mine, 64);
               _tile_stored(1, mine + 256, 64);
@@ -407,6 +435,11 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
       }
     }
     release_tiles();
+    for (int64_t p = first; left_sums && p < last; p++) {
+      float in_order[BLOCK];
+      for (int i = 0; i < BLOCK; i++) in_order[UNPACKED(i)] = left_sums[p * BLOCK + i];
+      memcpy(left_sums + p * BLOCK, in_order, sizeof(in_order));
+    }
   }
 }
 

@@ -26,10 +26,9 @@ static const TileSetting WHOLE_TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 
 static inline void set_tiles(void) { __asm__ volatile("ldtilecfg %0" ::"m"(WHOLE_TILES)); }
 static inline void release_tiles(void) { __asm__ volatile("tilerelease" ::: "memory"); }
 
-/* 16 rows of 16 words from `from` (stride words between rows), transposed to `to` (stride to_stride words). */
-static inline __attribute__((always_inline)) void transpose_words(const uint32_t *from, int64_t stride, uint32_t *to,
-                                                                  int64_t to_stride) {
-  __m512i r[16], t[16];
+/* 16 rows of 16 words from `from` (stride words between rows), transposed. */
+static inline __attribute__((always_inline)) void transposed_words(const uint32_t *from, int64_t stride, __m512i *r) {
+  __m512i t[16];
   for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(from + i * stride);
   for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
@@ -53,7 +52,13 @@ static inline __attribute__((always_inline)) void transpose_words(const uint32_t
     r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
     r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
-  for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * to_stride, r[i]);
+}
+/* The same, written to `to` (to_stride words between rows). */
+static inline __attribute__((always_inline)) void transpose_words(const uint32_t *from, int64_t stride, uint32_t *to,
+                                                                  int64_t to_stride) {
+  __m512i rows[16];
+  transposed_words(from, stride, rows);
+  for (int i = 0; i < 16; i++) _mm512_storeu_si512(to + i * to_stride, rows[i]);
 }
 
 /* Two rows of 32 16-bit numbers, side by side: words (even[j], odd[j]) for j of 0 to 15 in `low`, the others in `high`. */
