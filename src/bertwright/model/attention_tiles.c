@@ -1,5 +1,5 @@
-/* Attention in bfloat16 on Intel's matrix tiles (AMX): the same as attention_forward_bf16 and attention_backward_bf16 in
- * kernels.c, on processors that have tiles. tiles.h says what a tile is and how its products want their operands.
+/* Attention in bfloat16 on Intel's matrix tiles (AMX): the same as attention_forward_bf16 and attention_backward_bf16
+ * in kernels.c, on processors that have tiles. tiles.h says what a tile is and how its products want their operands.
  *
  * Scores are computed with keys as rows and queries side by side, S^T = K Q^T, so that the largest score and the sum of
  * a query are taken lane by lane, without sums across a vector. A block is 32 queries; for these the scores of all keys
@@ -48,17 +48,6 @@ INLINE void *piece(char **from, int64_t bytes) {
 /* 32 floats, rounded, in order. */
 INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
-/* 32 floats, rounded, in order. */
-INLINE __m512i narrow(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
-
-/* The next piece at `place` bytes into a page of memory. A processor holds back loads whose address ends like that of an
- * earlier store that is not done yet, in its last 12 bits, and stores of tiles take long: what is read while tiles are
- * stored elsewhere had better stand at another place of its page. */
-INLINE void *piece_at(char **from, int64_t bytes, int place) {
-  *from += (place - (intptr_t)*from) & 4095;
-  return piece(from, bytes);
-}
-
 /* --- operands ---------------------------------------------------------------------------------------------- */
 
 /* x (rows, head), `stride` apart, plus bias, as tiles of rows, with zeros behind the last row. Fetches what stands
@@ -87,6 +76,14 @@ static void pack_rows(const bf16 *x, int64_t stride, const bf16 *bias, int rows,
   }
 }
 
+/* The same for head number h of a text: its `rows` tokens from token `from` on. x may stand for queries, keys or
+ * values, (tokens, heads * head), with bias (heads * head) or null. */
+INLINE void pack_head(const bf16 *x, int64_t stride, const bf16 *bias, int64_t from, int rows, int h, int head,
+                      bf16 *to) {
+  int64_t column = (int64_t)h * head;
+  pack_rows(x + from * stride + column, stride, bias ? bias + column : 0, rows, head, to);
+}
+
 /* Every one of `count` tiles transposed, word by word. `from` and `to` may be the same. */
 INLINE void transpose_tiles(const bf16 *from, int64_t count, bf16 *to) {
   for (int64_t i = 0; i < count; i++)
@@ -94,7 +91,8 @@ INLINE void transpose_tiles(const bf16 *from, int64_t count, bf16 *to) {
 }
 
 /* Two rows of 32, side by side, as words: those of columns 0 to 15 in `low`, the others in `high`. What unpacks
- * interleaves within quarters of a vector, so the quarters are gathered first; one instruction that does all is slower. */
+ * interleaves within quarters of a vector, so the quarters are gathered first; the one instruction that does it all is
+ * slower. */
 INLINE void pair_columns(__m512i even, __m512i odd, __m512i *low, __m512i *high) {
   const __m512i quarters = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
   even = _mm512_permutexvar_epi64(quarters, even);
@@ -120,7 +118,7 @@ INLINE void pair_tiles(const bf16 *from, int rows, int head, bf16 *to) {
 
 /* --- products ---------------------------------------------------------------------------------------------- */
 
-/* Own statements rather than the compiler's functions for them: there, loads may move before stores to what they read. */
+/* Own statements rather than the compiler's functions: there, loads may move before stores to what they read. */
 #define ZERO_TILE(c) __asm__ volatile("tilezero %%tmm" #c ::)
 #define LOAD_TILE(c, from, stride) \
   __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #c ::"r"(from), "r"((int64_t)(stride)) : "memory")
@@ -130,9 +128,9 @@ INLINE void pair_tiles(const bf16 *from, int rows, int head, bf16 *to) {
 
 /* `out` (32 rows, 32 columns; float, `stride` apart) = the sum of `depth` products of tiles, plus what stands there
  * where `add`. Tile number (i, d) of the left operand, for rows 16 i on, is at a + i * a_row + d * a_depth, in tiles;
- * the right operand's tiles likewise. rows and columns, 1 or 2: blocks of 16 that are wanted. */
+ * the right operand's tiles likewise. */
 INLINE void multiply(const bf16 *a, int64_t a_row, int64_t a_depth, const bf16 *b, int64_t b_column, int64_t b_depth,
-                     int depth, float *out, int64_t stride, int rows, int columns, int add) {
+                     int depth, float *out, int64_t stride, int add) {
   float *below = out + 16 * stride;
   int64_t bytes = stride * sizeof(float);
   if (add) {
@@ -146,27 +144,26 @@ INLINE void multiply(const bf16 *a, int64_t a_row, int64_t a_depth, const bf16 *
     ZERO_TILE(2);
     ZERO_TILE(3);
   }
-  a_row *= TILE, a_depth *= TILE, b_column *= TILE, b_depth *= TILE;
-  for (int d = 0; d < depth; d++, a += a_depth, b += b_depth) {
+  for (int d = 0; d < depth; d++, a += a_depth * TILE, b += b_depth * TILE) {
     LOAD_TILE(4, a, 64);
     LOAD_TILE(6, b, 64);
     MULTIPLY_TILES(0, 4, 6);
-    if (columns > 1) {
-      LOAD_TILE(7, b + b_column, 64);
-      MULTIPLY_TILES(1, 4, 7);
-    }
-    if (rows > 1) {
-      LOAD_TILE(5, a + a_row, 64);
-      MULTIPLY_TILES(2, 5, 6);
-      if (columns > 1) MULTIPLY_TILES(3, 5, 7);
-    }
+    LOAD_TILE(7, b + b_column * TILE, 64);
+    MULTIPLY_TILES(1, 4, 7);
+    LOAD_TILE(5, a + a_row * TILE, 64);
+    MULTIPLY_TILES(2, 5, 6);
+    MULTIPLY_TILES(3, 5, 7);
   }
   STORE_TILE(0, out, bytes);
-  if (columns > 1) STORE_TILE(1, out + 16, bytes);
-  if (rows > 1) {
-    STORE_TILE(2, below, bytes);
-    if (columns > 1) STORE_TILE(3, below + 16, bytes);
-  }
+  STORE_TILE(1, out + 16, bytes);
+  STORE_TILE(2, below, bytes);
+  STORE_TILE(3, below + 16, bytes);
+}
+
+/* x^T w (head, 32 queries) float, of x (keys, head), as transposed pairs, and w (keys, 32 queries), as pairs. */
+INLINE void multiply_down(const bf16 *x, const bf16 *w, int64_t keys, int head, float *out) {
+  for (int c = 0; c < head; c += 32)
+    multiply(x + c / 16 * TILE, 1, head / 16, w, 1, 2, keys / 32, out + c * 32, 32, 0);
 }
 
 /* --- vectors of 16 queries --------------------------------------------------------------------------------- */
@@ -178,8 +175,7 @@ typedef struct {
 } Power;
 
 INLINE Power power_times(__m512 factor) {
-  return (Power){_mm512_mul_ps(factor, _mm512_set1_ps(0.99992520f)), _mm512_mul_ps(factor, _mm512_set1_ps(0.69583356f)),
-                 _mm512_mul_ps(factor, _mm512_set1_ps(0.22606716f)), _mm512_mul_ps(factor, _mm512_set1_ps(0.07802452f))};
+  return (Power){factor * 0.99992520f, factor * 0.69583356f, factor * 0.22606716f, factor * 0.07802452f};
 }
 INLINE __m512 power_of_two(__m512 x, Power p) {
   __m512 rest = _mm512_reduce_ps(x, 0x09); /* x - floor(x); 0 for -infinity */
@@ -366,7 +362,8 @@ INLINE __m512i weigh_key(const float *scores, __m512 slope, const __m512 *top, _
 
 /* The scores of all keys, `scores` (keys, 32) float, to weights times their sum (Vaswani et al. 2017, equation 1, with
  * the division left for later), as tiles of pairs of keys. Where the weights of some keys are made, the next block's
- * scores take their place. top: each query's largest score, and then those of the next scores. moments: what is to be kept, largest scaled scores (32) and 1 / the sums (32). */
+ * scores take their place. most: each query's largest score, then those of the next scores. moments: what is to
+ * be kept, largest scaled scores (32) and 1 / the sums (32). */
 INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weights, __m512 *most, float *moments,
                           const Scores *next, int columns, int drop) {
   const Dropout dropout = x->t->dropout;
@@ -386,17 +383,15 @@ INLINE void weigh_columns(const Text *x, Step s, const float *scores, bf16 *weig
     bf16 *to = weights + first / 32 * 2 * TILE + first % 32 * 16;
     const float *from = scores + first * 32;
     if (rows > 0 && next->out) multiply_keys(next, first, 0);
-    for (; r + 2 <= rows; r += 2) {
-      __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
-      __m512i odd = weigh_key(from + r * 32 + 32, slope, top, total, power, columns, drop, dropout, index + first + r + 1);
+    for (; r < rows; r += 2, from += 64) {
+      uint32_t at = index + first + r;
+      __m512i even = weigh_key(from, slope, top, total, power, columns, drop, dropout, at);
+      __m512i odd = _mm512_setzero_si512();
+      if (r + 1 < rows) odd = weigh_key(from + 32, slope, top, total, power, columns, drop, dropout, at + 1);
       pair_keys(even, odd, to + r * 16, to + TILE + r * 16);
     }
-    if (r < rows) {
-      __m512i even = weigh_key(from + r * 32, slope, top, total, power, columns, drop, dropout, index + first + r);
-      pair_keys(even, _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
-      r += 2;
-    }
-    for (; r < 16; r += 2) pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
+    for (; r < 16; r += 2)
+      pair_keys(_mm512_setzero_si512(), _mm512_setzero_si512(), to + r * 16, to + TILE + r * 16);
     if (rows > 0 && next->out) {
       store_keys(next, first, 0);
       if (first) raise_tops(next->out + (first - 16) * 32, 16, most);
@@ -421,15 +416,14 @@ typedef struct {
 
 static void forward_operands(const Text *x, int h, ForwardOperands to) {
   const Attention *t = x->t;
-  int64_t at = (int64_t)h * t->head;
+  int head = t->head;
   /* k's place holds v until its pairs are made */
-  pack_rows(t->v + x->k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, x->keys, t->head, to.k);
-  pair_tiles(to.k, x->padded_keys, t->head, to.v_pairs);
-  transpose_tiles(to.v_pairs, x->padded_keys * t->head / TILE, to.v_pairs);
-  pack_rows(t->k + x->k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, x->keys, t->head, to.k);
-  pack_rows(t->q + x->q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, x->queries, t->head,
-            to.q_across);
-  transpose_tiles(to.q_across, x->padded_queries * t->head / TILE, to.q_across);
+  pack_head(t->v, t->v_stride, t->v_bias, x->k_from, x->keys, h, head, to.k);
+  pair_tiles(to.k, x->padded_keys, head, to.v_pairs);
+  transpose_tiles(to.v_pairs, x->padded_keys * head / TILE, to.v_pairs);
+  pack_head(t->k, t->k_stride, t->k_bias, x->k_from, x->keys, h, head, to.k);
+  pack_head(t->q, t->q_stride, t->q_bias, x->q_from, x->queries, h, head, to.q_across);
+  transpose_tiles(to.q_across, x->padded_queries * head / TILE, to.q_across);
 }
 
 /* Scratch for the longest text. */
@@ -442,8 +436,8 @@ INLINE int64_t forward_bytes(const Attention *t) {
 static void store_read(const Text *x, Step s, const float *read, const float *moments, bf16 *out, int64_t out_stride,
                        float *softmaxes) {
   const Attention *t = x->t;
-  store_mixed(read, t->head, moments + 32, out + (x->q_from + s.first) * out_stride + (int64_t)s.h * t->head, out_stride,
-              s.count);
+  int64_t place = (x->q_from + s.first) * out_stride + (int64_t)s.h * t->head;
+  store_mixed(read, t->head, moments + 32, out + place, out_stride, s.count);
   if (!softmaxes) return;
   float *to = softmaxes + ((x->q_from + s.first) * t->heads + s.h) * 2;
   for (int i = 0; i < s.count; i++, to += 2 * t->heads) to[0] = moments[i], to[1] = moments[32 + i];
@@ -475,8 +469,7 @@ static void forward_text(const Text *x, int first, int last, bf16 *out, int64_t 
     products = (Scores){soon->k, soon->q_across + (int64_t)next.first * head, next.h < last ? scores : 0, words};
     weigh(x, step, scores, weights, most, moments[turn], &products);
     if (before.h >= 0) store_read(x, before, read, moments[turn ^ 1], out, out_stride, softmaxes);
-    for (int c = 0; c < head; c += 32)
-      multiply(here->v_pairs + c / 16 * TILE, 1, 2 * words, weights, 1, 2, x->padded_keys / 32, read + c * 32, 32, 2, 2, 0);
+    multiply_down(here->v_pairs, weights, x->padded_keys, head, read);
     before = step, step = next;
     if (step.h >= last) store_read(x, before, read, moments[turn], out, out_stride, softmaxes);
   }
@@ -540,13 +533,14 @@ static void weigh_again(const Text *x, Step s, float *scores, float *grads, cons
     weigh_again_columns(x, s, scores, grads, moments, delta, 1, 0);
 }
 
-/* One key's slopes P (dP - delta) for 32 queries, returned and written to `slopes`, and P after dropout to `used`. */
-INLINE __m512i slope_key(const float *scores, const float *grads, const __m512 *mean, bf16 *used, bf16 *slopes,
-                         int columns, int drop, Dropout dropout, uint32_t index) {
+/* One key's slopes P (dP - delta) * scale for 32 queries, returned and written to `slopes`, and P after dropout to
+ * `used`. mean: delta times scale. */
+INLINE __m512i slope_key(const float *scores, const float *grads, __m512 scale, const __m512 *mean, bf16 *used,
+                         bf16 *slopes, int columns, int drop, Dropout dropout, uint32_t index) {
   __m512 x[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, y[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
   for (int i = 0; i < columns; i++) {
     x[i] = _mm512_load_ps(scores + i * 16);
-    y[i] = _mm512_mul_ps(x[i], _mm512_sub_ps(_mm512_load_ps(grads + i * 16), mean[i]));
+    y[i] = _mm512_mul_ps(x[i], _mm512_fmsub_ps(_mm512_load_ps(grads + i * 16), scale, mean[i]));
     if (drop) x[i] = keep_weights(x[i], dropout, index + i * 16 * 65536u);
   }
   __m512i row = narrow(y[0], y[1]);
@@ -556,13 +550,14 @@ INLINE __m512i slope_key(const float *scores, const float *grads, const __m512 *
 }
 
 /* Weights P and their gradients to: `used` and `slopes`, tiles (16 keys, 32 queries) `apart` elements from each other,
- * of P after dropout and of P (dP - delta); slope_pairs, tiles of pairs of keys, of the latter. The next block's
- * scores and gradients take their place meanwhile. */
+ * of P after dropout and of dS = P (dP - delta) / sqrt(head); slope_pairs, tiles of pairs of keys, of the latter. The
+ * next block's scores and gradients take their place meanwhile. */
 INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, const float *grads, const float *delta,
-                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *next, const Scores *next2,
-                                int columns, int drop) {
+                                bf16 *used, bf16 *slopes, int64_t apart, bf16 *slope_pairs, const Scores *next,
+                                const Scores *next2, int columns, int drop) {
   const Dropout dropout = x->t->dropout;
-  const __m512 mean[2] = {_mm512_load_ps(delta), _mm512_load_ps(delta + 16)};
+  const __m512 scale = _mm512_set1_ps(1.0f / sqrtf((float)x->t->head));
+  const __m512 mean[2] = {_mm512_load_ps(delta) * scale, _mm512_load_ps(delta + 16) * scale};
   const uint32_t index = weight_index(x->t, x->number, s.h, s.first, 0);
   for (int first = 0; first < x->padded_keys; first += 16) { /* a row of tiles at a time */
     int rows = x->keys - first < 16 ? x->keys - first : 16, r = 0;
@@ -574,11 +569,11 @@ INLINE void make_slopes_columns(const Text *x, Step s, const float *scores, cons
       multiply_keys(next2, first, 1);
     }
     for (; r < rows; r += 2) {
-      __m512i even = slope_key(from + r * 32, grads_from + r * 32, mean, used_row + r * 32, slope_row + r * 32, columns,
-                               drop, dropout, index + first + r);
+      __m512i even = slope_key(from + r * 32, grads_from + r * 32, scale, mean, used_row + r * 32, slope_row + r * 32,
+                               columns, drop, dropout, index + first + r);
       __m512i odd = _mm512_setzero_si512();
       if (r + 1 < rows) {
-        odd = slope_key(from + r * 32 + 32, grads_from + r * 32 + 32, mean, used_row + r * 32 + 32,
+        odd = slope_key(from + r * 32 + 32, grads_from + r * 32 + 32, scale, mean, used_row + r * 32 + 32,
                         slope_row + r * 32 + 32, columns, drop, dropout, index + first + r + 1);
       } else {
         _mm512_store_si512(used_row + r * 32 + 32, odd);
@@ -610,12 +605,10 @@ static void make_slopes(const Text *x, Step s, const float *scores, const float 
     make_slopes_columns(x, s, scores, grads, delta, used, slopes, apart, slope_pairs, next, next2, 1, 0);
 }
 
-/* x (rows, 32) float, `from_stride` apart, times factor to rows of `out`. */
-INLINE void store_rows(const float *x, int64_t from_stride, float factor, bf16 *out, int64_t stride, int rows) {
-  __m512 times = _mm512_set1_ps(factor);
-  for (int r = 0; r < rows; r++)
-    _mm512_storeu_si512(out + r * stride, narrow(_mm512_mul_ps(_mm512_load_ps(x + r * from_stride), times),
-                                                 _mm512_mul_ps(_mm512_load_ps(x + r * from_stride + 16), times)));
+/* x (rows, 32) float, `from_stride` apart, to rows of `out`. */
+INLINE void store_rows(const float *x, int64_t from_stride, bf16 *out, int64_t stride, int rows) {
+  for (int r = 0; r < rows; r++, x += from_stride, out += stride)
+    _mm512_storeu_si512(out, narrow(_mm512_load_ps(x), _mm512_load_ps(x + 16)));
 }
 
 typedef struct {
@@ -626,17 +619,18 @@ typedef struct {
 static void backward_operands(const Text *x, int h, const bf16 *dout, int64_t dout_stride, bf16 *flat,
                               BackwardOperands to) {
   const Attention *t = x->t;
-  int64_t at = (int64_t)h * t->head, tiles = x->padded_queries * t->head / TILE;
-  pack_rows(t->q + x->q_from * t->q_stride + at, t->q_stride, t->q_bias ? t->q_bias + at : 0, x->queries, t->head, flat);
+  int head = t->head;
+  int64_t tiles = x->padded_queries * head / TILE;
+  pack_head(t->q, t->q_stride, t->q_bias, x->q_from, x->queries, h, head, flat);
   transpose_tiles(flat, tiles, to.q_across);
-  pair_tiles(flat, x->padded_queries, t->head, to.q_pairs);
-  pack_rows(dout + x->q_from * dout_stride + at, dout_stride, 0, x->queries, t->head, flat);
+  pair_tiles(flat, x->padded_queries, head, to.q_pairs);
+  pack_head(dout, dout_stride, 0, x->q_from, x->queries, h, head, flat);
   transpose_tiles(flat, tiles, to.g_across);
-  pair_tiles(flat, x->padded_queries, t->head, to.g_pairs);
-  pack_rows(t->k + x->k_from * t->k_stride + at, t->k_stride, t->k_bias ? t->k_bias + at : 0, x->keys, t->head, to.k);
-  pair_tiles(to.k, x->padded_keys, t->head, to.k_pairs);
-  transpose_tiles(to.k_pairs, x->padded_keys * t->head / TILE, to.k_pairs);
-  pack_rows(t->v + x->k_from * t->v_stride + at, t->v_stride, t->v_bias ? t->v_bias + at : 0, x->keys, t->head, to.v);
+  pair_tiles(flat, x->padded_queries, head, to.g_pairs);
+  pack_head(t->k, t->k_stride, t->k_bias, x->k_from, x->keys, h, head, to.k);
+  pair_tiles(to.k, x->padded_keys, head, to.k_pairs);
+  transpose_tiles(to.k_pairs, x->padded_keys * head / TILE, to.k_pairs);
+  pack_head(t->v, t->v_stride, t->v_bias, x->k_from, x->keys, h, head, to.v);
 }
 
 /* What attention_forward kept of a block of queries; behind the last query everything weighs nothing. */
@@ -653,36 +647,46 @@ INLINE void load_moments(const Text *x, Step s, const float *softmaxes, float *m
 
 INLINE int64_t backward_bytes(const Attention *t) {
   int64_t longest = whole_blocks(t->longest), chunk = longest < CHUNK ? longest : CHUNK;
-  return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) + longest * 32 * (2 * sizeof(float) + sizeof(bf16)) +
-         longest * chunk * 2 * sizeof(bf16) + t->head * 32 * sizeof(float) + 4096;
+  return longest * t->head * (15 * sizeof(bf16) + 2 * sizeof(float)) +
+         longest * 32 * (2 * sizeof(float) + sizeof(bf16)) + longest * chunk * 2 * sizeof(bf16) +
+         t->head * 32 * sizeof(float) + 4096;
 }
 
 /* With P the weights after softmax, D after dropout, O = D V, for each query
  *   dV = D^T dO    dP = dropout(dO V^T)    dS = P (dP - sum(P dP)) / sqrt(head)    dQ = dS K    dK = dS^T Q
  * (Vaswani et al. 2017, equation 1, by the chain rule), P made again from softmaxes, a block of queries at a time, as
- * Dao et al. 2022 (FlashAttention, algorithm 4) do; 1 / sqrt(head) is left for the end. */
+ * Dao et al. 2022 (FlashAttention, algorithm 4) do. */
 
 /* A chunk's part of dV and dK, added to dv_sum and dk_sum (keys, head) unless it is the first, and written out behind
  * the last. used and slopes: tiles (keys, `blocks` blocks of 32 queries); g_pairs and q_pairs: from the chunk on. */
 static void key_gradients(const Text *x, int h, int blocks, int more, int last, const bf16 *used, const bf16 *slopes,
                           const bf16 *g_pairs, const bf16 *q_pairs, float *dv_sum, float *dk_sum, bf16 *dv, bf16 *dk) {
   const Attention *t = x->t;
-  int head = t->head, words = head / 32;
-  float scale = 1.0f / sqrtf((float)head);
+  int head = t->head;
   for (int key = 0; key < x->keys; key += BLOCK) {
     int64_t from = (int64_t)key / 16 * blocks * TILE, sum = (int64_t)key * head;
     int64_t row = x->k_from + key, column = (int64_t)h * head;
     int rows = x->keys - key < BLOCK ? x->keys - key : BLOCK;
     for (int c = 0; c < head; c += 32) {
-      multiply(used + from, blocks, 1, g_pairs + c / 16 * TILE, 1, 2 * words, blocks, dv_sum + sum + c, head, 2, 2, more);
-      multiply(slopes + from, blocks, 1, q_pairs + c / 16 * TILE, 1, 2 * words, blocks, dk_sum + sum + c, head, 2, 2, more);
+      const bf16 *g = g_pairs + c / 16 * TILE, *q = q_pairs + c / 16 * TILE;
+      multiply(used + from, blocks, 1, g, 1, head / 16, blocks, dv_sum + sum + c, head, more);
+      multiply(slopes + from, blocks, 1, q, 1, head / 16, blocks, dk_sum + sum + c, head, more);
     }
     if (!last) continue;
     for (int c = 0; c < head; c += 32) {
-      store_rows(dv_sum + sum + c, head, 1.0f, dv + row * t->v_stride + column + c, t->v_stride, rows);
-      store_rows(dk_sum + sum + c, head, scale, dk + row * t->k_stride + column + c, t->k_stride, rows);
+      store_rows(dv_sum + sum + c, head, dv + row * t->v_stride + column + c, t->v_stride, rows);
+      store_rows(dk_sum + sum + c, head, dk + row * t->k_stride + column + c, t->k_stride, rows);
     }
   }
+}
+
+/* A step's dQ, result (head, 32 queries as pair_keys mixes them) float, to its rows of dq. */
+static void store_query_gradients(const Text *x, Step s, const float *result, bf16 *dq) {
+  const Attention *t = x->t;
+  float ones[32] __attribute__((aligned(64)));
+  for (int i = 0; i < 32; i++) ones[i] = 1.0f;
+  int64_t place = (x->q_from + s.first) * t->q_stride + (int64_t)s.h * t->head;
+  store_mixed(result, t->head, ones, dq + place, t->q_stride, s.count);
 }
 
 /* The heads from `first` to before `last` of one text. */
@@ -694,8 +698,6 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
   int64_t chunk = x->padded_queries < CHUNK ? x->padded_queries : CHUNK;
   BackwardOperands operands[2]; /* of this head and the next */
   float delta[32] __attribute__((aligned(64))), moments[64] __attribute__((aligned(64)));
-  float scales[32] __attribute__((aligned(64)));
-  for (int i = 0; i < 32; i++) scales[i] = 1.0f / sqrtf((float)head);
   for (int i = 0; i < 2; i++) {
     BackwardOperands *o = &operands[i];
     o->q_across = piece(&scratch, q_size), o->q_pairs = piece(&scratch, q_size);
@@ -712,7 +714,7 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
   float *dk_sum = piece(&scratch, x->padded_keys * head * sizeof(float));
   float *dv_sum = piece(&scratch, x->padded_keys * head * sizeof(float));
 
-  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = step;
+  Step step = next_step(x, (Step){first - 1, x->queries, 0}), before = {-1, 0, 0};
   BackwardOperands *here = &operands[first % 2];
   backward_operands(x, first, dout, dout_stride, flat, *here);
   Scores s = {here->k, here->q_across, scores, words}, g = {here->v, here->g_across, grads, words};
@@ -732,19 +734,15 @@ static void backward_text(const Text *x, int first, int last, const bf16 *dout, 
     weigh_again(x, step, scores, grads, moments, delta);
     make_slopes(x, step, scores, grads, delta, used + j * TILE, slopes + j * TILE, blocks * TILE, slope_pairs,
                 &s, &g);
-    if (before.h != step.h || before.first != step.first)
-      store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head,
-                  t->q_stride, before.count);
-    for (int c = 0; c < head; c += 32)
-      multiply(here->k_pairs + c / 16 * TILE, 1, 2 * words, slope_pairs, 1, 2, x->padded_keys / 32, result + c * 32, 32, 2, 2,
-               0);
+    if (before.h >= 0) store_query_gradients(x, before, result, dq);
+    multiply_down(here->k_pairs, slope_pairs, x->padded_keys, head, result);
     if (j == blocks - 1)
-      key_gradients(x, step.h, blocks, start > 0, behind == x->queries, used, slopes, here->g_pairs + (int64_t)start * head,
-                    here->q_pairs + (int64_t)start * head, dv_sum, dk_sum, dv, dk);
+      key_gradients(x, step.h, blocks, start > 0, behind == x->queries, used, slopes,
+                    here->g_pairs + (int64_t)start * head, here->q_pairs + (int64_t)start * head,
+                    dv_sum, dk_sum, dv, dk);
     before = step, step = next;
   }
-  store_mixed(result, head, scales, dq + (x->q_from + before.first) * t->q_stride + (int64_t)before.h * head, t->q_stride,
-              before.count);
+  store_query_gradients(x, before, result, dq);
 }
 
 /* As attention_backward_bf16 in kernels.c. */
