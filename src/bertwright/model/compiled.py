@@ -90,7 +90,7 @@ _TILES = {
     "pack_transposed": (_P, _P, _L, _L),
     "pack_plain": (_P, _L, _P, _L, _L),
     "product_rows": (_P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
-    "product_columns": (_P, _I, _L, _P, _P, _L, _P, _P, _P, _L, _L, _I),
+    "product_columns": (_P, _I, _L, _P, _P, _L, _P, _L, _L, _I),
     "attention_forward_tiles": _TYPED["attention_forward"],
     "attention_backward_tiles": _TYPED["attention_backward"],
 }

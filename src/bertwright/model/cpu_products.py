@@ -148,34 +148,26 @@ class TileProducts:
         self._rows(_PLAIN, dy, self._pack_plain(weight), None, None, dx)
 
     def weight_gradient(self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None) -> None:
-        self._columns(dy, False, dbias, x, None, dw, False)
+        self._columns(dy, False, dbias, x, dw, transposed=False)
 
     def contract_gradients(
         self, dy: Tensor, a: Tensor, h: Tensor, weight: Tensor, bias: Tensor, dw: Tensor, dh: Tensor, partials: Tensor
     ) -> None:
-        self._columns(a, True, None, dy, None, dw, True)
+        self._columns(a, True, None, dy, dw, transposed=True)
         self._rows(_GELU_SLOPE, dy, self._pack_plain(weight), None, h, dh)
 
     def expand_gradients(
         self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
     ) -> None:
-        self._columns(dh, True, dbias, x, None, dw, False)
+        self._columns(dh, True, dbias, x, dw, transposed=False)
         self._rows(_PLAIN, dh, self._pack_plain(weight), None, None, dx, blocked=True)
 
     def _columns(
-        self,
-        left: Tensor,
-        blocked: bool,
-        left_sums: Tensor | None,
-        right: Tensor,
-        right_sums: Tensor | None,
-        out: Tensor,
-        transposed: bool,
+        self, left: Tensor, blocked: bool, sums: Tensor | None, right: Tensor, out: Tensor, transposed: bool
     ) -> None:
         self._kernels.product_columns(
-            *(left.data_ptr(), int(blocked), left.shape[1], 0 if left_sums is None else left_sums.data_ptr()),
-            *(right.data_ptr(), right.shape[1], 0 if right_sums is None else right_sums.data_ptr()),
-            *(self._scratch(right.numel()).data_ptr(), out.data_ptr(), out.shape[1], left.shape[0], int(transposed)),
+            *(left.data_ptr(), int(blocked), left.shape[1], 0 if sums is None else sums.data_ptr()),
+            *(right.data_ptr(), right.shape[1], out.data_ptr(), out.shape[1], left.shape[0], int(transposed)),
         )
 
     def _rows(

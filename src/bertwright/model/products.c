@@ -205,24 +205,15 @@ void pack_transposed(const bf16 *weight, bf16 *packed, int64_t columns, int64_t 
                         (uint32_t *)(packed + (p * steps + s) * STEP_VALUES + half * TILE_VALUES), 16);
 }
 
-/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. Their sum over the rows is added to sums (32,), or
- * begins it, if given: products with ones cost next to nothing here. */
-INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to, int begins, float *sums) {
-  const __m512bh ones = (__m512bh)_mm512_set1_epi16(0x3f80);
-  vfloat total[2] = {{0}};
-  if (sums && !begins) total[0] = load_float(sums), total[1] = load_float(sums + LANES);
+/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. */
+INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to) {
   for (int pair = 0; pair < 16; pair++) {
     __m512i low, high;
     pair_rows(_mm512_loadu_si512(from + 2 * pair * stride), _mm512_loadu_si512(from + (2 * pair + 1) * stride), &low,
               &high);
-    if (sums) {
-      total[0] = (vfloat)_mm512_dpbf16_ps((__m512)total[0], (__m512bh)low, ones);
-      total[1] = (vfloat)_mm512_dpbf16_ps((__m512)total[1], (__m512bh)high, ones);
-    }
-    _mm512_store_si512(to + pair * 32, low);
-    _mm512_store_si512(to + TILE_VALUES + pair * 32, high);
+    _mm512_store_si512(to + pair * BLOCK, low);
+    _mm512_store_si512(to + TILE_VALUES + pair * BLOCK, high);
   }
-  if (sums) store_float(sums, total[0]), store_float(sums + LANES, total[1]);
 }
 
 /* Packs weight (depth, columns), its rows `stride` apart: the right side of x times weight. */
@@ -231,7 +222,7 @@ void pack_plain(const bf16 *weight, int64_t stride, bf16 *packed, int64_t column
 #pragma omp parallel for schedule(static)
   for (int64_t s = 0; s < steps; s++)
     for (int64_t p = 0; p < panels; p++)
-      pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES, 1, 0);
+      pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES);
 }
 
 /* Memory of this thread's own, kept for its next call: new pages from the system would cost more than their use here. */
@@ -369,13 +360,12 @@ INLINE void finish_gradient(float *sums, bf16 *out, int64_t stride, int transpos
 
 /* out (left columns, right columns), or its transpose = left^T right: left (rows, left columns), which may be blocked,
  * and right (rows, right columns), the sum going over all rows: a weight's gradient from the gradient of the product and
- * the product's left side. left_sums and right_sums: the sums over the rows (columns,) float, or null. packed_right:
- * memory for as many numbers as right has.
+ * the product's left side. left_sums: the left side's sums over the rows (columns,) float, or null.
  *
- * The threads share the left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in
+ * Each thread packs the right side for itself: from another core's cache it would take longer. The threads share the left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in
  * the level-1 cache while it is used, and the group's sums and the chunk of the right side in the level-2 cache. */
 void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, float *left_sums, const bf16 *right,
-                     int64_t right_columns, float *right_sums, bf16 *packed_right, bf16 *out, int64_t out_stride,
+                     int64_t right_columns, bf16 *out, int64_t out_stride,
                      int64_t rows, int transposed) {
   int64_t left_panels = left_columns / BLOCK, right_panels = right_columns / BLOCK, steps = rows / BLOCK;
   int64_t chunks = (steps + MOST_STEPS - 1) / MOST_STEPS, at_once = (steps + chunks - 1) / chunks;
@@ -386,19 +376,19 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
     int me = omp_get_thread_num(), all = omp_get_num_threads();
     int64_t first = left_panels * me / all, last = left_panels * (me + 1) / all;
     int64_t kept_values = group * right_panels * BLOCK * BLOCK, left_values = at_once * STEP_VALUES;
-    float *kept = thread_scratch(kept_values * sizeof(float) + 2 * group * left_values * sizeof(bf16));
+    int64_t right_values = right_panels * steps * STEP_VALUES;
+    float *kept = thread_scratch(kept_values * sizeof(float) + (2 * group * left_values + right_values) * sizeof(bf16));
     bf16 *packed_left[2] = {(bf16 *)(kept + kept_values), (bf16 *)(kept + kept_values) + group * left_values};
+    bf16 *packed_right = packed_left[1] + group * left_values;
     float sums[BLOCK * BLOCK] __attribute__((aligned(64)));
-    int64_t from_right = right_panels * me / all, until_right = right_panels * (me + 1) / all;
-    for (int64_t s = 0; s < steps; s++)
-      for (int64_t p = from_right; p < until_right; p++)
+    for (int64_t s = 0; s < steps && first < last; s++)
+      for (int64_t p = 0; p < right_panels; p++)
         pack_step(right + s * BLOCK * right_columns + p * BLOCK, right_columns,
-                  packed_right + (p * steps + s) * STEP_VALUES, s == 0, right_sums ? right_sums + p * BLOCK : 0);
+                  packed_right + (p * steps + s) * STEP_VALUES);
     int64_t num_groups = (last - first + group - 1) / group;
     /* Every product of a left step by the right panels leaves time for its share of a packing's phases. */
     int phases = (PHASES + right_panels - 1) / right_panels, rows = (BLOCK + PHASES - 1) / PHASES;
     Packing next = {.step = 0, .count = 0};
-#pragma omp barrier
     set_tiles();
     for (int64_t turn = -1; turn < num_groups * chunks; turn++) { /* one ahead: turn is multiplied, turn + 1 packed */
       while (next.step < next.count) pack_phase(&next);
