@@ -15,6 +15,7 @@ from bertwright.config import TrainSettings
 from bertwright.errors import TrainingError
 from bertwright.model.compiled import Adam, Kernels
 from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
+from bertwright.model.memory import fresh_memory
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
@@ -182,11 +183,7 @@ class KernelAdamW:
             name: parameter.data if parameter.dtype == torch.float32 else originals[name].contiguous()
             for name, parameter in self._parameters.items()
         }
-        # From numpy, whose zeros are not touched before they are used: rows that never come take no memory.
-        self._moments = {
-            name: (np.zeros(tuple(master.shape), np.float32), np.zeros(tuple(master.shape), np.float32))
-            for name, master in self._masters.items()
-        }
+        self._moments = {name: (self._zeros(name), self._zeros(name)) for name in self._masters}
         self._rate, self._decay, self._max_grad_norm = rate, weight_decay_of(settings), settings.max_grad_norm
         self._betas, self._epsilon = (settings.beta1, settings.beta2), settings.epsilon
         self._done = 0
@@ -195,6 +192,13 @@ class KernelAdamW:
         self._gradients: dict[str, Tensor] = {}
         self._rows: list[RowGradients] = []
         encoder.before_tokens = self._catch_up
+
+    def _zeros(self, name: str) -> np.ndarray:
+        """A moment of a weight."""
+        size = self._masters[name].numel()
+        if name == self._TABLE:  # untouched before they are used, and in small pages: rows that never come take nothing
+            return np.zeros(size, np.float32)
+        return fresh_memory(4 * size).numpy().view(np.float32)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss as it is: bfloat16 has float32's range."""
