@@ -90,8 +90,8 @@ class _Memory:
         if piece is None or piece.numel() < needed or piece.dtype != dtype:
             self._pieces.pop(name, None)
             with torch.inference_mode(False):  # what is made in inference mode cannot be written to later
-                # Twice as much as is needed now: what is not written to costs nothing.
-                piece = fresh_memory(2 * max(needed, 1) * dtype.itemsize).view(dtype)
+                # Much more than is needed now: what is not written to costs nothing, to begin anew does.
+                piece = fresh_memory(4 * max(needed, 1) * dtype.itemsize).view(dtype)
             self._pieces[name] = piece
         return piece[:needed].view(rows, columns)
 

@@ -106,17 +106,24 @@ INLINE vfloat adam(vfloat w, vfloat g, vfloat *m, vfloat *v, Adam a) {
 
 #define MOST_COLUMNS 8192
 
-/* Mean and 1 / standard deviation of z (columns,). */
+/* Mean and 1 / standard deviation of z (columns,). In four sums: one would wait for itself at each step. */
 INLINE void N(moments)(const float *z, int columns, float epsilon, float *mean, float *inverse) {
-  vfloat total = {0};
-  for (int c = 0; c < columns; c += LANES) total += load_float(z + c);
-  *mean = sum_lanes(total) / columns;
-  vfloat squares = {0};
-  for (int c = 0; c < columns; c += LANES) {
+  vfloat sums[4] = {{0}}, squares[4] = {{0}};
+  int fours = columns / (4 * LANES) * (4 * LANES);
+  for (int c = 0; c < fours; c += 4 * LANES)
+    for (int i = 0; i < 4; i++) sums[i] += load_float(z + c + i * LANES);
+  for (int c = fours; c < columns; c += LANES) sums[0] += load_float(z + c);
+  *mean = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3])) / columns;
+  for (int c = 0; c < fours; c += 4 * LANES)
+    for (int i = 0; i < 4; i++) {
+      vfloat d = load_float(z + c + i * LANES) - *mean;
+      squares[i] += d * d;
+    }
+  for (int c = fours; c < columns; c += LANES) {
     vfloat d = load_float(z + c) - *mean;
-    squares += d * d;
+    squares[0] += d * d;
   }
-  *inverse = 1.0f / sqrtf(sum_lanes(squares) / columns + epsilon);
+  *inverse = 1.0f / sqrtf(sum_lanes((squares[0] + squares[1]) + (squares[2] + squares[3])) / columns + epsilon);
 }
 
 /* y = LayerNorm(residual + dropout(x + bias)). x (rows, columns) becomes the sum that is normalised, which the backward

@@ -48,7 +48,11 @@ INLINE float max_lanes(vfloat x) {
 INLINE vfloat load_float(const float *p) { return *(const vfloat *)p; }
 INLINE void store_float(float *p, vfloat x) { *(vfloat *)p = x; }
 INLINE vfloat load_bf16(const bf16 *p) {
+#if defined(__AVX512F__)
+  return (vfloat)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i) * (const vhalf *)p), 16);
+#else
   return (vfloat)(__builtin_convertvector(*(const vhalf *)p, vbits) << 16);
+#endif
 }
 /* Rounded to the nearest, ties to even; what is no number stays none. */
 INLINE vhalf to_bf16(vfloat x) {
@@ -127,7 +131,12 @@ INLINE vfloat keep(vfloat x, Dropout d, uint32_t index) {
   h ^= h >> 15;
   h *= 0x846ca68bu;
   h ^= h >> 16;
+#if defined(__AVX512F__)
+  __mmask16 kept = _mm512_cmpge_epu32_mask((__m512i)h, _mm512_set1_epi32((int)d.threshold));
+  return (vfloat)_mm512_maskz_mul_ps(kept, (__m512)x, _mm512_set1_ps(d.scale));
+#else
   return choose((vint)(h >= d.threshold), x * d.scale, splat(0.0f));
+#endif
 }
 
 /* The rows of thread number `me` of `all`: a fixed share, so that the same number of threads adds in the same order. */
