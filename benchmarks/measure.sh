@@ -31,7 +31,7 @@ if [ ! -e "$results/toxic-run/result.json" ]; then
   bertwright train "$toxic" --test "$data/toxic_comments/train_2.csv" --output "$results/toxic-run" --overwrite \
     >"$results/done/toxic-run.out" 2>&1
 fi
-measure infer-minilm-toxic infer "$toxic" --run "$results/toxic-run" --peers --num-texts 1024 --rounds 3
+measure infer-minilm-toxic infer "$toxic" --run "$results/toxic-run" --peers --num-texts 2048 --rounds 3
 # What 8 bits, and bfloat16, cost in quality: the same classifier on the same 10,000 comments.
 for dtype in float32 auto int8; do
   if [ ! -e "$results/judged-$dtype/result.json" ]; then
@@ -41,11 +41,11 @@ for dtype in float32 auto int8; do
 done
 measure train-tiny-toxic train "$toxic" --model bert-tiny --peers --rounds 3 --num-texts 1280
 measure train-minilm-sst5 train "$sst5" --peers --rounds 3 --num-texts 1280
+measure train-base-toxic train "$toxic" --model bert-base --peers --rounds 3 --num-texts 160 \
+  --contenders trainer-best,trainer-bf16-weights
 if [ -n "$tokenize_csv" ]; then
   measure tokenize tokenize "$tokenize_csv" --peers --rounds 3
 fi
-measure train-base-toxic train "$toxic" --model bert-base --peers --rounds 3 --num-texts 160 \
-  --contenders trainer-best,trainer-bf16-weights
 measure infer-base-toxic infer "$toxic" --model bert-base --peers --rounds 3 --num-texts 256 \
   --contenders bertwright-float32,bertwright-int8,transformers-bf16,onnxruntime-int8,openvino-f32,openvino-bf16,openvino-int8
 # The fastest setting of Trainer that can be found: all that are known, each once.

@@ -113,6 +113,26 @@ def test_it_equals_the_formulas_forward_and_backward(dtype, only_first, heads, c
             assert error <= max(1e-5, 10 * error_of_plain), (name, error, error_of_plain)
 
 
+@pytest.mark.skipif(len(DTYPES) == 1, reason="this CPU does not multiply bfloat16 fast")
+@pytest.mark.parametrize("head", [16, 32])
+def test_without_tiles_it_equals_the_formulas_too(head, monkeypatch):
+    monkeypatch.setattr(FOUND.kernels, "has_tile_products", False)
+    exact, plain, ours = encoders(shape(num_attention_heads=64 // head), torch.bfloat16)
+    batch = batch_of()
+    outputs = [encoder(batch, False) for encoder in (ours, plain, exact)]
+    assert "tiles" not in ours.fast.describe()
+    error, error_of_plain = errors(*(output.detach() for output in outputs))
+    assert error < 3 * error_of_plain
+    for output in outputs:
+        output.sum().backward()
+    found = ours.fast.gradients()
+    for name, parameter in exact.named_parameters():
+        if not name.endswith("key.bias"):
+            like = dict(plain.named_parameters())[name].grad
+            error, error_of_plain = errors(dense(found[name], parameter), like, parameter.grad)
+            assert error <= 3 * error_of_plain + 2e-3, (name, error, error_of_plain)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_without_gradients_it_equals_itself_with_gradients(dtype):
     _, _, ours = encoders(shape(), dtype)

@@ -79,9 +79,10 @@ class Int8Products:
         return small, scales
 
     def _multiply(self, small: Tensor, scales: Tensor, matrix: Quantized, y: Tensor) -> None:
-        sums = torch._int_mm(small, matrix.weights, out=self._take("sums", *y.shape, torch.int32))
+        rows, outputs = y.shape
+        sums = torch._int_mm(small, matrix.weights, out=self._take("sums", rows, outputs, torch.int32))
         self._typed.dequantize(
-            sums.data_ptr(), scales.data_ptr(), matrix.scales.data_ptr(), y.data_ptr(), y.shape[0], y.shape[1]
+            sums.data_ptr(), scales.data_ptr(), matrix.scales.data_ptr(), y.data_ptr(), rows, outputs
         )
 
     def _take(self, name: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
