@@ -1,4 +1,4 @@
-"""The encoder on a CPU, forward and backward: matrix products by PyTorch, everything between them by C kernels.
+"""The encoder on a CPU, forward and backward, by C kernels; matrix products by ``cpu_products``.
 
 It computes what ``Encoder`` computes, from the same parameters, and is tested against it. What it does otherwise:
 
@@ -333,7 +333,8 @@ class CpuEncoder:
 
     def _weights_state(self) -> tuple[int, ...]:
         """The same for as long as nobody has changed the weights (but for training, which runs with gradients)."""
-        return tuple(parameter._version for parameter in self.encoder.layers.parameters())
+        parameters = self.encoder.layers.parameters()
+        return tuple(0 if parameter.is_inference() else parameter._version for parameter in parameters)
 
     def _take_rows(self, name: str, rows: int, columns: int) -> Tensor:
         """(at least ``rows``, columns): memory for a factor or a result of a product; see ``_ROWS_STEP``."""

@@ -6,8 +6,8 @@
  *   (columns / 32 panels, depth / 32 steps, 2 tiles, 16 rows, 16 words of two numbers)
  * so that it is read in one straight line. The matrices between the two products of a feed-forward block, which nothing
  * else reads, are kept in blocks: (rows / 32, columns / 32, 32, 32); "blocked" below. Processors fetch ahead along
- * straight lines, and 32 rows far apart are not one. Numbers of rows, columns and depth are multiples of 32; nothing here checks
- * its arguments: cpu_encoder.py does.
+ * straight lines, and 32 rows far apart are not one. Numbers of rows, columns and depth are multiples of 32; nothing
+ * here checks its arguments: cpu_encoder.py does.
  */
 #include "tiles.h"
 #include "vectors.h"

@@ -6,7 +6,8 @@
  */
 #ifndef BERTWRIGHT_TILES_H
 #define BERTWRIGHT_TILES_H
-#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__linux__)
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__linux__)
 #define HAS_TILES 1
 
 #include <immintrin.h>
