@@ -39,12 +39,17 @@ def speed(lines: Iterable[dict[str, Any]]) -> list[str]:
         data = tuple(Path(name).name for name in line["data"])
         machine = line["environment"]["cpu"], line["environment"].get("gpu")
         work = line["batch_size"], line["max_length"], line["dtype"]
-        latest[line["case"], line["model"], data, *machine, *work] = line
+        latest[line["case"], line["model"], data, *machine, *work, is_search(line)] = line
     order = list(TITLES)
     found = []
     for key in sorted(latest, key=lambda key: (order.index(key[0]), *map(str, key[1:]))):
         found += section(latest[key])
     return found
+
+
+def is_search(line: dict[str, Any]) -> bool:
+    """Whether it looks for the fastest setting of Trainer: a measurement beside the one with the usual contenders."""
+    return "trainer-compiled" in {one["name"] for one in line["contenders"]}
 
 
 def section(line: dict[str, Any]) -> list[str]:
@@ -55,7 +60,8 @@ def section(line: dict[str, Any]) -> list[str]:
     model = line["model"].partition(" from ")[0]
     found = [
         f"### {TITLES[line['case']]}: {model}, {data}"
-        + (f", batch {line['batch_size']}" if line["batch_size"] else ""),
+        + (f", batch {line['batch_size']}" if line["batch_size"] else "")
+        + (", every known setting of Trainer" if is_search(line) else ""),
         "",
         f"{machine}, {line['num_usable_cpus']} CPUs, torch {environment['torch']}, commit "
         f"{str(environment['commit'])[:10]}, {line['measured'][:10]}. {line['num_texts']:,} texts a turn, "
@@ -105,13 +111,14 @@ def gigabytes(one: dict[str, Any]) -> str:
 
 def quality(lines: list[dict[str, Any]]) -> list[str]:
     """Means over seeds, with their standard deviations, and whether the differences are within bounds."""
-    groups: dict[tuple[str, int | None], dict[str, list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, int | None], dict[str, dict[int, dict[str, Any]]]] = {}
     for line in lines:
         if line["case"] == "quality":
             contenders = groups.setdefault((line["task"], line["num_texts_asked"]), {})
-            contenders.setdefault(line["contender"], []).append(line)
+            contenders.setdefault(line["contender"], {})[line["seed"]] = line  # the last of a seed counts
     found = []
-    for (task, num_texts), contenders in sorted(groups.items(), key=str):
+    for (task, num_texts), by_seed in sorted(groups.items(), key=str):
+        contenders = {name: list(seeds.values()) for name, seeds in by_seed.items()}
         rows = "all texts" if num_texts is None else f"the first {num_texts:,} texts of each file"
         found += [f"### Quality: all-MiniLM-L6-v2, {task}", "", f"One epoch, batch 32, {rows}; judged in float32.", ""]
         metrics = list(next(iter(contenders.values()))[0]["metrics"])

@@ -1,11 +1,11 @@
-"""Which way of multiplying a weight's gradient is fastest on this CPU.
+"""Which of PyTorch's ways of multiplying a weight's gradient is fastest on this CPU.
 
 All give dy' x, of dy (tokens, outputs) and x (tokens, inputs), in bfloat16. Rates are the best of ``--repeats``, as a
 share of that of the forward product of the same size.
 
     python benchmarks/weight_gradient_layouts.py --tokens 2304
 
-as it is    torch.mm(dy.t(), x), which bertwright does
+as it is    torch.mm(dy.t(), x), which bertwright does where the CPU has no AMX tiles
 copied      torch.mm(dy.t().contiguous(), x); the copy is part of the time
 mirrored    torch.mm(x.t(), dy), the transpose of it
 """
