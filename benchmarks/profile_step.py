@@ -89,8 +89,8 @@ def main() -> None:
     targets = torch.from_numpy(texts.label_ids)
     seconds: dict[str, float] = defaultdict(float)
     encoder.typed = Timed(encoder.typed, seconds)  # type: ignore[assignment]
-    encoder.attention_forward = timed("attention forward", encoder.attention_forward, seconds)  # type: ignore[assignment]
-    encoder.attention_backward = timed("attention backward", encoder.attention_backward, seconds)  # type: ignore[assignment]
+    for name in ("attention_forward", "attention_backward"):
+        setattr(encoder, name, timed(name.replace("_", " "), getattr(encoder, name), seconds))
     encoder.products = Timed(encoder.products, seconds)  # type: ignore[assignment]
     optimizer_step = timed("optimizer", optimizer.step, seconds)
     num_tokens, started = 0, 0.0

@@ -144,6 +144,37 @@ def test_without_gradients_it_equals_itself_with_gradients(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_scores_follow_the_weights(dtype):
+    """Whoever changes them: in place between two scorings, or training by the kernels' optimizer."""
+    config = shape()
+    _, _, ours = encoders(config, dtype)
+    batch = batch_of()
+
+    def scored(encoder: Encoder) -> torch.Tensor:
+        with torch.inference_mode():
+            return encoder(batch, True).float().clone()
+
+    def scored_anew() -> torch.Tensor:
+        copy = Encoder(config).to(dtype)
+        copy.load_state_dict(ours.state_dict())
+        copy.fast = CpuEncoder.of(copy)
+        return scored(copy)
+
+    first = scored(ours)
+    with torch.no_grad():
+        ours.layers[1].feed_forward.expand.weight.mul_(2)
+    second = scored(ours)
+    assert not torch.equal(first, second)
+    assert torch.equal(second, scored_anew())
+    ours(batch, True).sum().backward()
+    weight = ours.layers[0].attention.output.weight
+    (weight.data.view(torch.int16) if dtype == torch.bfloat16 else weight.data.view(torch.int32)).numpy()[:] = 0
+    third = scored(ours)
+    assert not torch.equal(second, third), "written past PyTorch, as the optimizer does after a training pass"
+    assert torch.equal(third, scored_anew())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_text_computes_the_same_alone_and_in_company(dtype):
     _, _, ours = encoders(shape(), dtype)
     generator = np.random.default_rng(0)

@@ -64,7 +64,6 @@ def off_by(ours: torch.Tensor, exact: torch.Tensor) -> float:
 def test_products_and_their_gradients_are_those_of_exact_math(name, shape):
     (rows, _, inner), (ours, dtype, limit) = shape, products(name)
     work = Work(*shape, dtype)
-    hidden = shape[1]
 
     y = work.empty(rows, inner)
     ours.product(0, "expand", work.x, work.expand, work.bias, y)
@@ -80,7 +79,6 @@ def test_products_and_their_gradients_are_those_of_exact_math(name, shape):
         ours.weight_gradient(dy, x, dw, work.partials, dbias)
         assert off_by(dw, dy.double().t() @ x.double()) < limit
         assert off_by(dbias, dy.double().sum(0, keepdim=True)) < 1e-5
-    assert hidden == work.dy.shape[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -165,9 +163,8 @@ def test_packed_weights_are_used_again_until_the_weights_change():
 
 
 @no_tiles
-@pytest.mark.parametrize("name", ["tiles"])
-def test_results_do_not_depend_on_the_number_of_threads(name):
-    ours, dtype, _ = products(name)
+def test_results_do_not_depend_on_the_number_of_threads():
+    ours, dtype, _ = products("tiles")
     work = Work(992, 96, 160, dtype)
     threads = torch.get_num_threads()
     found = []

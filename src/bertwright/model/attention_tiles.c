@@ -186,7 +186,7 @@ INLINE __m512 power_of_two(__m512 x, Power p) {
 }
 
 /* Dropout of the weights of one key, for 16 queries. `base` is the number of the weight of the first query. The same
- * numbers as `keep` makes in kernels.c: there the keys lie side by side, here the queries, whose numbers are 65536
+ * numbers as `keep` makes in vectors.h: there the keys lie side by side, here the queries, whose numbers are 65536
  * apart. */
 INLINE __m512 keep_weights(__m512 x, Dropout d, uint32_t base) {
   const vbits lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

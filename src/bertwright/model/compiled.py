@@ -1,4 +1,4 @@
-"""The C kernels of ``kernels.c``: compiled once on the machine that runs them, kept in the user's cache, loaded here.
+"""The C kernels: compiled once on the machine that runs them, kept in the user's cache, loaded here.
 
 A C compiler takes a few seconds for them, once; after that they are only loaded. Where there is none, or it cannot
 build them, everything is computed by PyTorch's own operators instead, and the reason is said.
@@ -24,7 +24,10 @@ import torch  # before the kernels: they must find PyTorch's OpenMP, whose threa
 _FOLDER = Path(__file__).parent
 _SOURCES = ("kernels.c", "products.c", "attention_tiles.c")
 _HEADERS = ("vectors.h", "tiles.h")
-_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11")
+_FLAGS = (
+    *("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-std=gnu11"),
+    "-Werror=implicit-function-declaration",
+)
 _COMPILE_LIMIT_S = 120
 
 
@@ -44,6 +47,16 @@ class Adam(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_float) for name in ("beta1", "beta2", "epsilon", "shrink", "step_size", "root_scale")
+    )
+
+
+class Weight(ctypes.Structure):
+    """A weight, its gradient and its moments; as in kernels.c."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("gradient", "master", "m", "v", "rounded")),
+        ("n", ctypes.c_int64),
+        *((name, ctypes.c_int) for name in ("half", "decayed")),
     )
 
 
@@ -73,13 +86,13 @@ _TYPED = {
     "dequantize": (_P, _P, _P, _P, _L, _I),
     "gelu_quantize": (_P, _P, _P, _P, _P, _P, _L, _I),
     "column_sums": (_P, _P, _P, _L, _I),
-    "sum_of_squares": (_P, _L),
-    "adam_step": (_P, _F, _P, _P, _P, _P, _L, _P),
     "attention_forward": (_P, _P, _L, _P),
     "attention_backward": (_P, _P, _L, _P, _P, _P, _P),
 }
 _UNTYPED = {
     "sum_by_group": (_P, _P, _P, _L, _I, _P),
+    "sum_of_squares": (_P, _L),
+    "adam_step": (_P, _L, _F, _P),
     "adam_rows": (_P, _L, _P, _F, _P, _P, _P, _P, _P, _L, _P, _I),
     "num_threads": (),
     "has_bf16_products": (),
@@ -87,9 +100,7 @@ _UNTYPED = {
 }
 # Only where the processor has tiles.
 _TILES = {
-    "pack_transposed": (_P, _P, _L, _L),
-    "pack_plain": (_P, _L, _P, _L, _L),
-    "product_rows": (_P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
+    "product_rows": (_P, _I, _P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
     "product_columns": (_P, _I, _L, _P, _P, _L, _P, _L, _L, _I),
     "attention_forward_tiles": _TYPED["attention_forward"],
     "attention_backward_tiles": _TYPED["attention_backward"],
@@ -102,6 +113,8 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.sum_by_group = _function(library, "sum_by_group", "sum_by_group")
+        self.sum_of_squares = _function(library, "sum_of_squares", "sum_of_squares")
+        self.adam_step = _function(library, "adam_step", "adam_step")
         self.adam_rows = _function(library, "adam_rows", "adam_rows")
         self.num_threads = _function(library, "num_threads", "num_threads")
         self.has_bf16_products = bool(_function(library, "has_bf16_products", "has_bf16_products")())

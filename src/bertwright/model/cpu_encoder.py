@@ -35,7 +35,8 @@ from bertwright.model.memory import fresh_memory
 _LANES = 16
 # Matrix products have rows in multiples of the first number, or of the second where there are fewer than the third. For
 # each new shape PyTorch's library for products makes new code, which takes about half a millisecond: with every number
-# of tokens a shape of its own, that would be a quarter of a small model's training step.
+# of tokens a shape of its own, that would be a quarter of a small model's training step. Products on tiles need
+# multiples of 32.
 _ROWS_STEP, _FEW_ROWS_STEP, _FEW_ROWS = 64, 32, 1_024
 _MOST_COLUMNS = 8_192
 _MOST_POSITIONS = 4_096
@@ -93,7 +94,7 @@ class _Memory:
                 # Much more than is needed now: what is not written to costs nothing, to begin anew does.
                 piece = fresh_memory(4 * max(needed, 1) * dtype.itemsize).view(dtype)
             self._pieces[name] = piece
-        return piece[:needed].view(rows, columns)
+        return piece.as_strided((rows, columns), (columns, 1))
 
 
 class _Layer:
@@ -178,6 +179,7 @@ class CpuEncoder:
         self._turn = threading.Lock()
         self._tape: _Tape | None = None
         self._embedding_gradients: dict[str, Tensor | RowGradients] = {}
+        self._layer_gradients: dict[str, Tensor | RowGradients] = {}  # in memory that stays where it is
         self._anchor = torch.zeros((), requires_grad=True)
 
     @classmethod
@@ -213,26 +215,30 @@ class CpuEncoder:
 
     def gradients(self) -> dict[str, Tensor | RowGradients]:
         """The gradients of the last backward pass by the encoder's parameter names; overwritten by the next one."""
-        size = self.config.hidden_size
-        found = dict(self._embedding_gradients)
-        for i, layer in enumerate(self.layers):
-            g, prefix = layer.gradients, f"layers.{i}."
-            for j, part in enumerate(("query", "key", "value")):
-                found[f"{prefix}attention.{part}.weight"] = g["qkv"][j * size : (j + 1) * size]
-                found[f"{prefix}attention.{part}.bias"] = g["qkv_bias"][0, j * size : (j + 1) * size]
-            for name, ours in (
-                ("attention.output.weight", "output"),
-                ("attention.output.bias", "output_bias"),
-                ("attention_norm.weight", "gamma1"),
-                ("attention_norm.bias", "beta1"),
-                ("feed_forward.expand.weight", "expand"),
-                ("feed_forward.expand.bias", "expand_bias"),
-                ("feed_forward.contract.weight", "contract"),
-                ("feed_forward.contract.bias", "contract_bias"),
-                ("feed_forward_norm.weight", "gamma2"),
-                ("feed_forward_norm.bias", "beta2"),
-            ):
-                found[prefix + name] = g[ours] if g[ours].shape[0] != 1 else g[ours][0]
+        if not self._layer_gradients:
+            for i, layer in enumerate(self.layers):
+                self._layer_gradients |= self._gradients_of(layer, f"layers.{i}.")
+        return self._embedding_gradients | self._layer_gradients
+
+    def _gradients_of(self, layer: _Layer, prefix: str) -> dict[str, Tensor]:
+        size, g = self.config.hidden_size, layer.gradients
+        found = {}
+        for j, part in enumerate(("query", "key", "value")):
+            found[f"{prefix}attention.{part}.weight"] = g["qkv"][j * size : (j + 1) * size]
+            found[f"{prefix}attention.{part}.bias"] = g["qkv_bias"][0, j * size : (j + 1) * size]
+        for name, ours in (
+            ("attention.output.weight", "output"),
+            ("attention.output.bias", "output_bias"),
+            ("attention_norm.weight", "gamma1"),
+            ("attention_norm.bias", "beta1"),
+            ("feed_forward.expand.weight", "expand"),
+            ("feed_forward.expand.bias", "expand_bias"),
+            ("feed_forward.contract.weight", "contract"),
+            ("feed_forward.contract.bias", "contract_bias"),
+            ("feed_forward_norm.weight", "gamma2"),
+            ("feed_forward_norm.bias", "beta2"),
+        ):
+            found[prefix + name] = g[ours] if g[ours].shape[0] != 1 else g[ours][0]
         return found
 
     # --- forward --------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from bertwright.model.compiled import Kernels, TypedKernels
 from bertwright.model.memory import fresh_memory
 
 _BLOCK = 32  # products.c computes blocks of so many rows and columns
-_PLAIN, _GELU, _KEEP_AND_GELU, _GELU_SLOPE = range(4)  # what product_rows does with its sums; as in products.c
+# As in products.c: what product_rows does with its sums, and how its right side comes.
+_PLAIN, _GELU, _KEEP_AND_GELU, _GELU_SLOPE = range(4)
+_PACKED, _TRANSPOSED, _PLAINLY = range(3)
 
 
 class Products(Protocol):
@@ -34,7 +36,8 @@ class Products(Protocol):
     def expect(self, weights: object | None) -> None:
         """Before a forward pass: ``weights`` names their state, the same for the same weights; None: they are changing.
 
-        What was made of weights may be used again while their state is the same.
+        What was made of weights may be used again while their state is the same. Who writes to weights past PyTorch
+        (``.data``, pointers) must train, or make a new encoder.
         """
 
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
@@ -136,16 +139,16 @@ class TileProducts:
         return all(size % _BLOCK == 0 for size in sizes)
 
     def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
-        self._rows(_PLAIN, x, self._pack_transposed(weight), bias, None, y)
+        self._rows(_PLAIN, x, weight, _TRANSPOSED, bias, None, y)
 
     def expand(self, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
-        self._rows(_GELU if h is None else _KEEP_AND_GELU, x, self._pack_transposed(weight), bias, h, a)
+        self._rows(_GELU if h is None else _KEEP_AND_GELU, x, weight, _TRANSPOSED, bias, h, a)
 
     def contract(self, a: Tensor, weight: Tensor, y: Tensor) -> None:
-        self._rows(_PLAIN, a, self._pack_transposed(weight), None, None, y, blocked=True)
+        self._rows(_PLAIN, a, weight, _TRANSPOSED, None, None, y, blocked=True)
 
     def input_gradient(self, dy: Tensor, weight: Tensor, dx: Tensor) -> None:
-        self._rows(_PLAIN, dy, self._pack_plain(weight), None, None, dx)
+        self._rows(_PLAIN, dy, weight, _PLAINLY, None, None, dx)
 
     def weight_gradient(self, dy: Tensor, x: Tensor, dw: Tensor, partials: Tensor, dbias: Tensor | None) -> None:
         self._columns(dy, False, dbias, x, dw, transposed=False)
@@ -154,17 +157,19 @@ class TileProducts:
         self, dy: Tensor, a: Tensor, h: Tensor, weight: Tensor, bias: Tensor, dw: Tensor, dh: Tensor, partials: Tensor
     ) -> None:
         self._columns(a, True, None, dy, dw, transposed=True)
-        self._rows(_GELU_SLOPE, dy, self._pack_plain(weight), None, h, dh)
+        self._rows(_GELU_SLOPE, dy, weight, _PLAINLY, None, h, dh)
 
     def expand_gradients(
         self, dh: Tensor, x: Tensor, weight: Tensor, dw: Tensor, dbias: Tensor, dx: Tensor, partials: Tensor
     ) -> None:
         self._columns(dh, True, dbias, x, dw, transposed=False)
-        self._rows(_PLAIN, dh, self._pack_plain(weight), None, None, dx, blocked=True)
+        self._rows(_PLAIN, dh, weight, _PLAINLY, None, None, dx, blocked=True)
 
     def _columns(
         self, left: Tensor, blocked: bool, sums: Tensor | None, right: Tensor, out: Tensor, transposed: bool
     ) -> None:
+        assert left.shape[0] == right.shape[0]
+        assert left.shape[0] % _BLOCK == 0, "rows come in whole blocks"
         self._kernels.product_columns(
             *(left.data_ptr(), int(blocked), left.shape[1], 0 if sums is None else sums.data_ptr()),
             *(right.data_ptr(), right.shape[1], out.data_ptr(), out.shape[1], left.shape[0], int(transposed)),
@@ -174,36 +179,31 @@ class TileProducts:
         self,
         what: int,
         x: Tensor,
-        packed: Tensor,
+        weight: Tensor,
+        packing: int,
         bias: Tensor | None,
         h: Tensor | None,
         y: Tensor,
         blocked: bool = False,
     ) -> None:
+        assert x.shape[0] == y.shape[0]
+        assert x.shape[0] % _BLOCK == 0, "rows come in whole blocks"
+        packed, packing = self._place_for(weight, packing)
         self._kernels.product_rows(
-            *(x.data_ptr(), int(blocked), packed.data_ptr()),
+            *(x.data_ptr(), int(blocked), weight.data_ptr(), packing, packed.data_ptr()),
             *(0 if bias is None else bias.data_ptr(), 0 if h is None else h.data_ptr(), y.data_ptr()),
             *(y.shape[0], y.shape[1], x.shape[1], what),
         )
+        if self._expected is not None and packing == _TRANSPOSED:
+            self._held[weight.data_ptr(), weight.numel()] = packed
 
-    def _pack_transposed(self, weight: Tensor) -> Tensor:
+    def _place_for(self, weight: Tensor, packing: int) -> tuple[Tensor, int]:
+        """Where ``weight`` is packed, or is to be packed by ``packing``, and what is left to do."""
+        if self._expected is None or packing != _TRANSPOSED:
+            if self._packed.numel() < weight.numel():
+                self._packed = fresh_memory(4 * weight.numel()).view(torch.bfloat16)
+            return self._packed, packing
         key = weight.data_ptr(), weight.numel()
         if key in self._held:
-            return self._held[key]
-        if self._expected is None:
-            packed = self._scratch(weight.numel())
-        else:
-            packed = self._held[key] = fresh_memory(2 * weight.numel()).view(torch.bfloat16)
-        self._kernels.pack_transposed(weight.data_ptr(), packed.data_ptr(), *weight.shape)
-        return packed
-
-    def _pack_plain(self, weight: Tensor) -> Tensor:
-        packed = self._scratch(weight.numel())
-        outputs, inputs = weight.shape
-        self._kernels.pack_plain(weight.data_ptr(), inputs, packed.data_ptr(), inputs, outputs)
-        return packed
-
-    def _scratch(self, values: int) -> Tensor:
-        if self._packed.numel() < values:
-            self._packed = fresh_memory(2 * values * 2).view(torch.bfloat16)
-        return self._packed
+            return self._held[key], _PACKED
+        return fresh_memory(2 * weight.numel()).view(torch.bfloat16), packing

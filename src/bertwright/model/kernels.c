@@ -10,6 +10,8 @@
 
 #include "vectors.h"
 
+#define MOST_THREADS 1024
+
 int num_threads(void) { return omp_get_max_threads(); }
 int has_bf16_products(void) {
 #if defined(__AVX512BF16__)
@@ -79,6 +81,16 @@ INLINE vfloat adam(vfloat w, vfloat g, vfloat *m, vfloat *v, Adam a) {
   return w * a.shrink - a.step_size * *m / (square_root(*v) * a.root_scale + a.epsilon);
 }
 
+/* A weight as the optimizer sees it: gradient (n,) in float, or bfloat16 where `half`; master, m and v (n,) float; the
+ * weight that is computed with, rounded (n,), or null where that is master itself. */
+typedef struct {
+  const void *gradient;
+  float *master, *m, *v;
+  bf16 *rounded;
+  int64_t n;
+  int half, decayed;
+} Weight;
+
 #define PASTE2(a, b) a##_##b
 #define PASTE(a, b) PASTE2(a, b)
 #define N(name) PASTE(name, REAL)
@@ -101,6 +113,39 @@ INLINE vfloat adam(vfloat w, vfloat g, vfloat *m, vfloat *v, Adam a) {
 #define ONE one_bf16
 #define PAIRED 1
 #include "kernels.c"
+
+/* The sum of squares of the gradients of `count` weights. */
+double sum_of_squares(const Weight *weights, int64_t count) {
+  double partial[MOST_THREADS] = {0};
+#pragma omp parallel num_threads(omp_get_max_threads() < MOST_THREADS ? omp_get_max_threads() : MOST_THREADS)
+  {
+    int me = omp_get_thread_num(), all = omp_get_num_threads();
+    double mine = 0;
+    for (int64_t i = 0; i < count; i++)
+      mine += weights[i].half ? share_of_squares_bf16(weights[i].gradient, weights[i].n, me, all)
+                              : share_of_squares_float(weights[i].gradient, weights[i].n, me, all);
+    partial[me] = mine;
+  }
+  double total = 0;
+  for (int t = 0; t < MOST_THREADS; t++) total += partial[t];
+  return total;
+}
+
+/* One AdamW step of `count` weights by their gradients times scale; settings: of those with decay and of those without.
+ * All in one parallel part: most weights are biases and norms, for which starting the threads would take longer. */
+void adam_step(const Weight *weights, int64_t count, float scale, const Adam *settings) {
+#pragma omp parallel
+  {
+    int me = omp_get_thread_num(), all = omp_get_num_threads();
+    FLUSH_TINY;
+    for (int64_t i = 0; i < count; i++) {
+      Adam a = settings[weights[i].decayed ? 0 : 1];
+      if (weights[i].half) adam_share_bf16(&weights[i], scale, a, me, all);
+      else adam_share_float(&weights[i], scale, a, me, all);
+    }
+    END_FLUSH_TINY;
+  }
+}
 
 #else /* --- for each of float and bf16 ------------------------------------------------------------------- */
 
@@ -393,52 +438,38 @@ void N(column_sums)(const REAL *x, float *out, float *partials, int64_t rows, in
   add_partials(partials, threads, columns, out);
 }
 
-/* The sum of squares of x (n,), n a multiple of 16 or not. */
-double N(sum_of_squares)(const REAL *x, int64_t n) {
-  double partial[1024] = {0};
-  int threads = 1;
-#pragma omp parallel
-  {
-    MY_ROWS(n / LANES, first, last);
-    if (me == 0) threads = all;
-    double mine = 0;
-    for (int64_t i = first; i < last;) {
-      vfloat total = {0};
-      for (int64_t end = i + 256 < last ? i + 256 : last; i < end; i++) {
-        vfloat v = LOAD(x + i * LANES);
-        total += v * v;
-      }
-      mine += sum_lanes(total);
+/* The sum of squares of a thread's share of x (n,); the numbers behind the last whole vector are thread 0's. */
+static double N(share_of_squares)(const REAL *x, int64_t n, int me, int all) {
+  int64_t vectors = n / LANES, first = vectors * me / all, last = vectors * (me + 1) / all;
+  double mine = 0;
+  for (int64_t i = first; i < last;) {
+    vfloat total = {0};
+    for (int64_t end = i + 256 < last ? i + 256 : last; i < end; i++) {
+      vfloat v = LOAD(x + i * LANES);
+      total += v * v;
     }
-    if (me < 1024) partial[me] = mine;
+    mine += sum_lanes(total);
   }
-  double total = 0;
-  for (int t = 0; t < threads && t < 1024; t++) total += partial[t];
-  for (int64_t i = n / LANES * LANES; i < n; i++) total += (double)ONE(x + i) * ONE(x + i);
-  return total;
+  for (int64_t i = vectors * LANES; i < n && me == 0; i++) mine += (double)ONE(x + i) * ONE(x + i);
+  return mine;
 }
 
-/* One AdamW step of master, m and v (n,) float by the gradient (n,) times scale. */
-void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, float *v, bf16 *rounded, int64_t n,
-                  const Adam *settings) {
-  Adam a = *settings;
-#pragma omp parallel
-  {
-    MY_ROWS(n / LANES, first, last);
-    FLUSH_TINY;
-    for (int64_t i = first * LANES; i < last * LANES; i += LANES) {
-      vfloat vm = load_float(m + i), vv = load_float(v + i);
-      vfloat w = adam(load_float(master + i), LOAD(gradient + i) * scale, &vm, &vv, a);
-      store_float(m + i, vm);
-      store_float(v + i, vv);
-      store_float(master + i, w);
-      if (rounded) store_bf16(rounded + i, w);
-    }
-    END_FLUSH_TINY;
+/* One AdamW step of a thread's share of a weight, by its gradient times scale. */
+static void N(adam_share)(const Weight *weight, float scale, Adam a, int me, int all) {
+  const REAL *gradient = weight->gradient;
+  float *master = weight->master, *m = weight->m, *v = weight->v;
+  bf16 *rounded = weight->rounded;
+  int64_t vectors = weight->n / LANES, first = vectors * me / all, last = vectors * (me + 1) / all;
+  for (int64_t i = first * LANES; i < last * LANES; i += LANES) {
+    vfloat vm = load_float(m + i), vv = load_float(v + i);
+    vfloat w = adam(load_float(master + i), LOAD(gradient + i) * scale, &vm, &vv, a);
+    store_float(m + i, vm);
+    store_float(v + i, vv);
+    store_float(master + i, w);
+    if (rounded) store_bf16(rounded + i, w);
   }
-  int64_t done = n / LANES * LANES, rest = n - done;
-  if (rest) { /* the last few, in a vector of their own */
-    FLUSH_TINY;
+  int64_t done = vectors * LANES, rest = weight->n - done;
+  if (rest && me == 0) { /* the last few, in a vector of their own */
     float w[LANES] = {0}, g[LANES] = {0}, tm[LANES] = {0}, tv[LANES] = {0};
     for (int i = 0; i < rest; i++)
       w[i] = master[done + i], g[i] = ONE(gradient + done + i) * scale, tm[i] = m[done + i], tv[i] = v[done + i];
@@ -450,7 +481,6 @@ void N(adam_step)(const REAL *gradient, float scale, float *master, float *m, fl
       m[done + i] = vm[i], v[done + i] = vv[i], master[done + i] = result[i];
       if (rounded) rounded[done + i] = low[i];
     }
-    END_FLUSH_TINY;
   }
 }
 

@@ -10,22 +10,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-_LARGE_PAGE_BYTES = 2 * 1024 * 1024
-
 
 def fresh_memory(size_bytes: int) -> Tensor:
-    """(at least ``size_bytes``,) uint8 zeros, which take room only as they are first written to.
-
-    In large pages where the system has them: rows that lie far apart are then found with fewer look-ups.
-    """
-    pages = -(-size_bytes // _LARGE_PAGE_BYTES) + 1
-    memory = mmap.mmap(-1, pages * _LARGE_PAGE_BYTES if size_bytes >= _LARGE_PAGE_BYTES else max(size_bytes, 1))
-    if hasattr(mmap, "MADV_HUGEPAGE") and size_bytes >= _LARGE_PAGE_BYTES:
-        with contextlib.suppress(OSError):  # a refusal changes nothing but the speed
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    start = -whole.data_ptr() % _LARGE_PAGE_BYTES if size_bytes >= _LARGE_PAGE_BYTES else 0
-    return whole[start : start + size_bytes]
+    """(``size_bytes``,) uint8 zeros of this process alone, which take room only as they are first written to."""
+    size = max(size_bytes, 1)
+    if hasattr(mmap, "MAP_PRIVATE"):  # else a forked process would write to the same memory
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    else:
+        memory = mmap.mmap(-1, size)
+    return torch.frombuffer(memory, dtype=torch.uint8)[:size_bytes]
 
 
 @contextlib.contextmanager
@@ -35,6 +28,9 @@ def settled_objects() -> Iterator[None]:
     A training step makes enough small objects to set it off again and again, and a model's many modules and texts
     would be searched in vain each time.
     """
+    if gc.get_freeze_count():  # somebody has done so already, and will undo it
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:

@@ -13,12 +13,10 @@
 #include "vectors.h"
 
 #if HAS_TILES
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define BLOCK 32
-#define LARGE_PAGE (1 << 21)
 #define TILE_VALUES 512                  /* bfloat16 in a tile */
 #define STEP_VALUES (2 * TILE_VALUES)    /* of a panel: 32 deep, 32 wide */
 /* What of the packed weights is used again and again stays in the level-2 cache, which has 2 MiB on these processors. */
@@ -64,8 +62,9 @@ typedef struct {
 
 /* Phi(x), the standard normal distribution, and GELU'(x) = Phi(x) + x phi(x), both 1/2 plus x times a polynomial of x^2
  * up to some |x| and constant from there on. The coefficients are those with the smallest largest error (found by linear
- * programming): 1.3e-4 in GELU(x), 2.2e-4 in GELU'(x). bfloat16 holds a number of about 1 to 2e-3. There is no division
- * and no exponential: next to tiles, vectors multiply at half their speed, and they should take no longer than those. */
+ * programming): 1.3e-4 in GELU(x), 2.2e-4 in GELU'(x), and by rounding up to 1e-6 of |x| far below 0. bfloat16 holds a
+ * number of about 1 to 2e-3. There is no division and no exponential: next to tiles, vectors multiply at half their speed,
+ * and they should take no longer than those. */
 #define SHARE_END 4.0f
 static const float SHARE[] = {0.398620069026947f,     -0.06607971340417862f,  0.0096657183021307f,
                               -0.0010530343279242516f, 8.142393926391378e-05f, -4.145211278228089e-06f,
@@ -136,8 +135,40 @@ INLINE void multiply_rows(const bf16 *a, int64_t stride, int64_t along, const bf
   }
 }
 
-INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y,
-                            int y_blocked, int64_t rows, int64_t columns, int64_t depth, int what) {
+/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. */
+INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to) {
+  for (int pair = 0; pair < 16; pair++) {
+    __m512i low, high;
+    pair_rows(_mm512_loadu_si512(from + 2 * pair * stride), _mm512_loadu_si512(from + (2 * pair + 1) * stride), &low,
+              &high);
+    _mm512_store_si512(to + pair * BLOCK, low);
+    _mm512_store_si512(to + TILE_VALUES + pair * BLOCK, high);
+  }
+}
+
+/* How a product's right side comes: packed; or packed on the way, as the transpose of weight (columns, depth), or as
+ * weight (depth, columns). */
+enum { PACKED, TRANSPOSED, PLAINLY };
+
+/* Panels `from` to `until` of it. */
+INLINE void pack_weight(const bf16 *weight, int packing, bf16 *packed, int64_t columns, int64_t depth, int64_t from,
+                        int64_t until) {
+  int64_t steps = depth / BLOCK;
+  if (packing == TRANSPOSED)
+    for (int64_t p = from; p < until; p++)
+      for (int64_t s = 0; s < steps; s++)
+        for (int half = 0; half < 2; half++)
+          transpose_words((const uint32_t *)(weight + (p * BLOCK + half * 16) * depth + s * BLOCK), depth / 2,
+                          (uint32_t *)(packed + (p * steps + s) * STEP_VALUES + half * TILE_VALUES), 16);
+  if (packing == PLAINLY)
+    for (int64_t s = 0; s < steps; s++)
+      for (int64_t p = from; p < until; p++)
+        pack_step(weight + s * BLOCK * columns + p * BLOCK, columns, packed + (p * steps + s) * STEP_VALUES);
+}
+
+INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *weight, int packing, bf16 *packed,
+                            const bf16 *bias, bf16 *h, bf16 *y, int y_blocked, int64_t rows, int64_t columns,
+                            int64_t depth, int what) {
   int64_t panels = columns / BLOCK, row_blocks = rows / BLOCK, steps = depth / BLOCK;
   int64_t at_once = MOST_RIGHT_BYTES / (steps * STEP_VALUES * (int64_t)sizeof(bf16));
   if (at_once > panels) at_once = panels;
@@ -154,6 +185,10 @@ INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *packed, co
     if (by_columns) first = 0, last = row_blocks, from = panels * me / all, until = panels * (me + 1) / all;
     Block blocks[2], *before = 0;
     int turn = 0;
+    if (packing != PACKED) {
+      pack_weight(weight, packing, packed, columns, depth, panels * me / all, panels * (me + 1) / all);
+#pragma omp barrier
+    }
     set_tiles();
     for (int64_t chunk = from; chunk < until; chunk += at_once) {
       int64_t end = chunk + at_once < until ? chunk + at_once : until;
@@ -180,51 +215,24 @@ INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *packed, co
   }
 }
 
-/* y (rows, columns) = x (rows, depth) times the packed matrix (depth, columns), plus bias (columns,) where given.
+/* y (rows, columns) = x (rows, depth) times a matrix (depth, columns), plus bias (columns,) where given. The matrix is
+ * in `packed` (columns * depth,), or is packed there from `weight`, as `packing` says.
  *   PLAIN          y is that
  *   GELU           y is GELU of that; blocked
  *   KEEP_AND_GELU  h (rows, columns) is that, y is GELU of it; both blocked
  *   GELU_SLOPE     y is that times GELU'(h): the gradient of h, if x times the matrix is that of GELU(h); both blocked
  * x is blocked if that is said; for PLAIN only. */
-void product_rows(const bf16 *x, int x_blocked, const bf16 *packed, const bf16 *bias, bf16 *h, bf16 *y, int64_t rows,
-                  int64_t columns, int64_t depth, int what) {
+void product_rows(const bf16 *x, int x_blocked, const bf16 *weight, int packing, bf16 *packed, const bf16 *bias,
+                  bf16 *h, bf16 *y, int64_t rows, int64_t columns, int64_t depth, int what) {
+#define PRODUCT(blocked_x, blocked_y, what) \
+  product_of_rows(x, blocked_x, weight, packing, packed, bias, h, y, blocked_y, rows, columns, depth, what)
   switch (what) { /* each with its own code */
-    case PLAIN: product_of_rows(x, x_blocked, packed, bias, h, y, 0, rows, columns, depth, PLAIN); break;
-    case GELU: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, GELU); break;
-    case KEEP_AND_GELU: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, KEEP_AND_GELU); break;
-    case GELU_SLOPE: product_of_rows(x, 0, packed, bias, h, y, 1, rows, columns, depth, GELU_SLOPE); break;
+    case PLAIN: PRODUCT(x_blocked, 0, PLAIN); break;
+    case GELU: PRODUCT(0, 1, GELU); break;
+    case KEEP_AND_GELU: PRODUCT(0, 1, KEEP_AND_GELU); break;
+    case GELU_SLOPE: PRODUCT(0, 1, GELU_SLOPE); break;
   }
-}
-
-/* Packs the transpose of weight (columns, depth): the right side of x times weight^T. */
-void pack_transposed(const bf16 *weight, bf16 *packed, int64_t columns, int64_t depth) {
-  int64_t panels = columns / BLOCK, steps = depth / BLOCK;
-#pragma omp parallel for schedule(static)
-  for (int64_t p = 0; p < panels; p++)
-    for (int64_t s = 0; s < steps; s++)
-      for (int half = 0; half < 2; half++)
-        transpose_words((const uint32_t *)(weight + (p * BLOCK + half * 16) * depth + s * BLOCK), depth / 2,
-                        (uint32_t *)(packed + (p * steps + s) * STEP_VALUES + half * TILE_VALUES), 16);
-}
-
-/* 32 rows of 32 numbers, `stride` apart, as one step of a panel. */
-INLINE void pack_step(const bf16 *from, int64_t stride, bf16 *to) {
-  for (int pair = 0; pair < 16; pair++) {
-    __m512i low, high;
-    pair_rows(_mm512_loadu_si512(from + 2 * pair * stride), _mm512_loadu_si512(from + (2 * pair + 1) * stride), &low,
-              &high);
-    _mm512_store_si512(to + pair * BLOCK, low);
-    _mm512_store_si512(to + TILE_VALUES + pair * BLOCK, high);
-  }
-}
-
-/* Packs weight (depth, columns), its rows `stride` apart: the right side of x times weight. */
-void pack_plain(const bf16 *weight, int64_t stride, bf16 *packed, int64_t columns, int64_t depth) {
-  int64_t panels = columns / BLOCK, steps = depth / BLOCK;
-#pragma omp parallel for schedule(static)
-  for (int64_t s = 0; s < steps; s++)
-    for (int64_t p = 0; p < panels; p++)
-      pack_step(weight + s * BLOCK * stride + p * BLOCK, stride, packed + (p * steps + s) * STEP_VALUES);
+#undef PRODUCT
 }
 
 /* Memory of this thread's own, kept for its next call: new pages from the system would cost more than their use here. */
@@ -233,9 +241,8 @@ static void *thread_scratch(int64_t bytes) {
   static _Thread_local int64_t size = 0;
   if (size < bytes) {
     free(memory);
-    size = (bytes / LARGE_PAGE + 1) * LARGE_PAGE;
-    memory = aligned_alloc(LARGE_PAGE, size);
-    madvise(memory, size, MADV_HUGEPAGE); /* fewer look-ups of pages; a refusal changes nothing but the speed */
+    size = (bytes / 4096 + 256) * 4096;
+    memory = aligned_alloc(4096, size);
   }
   return memory;
 }
@@ -281,7 +288,8 @@ INLINE void pack_phase(Packing *k) {
       k->total[0] = load_float(mine), k->total[1] = load_float(mine + LANES);
     else if (k->phase == 0) k->total[0] = k->total[1] = (vfloat){0};
     for (int pair = k->phase * 3; pair < k->phase * 3 + 3 && pair < 16; pair++) {
-      __m512i even = _mm512_loadu_si512(here + 2 * pair * stride), odd = _mm512_loadu_si512(here + (2 * pair + 1) * stride);
+      __m512i even = _mm512_loadu_si512(here + 2 * pair * stride);
+      __m512i odd = _mm512_loadu_si512(here + (2 * pair + 1) * stride);
       __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
       _mm512_store_si512(k->pairs + pair * BLOCK, low);
       _mm512_store_si512(k->pairs + TILE_VALUES + pair * BLOCK, high);
@@ -340,7 +348,7 @@ INLINE void multiply_panels(const bf16 *left, const bf16 *right, int64_t steps, 
     /* the next block's sums, which lie behind this one's */
     for (int line = 0; line < 6; line++)
       _mm_prefetch((const char *)(kept + BLOCK * BLOCK) + (s * 6 + line) * 64, _MM_HINT_T0);
-    fetch_ahead(next, next->phase * rows, rows);
+    fetch_ahead(next, next->phase * BLOCK / PHASES, rows);
     for (int phase = 0; phase < phases; phase++) pack_phase(next);
   }
 }
@@ -364,12 +372,14 @@ INLINE void finish_gradient(float *sums, bf16 *out, int64_t stride, int transpos
  * and right (rows, right columns), the sum going over all rows: a weight's gradient from the gradient of the product and
  * the product's left side. left_sums: the left side's sums over the rows (columns,) float, or null.
  *
- * Each thread packs the right side for itself: from another core's cache it would take longer. The threads share the left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in
- * the level-1 cache while it is used, and the group's sums and the chunk of the right side in the level-2 cache. */
+ * Each thread packs the right side for itself: from another core's cache it would take longer. The threads share the
+ * left side's panels. Those come in groups and the rows in chunks, so that a left panel stays in the level-1 cache while
+ * it is used, and the group's sums and the chunk of the right side in the level-2 cache. */
 void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, float *left_sums, const bf16 *right,
                      int64_t right_columns, bf16 *out, int64_t out_stride,
                      int64_t rows, int transposed) {
   int64_t left_panels = left_columns / BLOCK, right_panels = right_columns / BLOCK, steps = rows / BLOCK;
+  if (steps == 0) return; /* no rows, nothing to add up */
   int64_t chunks = (steps + MOST_STEPS - 1) / MOST_STEPS, at_once = (steps + chunks - 1) / chunks;
   int64_t group = MOST_KEPT_BYTES / (right_panels * BLOCK * BLOCK * (int64_t)sizeof(float));
   if (group < 1) group = 1;
@@ -389,11 +399,12 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
                   packed_right + (p * steps + s) * STEP_VALUES);
     int64_t num_groups = (last - first + group - 1) / group;
     /* Every product of a left step by the right panels leaves time for its share of a packing's phases. */
-    int phases = (PHASES + right_panels - 1) / right_panels, rows = (BLOCK + PHASES - 1) / PHASES;
+    int phases = (PHASES + right_panels - 1) / right_panels, rows_ahead = phases * BLOCK / PHASES;
     Packing next = {.step = 0, .count = 0};
     set_tiles();
     for (int64_t turn = -1; turn < num_groups * chunks; turn++) { /* one ahead: turn is multiplied, turn + 1 packed */
       while (next.step < next.count) pack_phase(&next);
+      __asm__ volatile("" ::: "memory"); /* the compiler does not know that tiles read what was packed */
       Packing here = next;
       int64_t its_group = (turn + 1) / chunks, chunk = (turn + 1) % chunks * at_once;
       if (its_group < num_groups) {
@@ -411,7 +422,7 @@ void product_columns(const bf16 *left, int left_blocked, int64_t left_columns, f
           for (int64_t q = 0; q < right_panels; q++) {
             float *mine = kept + ((p - from) * right_panels + q) * BLOCK * BLOCK;
             multiply_panels(panel, packed_right + (q * steps + here.first_step) * STEP_VALUES, count, mine, !is_first,
-                            &next, phases, rows * phases);
+                            &next, phases, rows_ahead);
             if (!is_last) {
               _tile_stored(0, mine, 64);
               _tile_stored(1, mine + 256, 64);

@@ -24,7 +24,7 @@ static const TileSetting WHOLE_TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 
 /* Every thread sets its tiles before it uses them and releases them after: the state is large, and others on the same
  * thread (PyTorch's own library for products) bring their own setting. Written as assembler because GCC's function for
  * it lets the compiler drop the setting's bytes. */
-static inline void set_tiles(void) { __asm__ volatile("ldtilecfg %0" ::"m"(WHOLE_TILES)); }
+static inline void set_tiles(void) { __asm__ volatile("ldtilecfg %0" ::"m"(WHOLE_TILES) : "memory"); }
 static inline void release_tiles(void) { __asm__ volatile("tilerelease" ::: "memory"); }
 
 /* 16 rows of 16 words from `from` (stride words between rows), transposed. */

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from bertwright.config import TrainSettings
 from bertwright.errors import TrainingError
-from bertwright.model.compiled import Adam, Kernels
+from bertwright.model.compiled import Adam, Kernels, Weight
 from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
-from bertwright.model.memory import fresh_memory
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
@@ -183,7 +182,11 @@ class KernelAdamW:
             name: parameter.data if parameter.dtype == torch.float32 else originals[name].contiguous()
             for name, parameter in self._parameters.items()
         }
-        self._moments = {name: (self._zeros(name), self._zeros(name)) for name in self._masters}
+        # From numpy, whose zeros are not touched before they are used: rows that never come take no memory.
+        self._moments = {
+            name: (np.zeros(master.numel(), np.float32), np.zeros(master.numel(), np.float32))
+            for name, master in self._masters.items()
+        }
         self._rate, self._decay, self._max_grad_norm = rate, weight_decay_of(settings), settings.max_grad_norm
         self._betas, self._epsilon = (settings.beta1, settings.beta2), settings.epsilon
         self._done = 0
@@ -191,14 +194,9 @@ class KernelAdamW:
         self._row_steps = np.zeros(self._masters[self._TABLE].shape[0], np.int32)
         self._gradients: dict[str, Tensor] = {}
         self._rows: list[RowGradients] = []
+        self._weights: ctypes.Array[Weight] | None = None
+        self._weight_names: list[str] = []
         encoder.before_tokens = self._catch_up
-
-    def _zeros(self, name: str) -> np.ndarray:
-        """A moment of a weight."""
-        size = self._masters[name].numel()
-        if name == self._TABLE:  # untouched before they are used, and in small pages: rows that never come take nothing
-            return np.zeros(size, np.float32)
-        return fresh_memory(4 * size).numpy().view(np.float32)
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss as it is: bfloat16 has float32's range."""
@@ -225,45 +223,53 @@ class KernelAdamW:
     def step(self, rate_factor: float) -> None:
         """Clip, update, round; with ``rate_factor`` times the learning rate."""
         rows = _merged(self._rows, self._kernels)
+        gradients = {name: gradient.contiguous() for name, gradient in self._gradients.items()}
+        weights = self._weights_of(gradients)
         scale = 1.0
         if self._max_grad_norm > 0:
-            squares = math.fsum(
-                self._kernels.of(gradient.dtype).sum_of_squares(gradient.data_ptr(), gradient.numel())
-                for gradient in (*self._gradients.values(), *([rows.values] if rows else ()))
-            )
+            squares = self._kernels.sum_of_squares(ctypes.byref(weights), len(gradients))
+            if rows is not None:
+                table = Weight(gradient=rows.values.data_ptr(), n=rows.values.numel())
+                squares += self._kernels.sum_of_squares(ctypes.byref(table), 1)
             norm = math.sqrt(squares) if squares >= 0 else math.nan
             scale = min(1.0, self._max_grad_norm / (norm + 1e-6)) if math.isfinite(norm) else math.nan
         rate, step = self._rate * rate_factor, self._done + 1
         corrections = 1 - self._betas[0] ** step, 1 - self._betas[1] ** step
-        settings = {
-            decayed: Adam(
-                *self._betas,
-                self._epsilon,
-                1 - rate * (self._decay if decayed else 0.0),
-                rate / corrections[0],
-                1 / math.sqrt(corrections[1]),
+        settings = (Adam * 2)(  # with decay, and without
+            *(
+                Adam(
+                    *self._betas,
+                    self._epsilon,
+                    1 - rate * decay,
+                    rate / corrections[0],
+                    1 / math.sqrt(corrections[1]),
+                )
+                for decay in (self._decay, 0.0)
             )
-            for decayed in (True, False)
-        }
-        self._table_steps[self._done] = settings[True]
-        for name, gradient in self._gradients.items():
-            gradient = gradient.contiguous()
-            master, parameter = self._masters[name], self._parameters[name]
-            m, v = self._moments[name]
-            self._kernels.of(gradient.dtype).adam_step(
-                gradient.data_ptr(),
-                scale,
-                master.data_ptr(),
-                m.ctypes.data,
-                v.ctypes.data,
-                parameter.data_ptr() if parameter.dtype == torch.bfloat16 else None,
-                master.numel(),
-                ctypes.byref(settings[takes_decay(name)]),
-            )
+        )
+        self._table_steps[self._done] = settings[0]
+        self._kernels.adam_step(ctypes.byref(weights), len(gradients), scale, ctypes.byref(settings))
         if rows is not None:
             self._update_table(rows.rows, rows.values, scale)
         self._done = step
         self._gradients, self._rows = {}, []
+
+    def _weights_of(self, gradients: dict[str, Tensor]) -> ctypes.Array[Weight]:
+        """The weights that have gradients, for the kernels; made once, but for where weights and gradients lie."""
+        if self._weights is None or self._weight_names != list(gradients):
+            self._weight_names = list(gradients)
+            self._weights = (Weight * len(gradients))()
+            for weight, name in zip(self._weights, gradients, strict=True):
+                master = self._masters[name]
+                weight.master = master.data_ptr()
+                weight.m, weight.v = (moment.ctypes.data for moment in self._moments[name])
+                weight.n, weight.decayed = master.numel(), takes_decay(name)
+        for weight, (name, gradient) in zip(self._weights, gradients.items(), strict=True):
+            parameter = self._parameters[name]
+            assert gradient.dtype in (torch.float32, torch.bfloat16)
+            weight.gradient, weight.half = gradient.data_ptr(), gradient.dtype == torch.bfloat16
+            weight.rounded = parameter.data_ptr() if parameter.dtype == torch.bfloat16 else None
+        return self._weights
 
     def _catch_up(self, ids: np.ndarray) -> None:
         """Give the rows ``ids`` the steps that they missed."""
