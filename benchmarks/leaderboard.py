@@ -61,7 +61,8 @@ def section(line: dict[str, Any]) -> list[str]:
     found = [
         f"### {TITLES[line['case']]}: {model}, {data}"
         + (f", batch {line['batch_size']}" if line["batch_size"] else "")
-        + (", every known setting of Trainer" if is_search(line) else ""),
+        + (", every known setting of Trainer" if is_search(line) else "")
+        + f"; {machine}",
         "",
         f"{machine}, {line['num_usable_cpus']} CPUs, torch {environment['torch']}, commit "
         f"{str(environment['commit'])[:10]}, {line['measured'][:10]}. {line['num_texts']:,} texts a turn, "
