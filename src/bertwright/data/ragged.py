@@ -74,16 +74,19 @@ def tokenize_texts(
     Raises:
         UserError: a text that is not valid Unicode.
     """
-    all_ids, all_lengths, num_truncated = [np.zeros(0, tokenizer.id_dtype)], [np.zeros(0, np.int64)], 0
+    # One piece of memory, as large as could be needed: what is not written to takes no room, and nothing is copied.
+    all_ids, end = np.empty(len(texts) * max_length, tokenizer.id_dtype), 0
+    all_lengths, num_truncated = [np.zeros(0, np.int64)], 0
     with reporter.progress("Tokenising", len(texts)) as advance:
         for ids, starts in tokenizer.encode_each(chunks_of(texts)):
             ids, starts, num_cut = cut(ids, starts, max_length, tokenizer.sep_id)
-            all_ids.append(ids.astype(tokenizer.id_dtype))
+            all_ids[end : end + len(ids)] = ids
+            end += len(ids)
             all_lengths.append(np.diff(starts))
             num_truncated += num_cut
             advance(len(starts) - 1)
     starts = starts_of(np.concatenate(all_lengths))
-    return Ragged(np.concatenate(all_ids), starts, num_truncated)
+    return Ragged(all_ids[:end], starts, num_truncated)
 
 
 def starts_of(lengths: np.ndarray) -> np.ndarray:
