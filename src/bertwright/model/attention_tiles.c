@@ -190,14 +190,7 @@ INLINE __m512 power_of_two(__m512 x, Power p) {
  * apart. */
 INLINE __m512 keep_weights(__m512 x, Dropout d, uint32_t base) {
   const vbits lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  vbits h = (lanes * 65536u + base) ^ d.key;
-  h ^= h >> 16;
-  h *= 0x7feb352du;
-  h += d.key2;
-  h ^= h >> 15;
-  h *= 0x846ca68bu;
-  h ^= h >> 16;
-  return (__m512)choose((vint)(h >= d.threshold), (vfloat)x * d.scale, splat(0.0f));
+  return (__m512)keep_numbered((vfloat)x, d, lanes * 65536u + base);
 }
 INLINE uint32_t weight_index(const Attention *t, int64_t text, int h, int query, int key) {
   return (uint32_t)(((uint64_t)text * t->heads + h) * 0x9e3779b1u + (uint64_t)query * 65536u + key);

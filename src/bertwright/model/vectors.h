@@ -122,9 +122,8 @@ typedef struct {
   uint32_t key, key2;
 } Dropout;
 
-INLINE vfloat keep(vfloat x, Dropout d, uint32_t index) {
-  const vbits lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  vbits h = (lanes + index) ^ d.key;
+INLINE vfloat keep_numbered(vfloat x, Dropout d, vbits numbers) {
+  vbits h = numbers ^ d.key;
   h ^= h >> 16;
   h *= 0x7feb352du;
   h += d.key2;
@@ -137,6 +136,12 @@ INLINE vfloat keep(vfloat x, Dropout d, uint32_t index) {
 #else
   return choose((vint)(h >= d.threshold), x * d.scale, splat(0.0f));
 #endif
+}
+
+/* Of the 16 elements from number `index` on. */
+INLINE vfloat keep(vfloat x, Dropout d, uint32_t index) {
+  const vbits lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return keep_numbered(x, d, lanes + index);
 }
 
 /* The rows of thread number `me` of `all`: a fixed share, so that the same number of threads adds in the same order. */
