@@ -23,6 +23,10 @@ Schedule = Literal["linear", "cosine", "constant"]
 Pooling = Literal["first", "mean"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ScoringDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+LabelKind = Literal["classes", "multi-label", "soft", "regression"]
+"""What labels are: one class a text; any number of classes; a share of each class; a number."""
+LongTexts = Literal["head", "head+tail", "windows"]
+WindowPooling = Literal["mean", "max"]
 
 
 class Settings(BaseModel):
@@ -55,12 +59,24 @@ class DataSettings(Settings):
     """How a file of texts is read."""
 
     text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
-    label_column: str | None = Field(None, description="Column that holds the labels; found by its name if not given.")
+    pair_column: str | None = Field(None, description="Column of a second text, where texts are judged in pairs.")
+    label_column: tuple[str, ...] = Field(
+        (), description="Column of labels, or several with commas between; found by its name if not given."
+    )
+    label_kind: Literal["auto", LabelKind] = Field(
+        "auto", description="What the labels are; auto: several columns are multi-label, one holds classes."
+    )
     positive_label: str | None = Field(
         None, description="Of two labels, the one that precision, recall and the scores speak of; the last in order."
     )
     label_threshold: float | None = Field(
         None, description="Turn numeric labels into two classes: 1 at or above this value, else 0."
+    )
+    hard_labels: bool = Field(
+        False, description="With --label-threshold, learn from the two classes too, not from shares between 0 and 1."
+    )
+    group_columns: tuple[str, ...] = Field(
+        (), description="Columns of groups, such as identities, kept beside the scores; with commas between."
     )
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
@@ -118,6 +134,11 @@ class LearningSettings(Settings):
     output: str | None = Field(None, description="Folder of the run; runs/<data>-<model> if not given.")
     overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
     max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
+    long_texts: LongTexts = Field(
+        "head", description="What is read of longer texts: the head, head and tail, or all of it in windows."
+    )
+    window_overlap: int = Field(0, ge=0, description="Tokens that neighbouring windows of a text share.")
+    window_pooling: WindowPooling = Field("mean", description="How the logits of a text's windows become one.")
     pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
     epochs: float = Field(1.0, gt=0, description="Times that each text is learnt from.")
     steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps, instead of epochs.")
@@ -139,6 +160,12 @@ class LearningSettings(Settings):
     schedule: Schedule = Field("linear", description="How the learning rate falls after the warm-up.")
     warmup_ratio: float = Field(0.05, ge=0, le=1, description="Share of the steps in which the learning rate rises.")
     max_grad_norm: float = Field(1.0, ge=0, description="Clip the norm of all gradients to this; 0: do not.")
+    clip: Literal["all", "each"] = Field(
+        "all", description="Clip all gradients together, or each weight's by its own norm, as Keras' clipnorm does."
+    )
+    class_weights: tuple[str, ...] = Field(
+        (), description="balanced, or LABEL=WEIGHT with commas between: how much each class counts in the loss."
+    )
     hidden_dropout: float | None = Field(
         None, ge=0, lt=1, description="Dropout in the encoder; the model's if not given."
     )
@@ -160,6 +187,11 @@ class LearningSettings(Settings):
     num_extremes: int = Field(5, ge=0, description="How many highest and lowest scored texts to show.")
     texts: bool = Field(True, description="Keep the texts beside the scores in predictions.parquet.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    resume: bool = Field(False, description="Go on with the run in the output folder, if one was stopped there.")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0, description="Minutes between checkpoints that a stopped run goes on from."
+    )
+    checkpoint_steps: int | None = Field(None, ge=1, description="Steps between checkpoints, instead of minutes.")
 
 
 class TokenizeSettings(Settings):
@@ -318,7 +350,9 @@ class BenchInferConfig(BenchInferSettings):
 class BenchTrainSettings(BenchModelSettings):
     """Settings of measuring training."""
 
-    label_column: str | None = Field(None, description="Column that holds the labels; found by its name if not given.")
+    label_column: tuple[str, ...] = Field(
+        (), description="Column that holds the labels; found by its name if not given."
+    )
     positive_label: str | None = Field(None, description="Of two labels, the one that counts as positive.")
     label_threshold: float | None = Field(
         None, description="Turn numeric labels into two classes: 1 at or above this value, else 0."

@@ -18,6 +18,7 @@ from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training.loop import WholeModel, fit
+from bertwright.training.loss import CrossEntropy
 
 GOLDEN = Path(__file__).parent / "loss_curve.json"
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "comments_train.csv"
@@ -45,7 +46,9 @@ def losses() -> list[float]:
     config = TrainConfig(train=(str(EXAMPLES),), batch_size=16, steps=40, warmup_ratio=0.1)
     learner = WholeModel(model, ragged, torch.device("cpu"), token_budget=300)
     quiet = Reporter(quiet=True)
-    outcome = fit(learner, label_ids, config, 3e-3, dict(model.state_dict()), None, "", lambda line: None, quiet)
+    outcome = fit(
+        learner, CrossEntropy(label_ids), config, 3e-3, dict(model.state_dict()), None, "", lambda line: None, quiet
+    )
     return outcome.losses.tolist()
 
 

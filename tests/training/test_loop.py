@@ -21,6 +21,7 @@ from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training import loop
 from bertwright.training.loop import HeadOnFeatures, WholeModel, compute_features, fit, num_steps_of
+from bertwright.training.loss import CrossEntropy
 from bertwright.training.optimizer import MasterOptimizer
 
 CPU = torch.device("cpu")
@@ -59,7 +60,9 @@ def train(settings, evaluate=None, token_budget=10_000, rate=3e-3, best_metric="
     model, ragged, label_ids, originals = problem(**kind)
     learner = WholeModel(model, ragged, CPU, token_budget)
     lines = []
-    outcome = fit(learner, label_ids, settings, rate, originals, evaluate, best_metric, lines.append, QUIET)
+    outcome = fit(
+        learner, CrossEntropy(label_ids), settings, rate, originals, evaluate, best_metric, lines.append, QUIET
+    )
     return outcome, lines
 
 
@@ -159,7 +162,17 @@ def test_evaluating_changes_nothing():
         loop.learner_logits(learner, np.arange(len(label_ids)), QUIET, "Validation")
         return {"accuracy": 0.5}
 
-    judged = fit(learner, label_ids, config(epochs=3), 3e-3, originals, evaluate, "accuracy", lambda line: None, QUIET)
+    judged = fit(
+        learner,
+        CrossEntropy(label_ids),
+        config(epochs=3),
+        3e-3,
+        originals,
+        evaluate,
+        "accuracy",
+        lambda line: None,
+        QUIET,
+    )
     alone, _ = train(config(epochs=3))
     assert judged.losses.tolist() == alone.losses.tolist()
 
@@ -176,7 +189,9 @@ def test_a_frozen_encoder_keeps_its_bits_and_the_head_learns():
         parameter.requires_grad_(False)
     features = compute_features(model, ragged, CPU, 100, QUIET)
     learner = HeadOnFeatures(model, features, ragged.lengths, CPU)
-    outcome = fit(learner, label_ids, config(epochs=5), 1e-2, originals, None, "", lambda line: None, QUIET)
+    outcome = fit(
+        learner, CrossEntropy(label_ids), config(epochs=5), 1e-2, originals, None, "", lambda line: None, QUIET
+    )
     assert set(outcome.state) == {"classifier.linear.weight", "classifier.linear.bias"}
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]) != name.startswith("classifier"), name
@@ -197,7 +212,9 @@ def test_it_learns_on_the_gpu():
     model, ragged, label_ids, originals = problem(dtype=torch.bfloat16)
     device = torch.device("cuda")
     learner = WholeModel(model.to(device), ragged, device, 10_000)
-    outcome = fit(learner, label_ids, config(epochs=12), 3e-3, originals, None, "", lambda line: None, QUIET)
+    outcome = fit(
+        learner, CrossEntropy(label_ids), config(epochs=12), 3e-3, originals, None, "", lambda line: None, QUIET
+    )
     assert outcome.losses[-5:].mean() < 0.3
 
 
@@ -206,7 +223,15 @@ def test_float16_learns_with_a_scaled_loss_and_leaves_out_steps_that_overflow():
     model, ragged, label_ids, originals = problem(dtype=torch.float16)
     assert model.cpu_encoder is None
     outcome = fit(
-        WholeModel(model, ragged, CPU, 10_000), label_ids, config(epochs=12), 3e-3, originals, None, "", print, QUIET
+        WholeModel(model, ragged, CPU, 10_000),
+        CrossEntropy(label_ids),
+        config(epochs=12),
+        3e-3,
+        originals,
+        None,
+        "",
+        print,
+        QUIET,
     )
     assert outcome.losses[-5:].mean() < 0.3 < 0.6 < outcome.losses[:5].mean()
     optimizer = MasterOptimizer(
@@ -241,7 +266,7 @@ def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, graph
             logits = loop.learner_logits(learner, np.arange(num_texts), QUIET, "Validation")
             return {"accuracy": float(np.isfinite(logits).all())}
 
-        outcome = fit(learner, label_ids, settings, 3e-3, originals, evaluate, "accuracy", print, QUIET)
+        outcome = fit(learner, CrossEntropy(label_ids), settings, 3e-3, originals, evaluate, "accuracy", print, QUIET)
         losses.append(outcome.losses)
     np.testing.assert_allclose(losses[0][:5], losses[1][:5], atol=0.02)
     assert losses[1][-5:].mean() < 0.3
@@ -256,7 +281,15 @@ def test_what_these_tests_train_is_computed_by_the_kernels_and_learns_as_by_pyto
         assert (model.cpu_encoder is not None) == accelerate
         settings = config(epochs=4)
         outcome = fit(
-            WholeModel(model, ragged, CPU, 10_000), label_ids, settings, 3e-3, originals, None, "", print, QUIET
+            WholeModel(model, ragged, CPU, 10_000),
+            CrossEntropy(label_ids),
+            settings,
+            3e-3,
+            originals,
+            None,
+            "",
+            print,
+            QUIET,
         )
         losses.append(outcome.losses)
     np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)
@@ -271,5 +304,5 @@ def test_an_error_leaves_nothing_of_the_optimizer_in_the_encoder():
         raise RuntimeError("in the evaluation")
 
     with pytest.raises(RuntimeError, match="in the evaluation"):
-        fit(learner, label_ids, config(epochs=1), 3e-3, originals, fail, "accuracy", print, QUIET)
+        fit(learner, CrossEntropy(label_ids), config(epochs=1), 3e-3, originals, fail, "accuracy", print, QUIET)
     assert model.cpu_encoder.before_tokens is None

@@ -25,6 +25,7 @@ from bertwright.model.gpu_encoder import Work
 from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter
 from bertwright.training.loop import WholeModel, fit
+from bertwright.training.loss import CrossEntropy
 
 _WARM_UP_STEPS = 3
 _HASHED_IDS = 1 << 20
@@ -101,7 +102,7 @@ class Training:
         reporter = Reporter(quiet=True, results=False)
         return fit(
             self.learner,
-            self.case.label_ids,
+            CrossEntropy(self.case.label_ids, self.learner.device),
             config,
             self.case.learning_rate,
             self.originals,

@@ -8,14 +8,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertwright.config import DataSettings
+from bertwright.config import DataSettings, LabelKind
 from bertwright.data.labels import (
     MOST_LABELS,
     check_labels,
@@ -41,10 +41,14 @@ class LabelledTexts:
     """Texts and their classes, in the order of their files.
 
     ``texts`` (rows,) large_string, as they stand in the file. ``label_ids`` (rows,) int64 index ``labels``, the names
-    of the classes; texts without labels have None and (). ``rows`` (rows,) int64 is where each text stands in its
-    source: from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those
-    skipped, ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in
-    that order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
+    of the classes; texts without labels have None and (). Where a label is more than one class, ``kind`` says what it
+    is, and ``targets`` (rows, labels) float32 holds it: 0, 1 or a share for each label ("multi-label"), shares that sum
+    to 1 ("soft"; ``label_ids`` are then the classes that metrics are of), or a number ("regression", one column).
+    ``pairs`` (rows,) large_string are the second texts, where texts come in pairs; ``groups`` are columns, by name,
+    (rows,) each, that are kept beside the scores. ``rows`` (rows,) int64 is where each text stands in its source: from
+    0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those skipped,
+    ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in that
+    order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
     """
 
     texts: pa.ChunkedArray
@@ -55,6 +59,10 @@ class LabelledTexts:
     notes: list[str]
     sha256: str
     tokens: CachedTokens | None = None
+    kind: LabelKind = "classes"
+    targets: np.ndarray | None = None
+    pairs: pa.ChunkedArray | None = None
+    groups: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -68,6 +76,9 @@ class LabelledTexts:
             label_ids=None if self.label_ids is None else self.label_ids[chosen],
             rows=self.rows[chosen],
             tokens=None if self.tokens is None else self.tokens.take(chosen),
+            targets=None if self.targets is None else self.targets[chosen],
+            pairs=None if self.pairs is None else self.pairs.take(pa.array(chosen)),
+            groups={name: column.take(pa.array(chosen)) for name, column in self.groups.items()},
         )
 
 
@@ -91,14 +102,15 @@ def read_labelled(
             ``settings.positive_label`` is none of them.
     """
     digest = hashlib.sha256()
-    given = [name for name in (settings.text_column, settings.label_column) if name is not None]
+    label_column = settings.label_column[0] if settings.label_column else None
+    given = [name for name in (settings.text_column, label_column) if name is not None]
     parts = []
     for path in _files_or_folders(paths):
         if is_token_cache(path):
-            parts.append(_tokenised_part(path, digest, settings.text_column, settings.label_column, with_labels=True))
+            parts.append(_tokenised_part(path, digest, settings.text_column, label_column, with_labels=True))
             continue
         table = read_table(path, given, on_bytes=digest.update)
-        text, label, notes = _text_and_label(table, settings.text_column, settings.label_column)
+        text, label, notes = _text_and_label(table, settings.text_column, label_column)
         part = part_of(table, text, notes)
         find_labels(part, label)
         parts.append(part)

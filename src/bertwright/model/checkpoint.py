@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertwright.config import Pooling, Settings, build
+from bertwright.config import LabelKind, LongTexts, Pooling, Settings, WindowPooling, build
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables
 from bertwright.model.encoder import SIZES, ModelConfig
@@ -35,14 +35,22 @@ class ClassifierSettings(Settings):
     """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
 
     format: Literal[1] = 1
-    labels: tuple[str, ...] = Field(min_length=2)
+    labels: tuple[str, ...] = Field(min_length=1)
+    kind: LabelKind = "classes"
     pooling: Pooling = "first"
     max_length: int = Field(220, ge=3, le=1_000_000)
+    pairs: bool = False
+    long_texts: LongTexts = "head"
+    window_overlap: int = Field(0, ge=0)
+    window_pooling: WindowPooling = "mean"
     threshold: float = Field(0.5, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:
+        least = {"classes": 2, "soft": 2}.get(self.kind, 1)
+        if len(self.labels) < least:
+            raise ValueError(f"labels must be {least} or more, found {', '.join(self.labels)}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
         return self

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bertwright.config import TrainConfig
 from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
@@ -27,6 +26,7 @@ from bertwright.model.heads import TextClassifier
 from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
+from bertwright.training.loss import Objective
 from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
 
@@ -185,7 +185,7 @@ def num_steps_of(config: TrainConfig, num_texts: int) -> int:
 
 def fit(
     learner: Learner,
-    label_ids: np.ndarray,
+    objective: Objective,
     config: TrainConfig,
     learning_rate: float,
     originals: dict[str, Tensor],
@@ -194,9 +194,10 @@ def fit(
     record: Callable[[dict[str, Any]], None],
     reporter: Reporter,
 ) -> Outcome:
-    """Train ``learner`` on all its texts, whose classes are ``label_ids`` (texts,).
+    """Train ``learner`` on all its texts.
 
     Args:
+        objective: what is made small.
         originals: the weights by name as they were loaded, in float32: where the learner computes in lower precision,
             they take the updates, in place.
         evaluate: gives the validation metrics of the weights as they are; None: there is nothing to choose by, and the
@@ -206,13 +207,12 @@ def fit(
     Raises:
         TrainingError: the loss, or a weight, is no longer a number.
     """
-    num_texts = len(label_ids)
+    num_texts = objective.num_texts
     num_steps = num_steps_of(config, num_texts)
     epoch_steps = steps_per_epoch(num_texts, config.batch_size)
     eval_every = config.eval_every or epoch_steps
     num_warmup = math.ceil(config.warmup_ratio * num_steps)
     check_every = _LOSS_CHECK_STEPS[learner.device.type]
-    targets = torch.from_numpy(label_ids).to(learner.device)
     losses = torch.zeros(num_steps, device=learner.device)
     optimizer = make_optimizer(
         learner.named_parameters(), originals, config, learning_rate, num_steps, learner.cpu_encoder
@@ -234,9 +234,7 @@ def fit(
                     part_rows = rows[part]
                     logits = learner.logits(part_rows)
                     # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
-                    loss = functional.cross_entropy(logits, targets[_index(part_rows, learner)], reduction="sum") / len(
-                        rows
-                    )
+                    loss = objective.sum(logits, _index(part_rows, learner)) / len(rows)
                     optimizer.scaled(loss).backward()
                     optimizer.collect_gradients(i, len(parts))
                     losses[step] += loss.detach()

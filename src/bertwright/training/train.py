@@ -37,6 +37,7 @@ from bertwright.training.loop import (
     learner_logits,
     num_steps_of,
 )
+from bertwright.training.loss import objective_of
 from bertwright.training.optimizer import weight_decay_of
 
 # More training texts than this are sampled for the metrics of the training texts.
@@ -260,16 +261,16 @@ def _learn(
         logits = learner_logits(judged, np.arange(len(validation.texts)), reporter, "Validation")
         return judge(validation.texts, softmax(logits), loaded.settings.threshold)
 
-    label_ids = train_split.texts.label_ids
-    assert label_ids is not None
-    num_steps = num_steps_of(config, len(label_ids))
+    objective = objective_of(train_split.texts, config, device)
+    num_steps = num_steps_of(config, objective.num_texts)
     reporter.say(
-        f"training on {len(label_ids):,} texts: {num_steps:,} steps of {config.batch_size} texts, {config.optimizer}, "
-        f"learning rate {config.learning_rate:g}, {config.schedule} after {config.warmup_ratio:.0%} warm-up"
+        f"training on {objective.num_texts:,} texts: {num_steps:,} steps of {config.batch_size} texts, "
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, "
+        f"{config.schedule} after {config.warmup_ratio:.0%} warm-up"
     )
     outcome = fit(
         learner,
-        label_ids,
+        objective,
         config,
         config.learning_rate or 0.0,
         originals,
