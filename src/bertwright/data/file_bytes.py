@@ -33,12 +33,12 @@ def positions(data: bytes, byte: bytes) -> np.ndarray:
     return np.concatenate(found).astype(np.int64, copy=False)
 
 
-def line_bounds(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+def line_bounds(data: bytes, line_end: bytes) -> tuple[np.ndarray, np.ndarray]:
     """(lines,) starts and (lines,) ends of the physical lines, line ends left out.
 
-    Lines end at line feeds or, in a file that has none, at carriage returns.
+    Lines end at ``line_end``: line feeds or, in a file that has none, carriage returns.
     """
-    newlines = positions(data, b"\n" if b"\n" in data else b"\r")
+    newlines = positions(data, line_end)
     starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])
     ends = np.concatenate([newlines, np.full(1, len(data), np.int64)])
     if starts[-1] == len(data):
