@@ -36,8 +36,16 @@ def raw_pieces(path: str, on_bytes: Callable[[bytes], object] | None = None) -> 
     Raises:
         DataError: the file cannot be read.
     """
-    with _HandingOver(path, on_bytes) as file:
-        while piece := file.read(PIECE_BYTES):
+    with refusing_unreadable(path):
+        file = Path(path).open("rb", buffering=0)
+    with file:
+        while True:
+            with refusing_unreadable(path):
+                piece = file.read(PIECE_BYTES)
+            if not piece:
+                return
+            if on_bytes is not None:
+                on_bytes(piece)
             yield piece
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from bertwright.data import text_stream
-from bertwright.data.file_bytes import SURROGATE, cut_texts, line_bounds, native_reader, positions
+from bertwright.data.file_bytes import SURROGATE, count, cut_texts, line_bounds, native_reader, positions
 from bertwright.data.table import BadRow, Table, one_line
 from bertwright.data.text_stream import TextStream
 from bertwright.errors import DataError
@@ -57,7 +57,7 @@ def read_csv(stream: TextStream, kind: str = "csv") -> Iterator[Table]:
     """
     before = _Before(kind)
     while not stream.done:
-        data = stream.peek(_record_cut, most=2 * text_stream.BLOCK_BYTES)
+        data = stream.peek(_after_last_row, most=2 * text_stream.BLOCK_BYTES)
         if data is None:
             table = _read_by_row(stream, before, "a quote is not closed for long")
         else:
@@ -154,21 +154,23 @@ def _count_fields(number: int) -> str:
 # --- quotes, at once ----------------------------------------------------------------------------------------
 
 
-def _record_cut(data: bytes, line_end: bytes) -> int:
-    """After the last line end of ``data`` that has an even number of quotes before it; 0 if there is none.
+def _after_last_row(data: bytes, start: int, stop: int, line_end: bytes) -> int:
+    """After the last line end that has an even number of quotes before it; 0 if there is none.
 
     Where the quotes are regular, that is where a row ends.
     """
+    num_quotes = count(data, b'"', start, stop)
     window = 1 << 16
     while True:
-        start = max(len(data) - window, 0)
-        tail = data[start:]
+        at = max(stop - window, start)
+        tail = data[at:stop]
         ends = positions(tail, line_end)
-        quotes = np.searchsorted(positions(tail, b'"'), ends) + data.count(b'"', 0, start)
-        even = ends[quotes % 2 == 0]
+        quotes = positions(tail, b'"')
+        after = len(quotes) - np.searchsorted(quotes, ends)
+        even = ends[(num_quotes - after) % 2 == 0]
         if len(even):
-            return start + int(even[-1]) + 1
-        if start == 0:
+            return at + int(even[-1]) + 1
+        if at == start:
             return 0
         window *= 8
 
@@ -430,7 +432,7 @@ def _is_quoted(stream: TextStream) -> tuple[bool, str]:
     if b'"' not in data:
         return False, ""
     line_end = stream.line_end
-    if stream.holds_more_than(data) and (cut := _record_cut(data, line_end)) > len(data) // 2:
+    if stream.holds_more_than(data) and (cut := _after_last_row(data, 0, len(data), line_end)) > len(data) // 2:
         data = data[:cut]  # with quotes, the last line may be the first of a row
     starts, ends = line_bounds(data, line_end)
     full = np.flatnonzero(ends > starts)

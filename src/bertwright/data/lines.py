@@ -41,7 +41,7 @@ def read_plain(stream: TextStream) -> Iterator[Table]:
     """
     rows = 0
     while not stream.done:
-        data = stream.peek(_text_cut)
+        data = stream.peek(_after_last_text)
         assert data is not None
         starts, ends = line_bounds(data, stream.line_end)
         full = np.flatnonzero(ends > starts)
@@ -53,10 +53,10 @@ def read_plain(stream: TextStream) -> Iterator[Table]:
         stream.take(data)
 
 
-def _text_cut(data: bytes, line_end: bytes) -> int:
-    """After the last line of ``data`` that is ended and not blank; 0 if there is none."""
-    text_end = len(data[: data.rfind(line_end) + 1].rstrip(b"\r\n"))
-    return data.find(line_end, text_end) + 1 if text_end else 0
+def _after_last_text(data: bytes, start: int, stop: int, line_end: bytes) -> int:
+    """After the last line that is ended and not blank; 0 if there is none."""
+    text_end = start + len(data[start : data.rfind(line_end, start, stop) + 1].rstrip(b"\r\n"))
+    return data.find(line_end, text_end) + 1 if text_end > start else 0
 
 
 def read_separated(stream: TextStream) -> Iterator[Table]:

@@ -48,7 +48,7 @@ def read_parts(
     plain_text: bool = False,
     on_bytes: Callable[[bytes], object] | None = None,
 ) -> Iterator[Table]:
-    """The columns of one file, by its extension, in consecutive parts of about 32 MiB (decompressed).
+    """The columns of one file, by its extension, in consecutive parts of about 16 MiB (decompressed).
 
     All parts have the same columns, those of the first one, which also decides whether there is a header, how many
     fields a row has and what quotes mean. There is at least one part. Nothing is read before the first is asked for.

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from bertwright.data.file_bytes import count
 from bertwright.errors import DataError
 
-BLOCK_BYTES = 32 << 20
-"""About so many (decompressed) bytes of a file become one part of its table."""
+BLOCK_BYTES = 16 << 20
+"""About so many (decompressed) bytes of a file become one part of its table.
+
+Larger blocks are slower: from 32 MiB on, the system's allocator gives each one fresh memory.
+"""
 
 _MOST_ROW_BYTES = 1 << 30
 _LINE_END_BYTES = 1 << 20
+
+
+FindCut = Callable[[bytes, int, int, bytes], int]
+"""Where some bytes can be cut between a start and a stop, or 0, given what a line ends with."""
+
+
+def after_last_line(data: bytes, start: int, stop: int, line_end: bytes) -> int:
+    """After the last line end; 0 if there is none."""
+    return data.rfind(line_end, start, stop) + 1
 
 
 class TextStream:
@@ -53,13 +66,11 @@ class TextStream:
         return self._at == len(self._data)
 
     def peek(
-        self, find_cut: Callable[[bytes, bytes], int] | None = None, size: int | None = None, most: int | None = None
+        self, find_cut: FindCut = after_last_line, size: int | None = None, most: int | None = None
     ) -> bytes | None:
         """The next ``size`` bytes (BLOCK_BYTES) up to a cut, or all that is left if it is fewer; they stay.
 
-        ``find_cut`` gives the place in bytes after which they can be cut, or 0, from the bytes and the line end; by
-        default it is after the last line end. Where there is no cut, more bytes are taken; beyond ``most`` the answer
-        is None.
+        Where there is no cut, more bytes are taken; beyond ``most`` the answer is None.
 
         Raises:
             DataError: without ``most``, a row is longer than 1 GiB.
@@ -69,10 +80,9 @@ class TextStream:
             self._fill(size + 1)
             if len(self._data) - self._at <= size:
                 return self._data[self._at :]
-            window = self._data[self._at : self._at + size]
-            cut = find_cut(window, self.line_end) if find_cut else window.rfind(self.line_end) + 1
-            if cut > 0:
-                return window if cut == len(window) else window[:cut]
+            cut = find_cut(self._data, self._at, self._at + size, self.line_end)
+            if cut > self._at:
+                return self._data[self._at : cut]
             if most is not None and size >= most:
                 return None
             size = self._larger(size)
@@ -85,7 +95,7 @@ class TextStream:
     def take(self, data: bytes) -> None:
         """Go on after ``data``, the beginning of what is left."""
         self._at += len(data)
-        self.lines += data.count(self.line_end)
+        self.lines += count(data, self.line_end)
 
     def _larger(self, size: int) -> int:
         if size >= _MOST_ROW_BYTES:
