@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ _MAGIC = {
     ".xz": ("xz", (b"\xfd7zXZ\0",)),
     ".zst": ("zstd", (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60)))),
 }
+_MOST_XZ_MEMORY = 1 << 30
 COMPRESSIONS = tuple(_MAGIC)
 """The extensions of compressed files."""
 
@@ -79,26 +80,46 @@ def decompressed_pieces(
             )
         empty = True
         try:
-            with _decompressor(compression, file) as source:
-                while piece := source.read(PIECE_BYTES):
-                    empty = False
-                    yield bytes(piece)
+            for piece in _DECOMPRESSED[compression](file):
+                empty = False
+                yield piece
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again"
             ) from None
-        while file.read(PIECE_BYTES):  # what a decompressor leaves unread is part of the file too
-            pass
         if empty:
             raise DataError(f"{path}: the file is empty once decompressed, expected rows of texts")
 
 
-def _decompressor(compression: str, file: io.BufferedReader) -> IO[bytes]:
-    if compression == ".gz":
-        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
-    if compression == ".xz":
-        return cast(IO[bytes], lzma.LZMAFile(file))
-    return cast(IO[bytes], pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+def _from_gzip(file: io.BufferedReader) -> Iterator[bytes]:
+    with gzip.GzipFile(fileobj=file) as source:
+        while piece := source.read(PIECE_BYTES):
+            yield piece
+
+
+def _from_xz(file: io.BufferedReader) -> Iterator[bytes]:
+    """All streams of an .xz file. Unlike ``lzma.open`` it refuses what stands behind them, and endless memory."""
+    data = file.read(PIECE_BYTES)
+    while data:
+        stream = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MOST_XZ_MEMORY)
+        while not stream.eof:
+            if stream.needs_input and not data and not (data := file.read(PIECE_BYTES)):
+                raise EOFError("the file ended before its end marker was reached")
+            if piece := stream.decompress(data, PIECE_BYTES):
+                yield piece
+            data = b""
+        data = stream.unused_data.lstrip(b"\0")  # streams may be padded
+        while not data and (more := file.read(PIECE_BYTES)):
+            data = more.lstrip(b"\0")
+
+
+def _from_zstd(file: io.BufferedReader) -> Iterator[bytes]:
+    with pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd") as source:
+        while piece := source.read(PIECE_BYTES):
+            yield piece
+
+
+_DECOMPRESSED = {".gz": _from_gzip, ".xz": _from_xz, ".zst": _from_zstd}
 
 
 class _HandingOver(io.BufferedReader):

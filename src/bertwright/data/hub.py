@@ -189,7 +189,8 @@ def _refusal(name: str, error: BaseException) -> DataError:
 
     if isinstance(error, errors.GatedRepoError):
         return DataError(f"{name}: access on the hub must be asked for; then log in with `hf auth login`")
-    if isinstance(error, errors.RepositoryNotFoundError):
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
         return DataError(
             f"{name}: no such public data set on the hub, or access to it needs a login (`hf auth login`). "
             "Expected hub:OWNER/NAME"
