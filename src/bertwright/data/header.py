@@ -1,8 +1,8 @@
-"""Whether the first row of a .csv or .tsv file is a header, and the table with the names it gives."""
+"""Whether the first row of a .csv or .tsv file is a header, and its parts with the names it gives."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -11,43 +11,62 @@ import pyarrow.compute as pc
 
 from bertwright.data.names import LABEL_COLUMN_NAMES, TEXT_COLUMN_NAMES, fold_name, refuse_duplicates
 from bertwright.data.numbers import NUMBER
-from bertwright.data.table import BadRow, Table, show
+from bertwright.data.table import BadRow, Table, joined, show
 from bertwright.errors import DataError
 
 _NO_VALUE = ("", "nan", "na", "n/a", "none", "null", "?")
 
 
-def with_header(table: Table, names: Collection[str]) -> Table:
-    """A table read without a header, or the one below its first row if that row is a header.
+def with_header(parts: Iterator[Table], names: Collection[str]) -> Iterator[Table]:
+    """Tables read without a header, or those below the first row if that row is a header.
 
     A header is seen by ``names``, those that the user gave, by the names known for texts and labels, or by what stands
-    below it. ``notes`` says so where it is a guess.
+    below it in the first part. ``notes`` says so where it is a guess.
 
     Raises:
         DataError: two columns have one name, or there are no rows below the header.
     """
-    header = [column[0].as_py() for column in table.columns.values()]
-    first = [cell.strip() for cell in header]
-    rest = [column.slice(1) for column in table.columns.values()]
-    found, note = _is_header(first, rest, names)
+    first = next(parts)
+    while first.num_source_rows < 2 and (more := next(parts, None)) is not None:
+        first = joined([first, more])
+    header = [column[0].as_py() for column in first.columns.values()]
+    cells = [cell.strip() for cell in header]
+    found, note = _is_header(cells, [column.slice(1) for column in first.columns.values()], names)
     if note:
-        table.notes.append(note)
+        first.notes.append(note)
     if not found:
-        return table
-    if table.num_source_rows == 1:
-        shown = ", ".join(show(name) for name in first)
-        raise DataError(f"{table.path}: found a header ({shown}) but no rows below it")
-    given = [name or str(number) for number, name in enumerate(first, 1)]
-    refuse_duplicates(table.path, given)
-    below = replace(
+        yield first
+        yield from parts
+        return
+    if first.num_source_rows == 1:
+        shown = ", ".join(show(name) for name in cells)
+        raise DataError(f"{first.path}: found a header ({shown}) but no rows below it")
+    given = [name or str(number) for number, name in enumerate(cells, 1)]
+    refuse_duplicates(first.path, given)
+    yield _without_repeats(_named(_below_first_row(first), given), header)
+    del first  # or its bytes would stay until the last part
+    for part in parts:
+        yield _without_repeats(_named(part, given), header)
+
+
+def _below_first_row(table: Table) -> Table:
+    return replace(
         table,
-        columns=dict(zip(given, rest, strict=True)),
-        has_header=True,
-        row_numbers=table.row_numbers[1:] - 1,
+        columns={name: column.slice(1) for name, column in table.columns.items()},
+        row_numbers=table.row_numbers[1:],
         num_source_rows=table.num_source_rows - 1,
         compute_lines=lambda: table.lines[1:],
     )
-    return _without_repeats(below, header)
+
+
+def _named(table: Table, names: list[str]) -> Table:
+    """The table with names for its columns, and the header no longer counted as a row."""
+    return replace(
+        table,
+        columns=dict(zip(names, table.columns.values(), strict=True)),
+        has_header=True,
+        row_numbers=table.row_numbers - 1,
+    )
 
 
 def _is_header(first: list[str], rest: list[pa.ChunkedArray], names: Collection[str]) -> tuple[bool, str]:

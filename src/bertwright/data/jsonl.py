@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow as pa
 from bertwright.data.file_bytes import SURROGATE, utf8_fault
 from bertwright.data.numbers import number_text
 from bertwright.data.table import BadRow, CellKind, Table, one_line
+from bertwright.data.text_stream import TextStream
 from bertwright.errors import DataError
 
 _BATCH_ROWS = 10_000
@@ -20,13 +22,34 @@ _MOST_KEYS = 1_000
 _MISSING = object()
 
 
-def read_jsonl(path: str, data: bytes) -> Table:
-    """The table of a .jsonl file: a column a key; lines that hold no object are bad rows, blank lines no rows.
+def read_jsonl(stream: TextStream) -> Iterator[Table]:
+    """The parts of a .jsonl file: a column a key; lines that hold no object are bad rows, blank lines no rows.
+
+    The columns are the keys of the first part. In later parts, other keys are left out and missing ones are cells of
+    kind MISSING.
 
     Raises:
-        DataError: no line gives a key that can name a column, or there are too many keys.
+        DataError: no line of the first part gives a key that can name a column, or there are too many keys.
     """
-    columns: dict[str, list[tuple[pa.Array, np.ndarray]]] = {}
+    stream.line_end = b"\n"
+    keys: list[str] = []
+    rows = 0
+    while not stream.done:
+        data = stream.peek()
+        assert data is not None
+        table = _read_block(stream, data, keys, rows)
+        stream.take(data)
+        if table.num_source_rows:
+            keys = list(table.columns)
+            rows += table.num_source_rows
+            yield table
+
+
+def _read_block(stream: TextStream, data: bytes, keys: list[str], rows: int) -> Table:
+    """The next part, ``data``; ``rows`` are before it. Without ``keys`` it says which there are."""
+    path = stream.path
+    fixed = bool(keys)
+    columns: dict[str, list[tuple[pa.Array, np.ndarray]]] = {key: [] for key in keys}
     objects: list[dict[str, Any]] = []
     sizes: list[int] = []
     lines: list[int] = []
@@ -35,7 +58,7 @@ def read_jsonl(path: str, data: bytes) -> Table:
     num_records = 0
 
     def flush() -> None:
-        for key in dict.fromkeys(itertools.chain.from_iterable(objects)):
+        for key in () if fixed else dict.fromkeys(itertools.chain.from_iterable(objects)):
             if key not in columns:
                 columns[key] = [_no_values(size) for size in sizes]
                 if len(columns) > _MOST_KEYS:
@@ -45,7 +68,7 @@ def read_jsonl(path: str, data: bytes) -> Table:
         sizes.append(len(objects))
         objects.clear()
 
-    for number, line in enumerate(io.BytesIO(data), 1):
+    for number, line in enumerate(io.BytesIO(data), stream.lines + 1):
         if not line.strip():
             continue
         row, reason = _parsed(line)
@@ -54,7 +77,7 @@ def read_jsonl(path: str, data: bytes) -> Table:
         else:
             objects.append(row)
             lines.append(number)
-            records.append(num_records)
+            records.append(rows + num_records)
             if len(objects) == _BATCH_ROWS:
                 flush()
         num_records += 1
@@ -62,7 +85,7 @@ def read_jsonl(path: str, data: bytes) -> Table:
         flush()
     # a key that is no text itself (a lone surrogate) can name no column
     usable = {key: chunks for key, chunks in columns.items() if not SURROGATE.search(key)}
-    if not usable:
+    if not usable and num_records:
         found = f"{bad_rows[0]} (and no other line can be used)" if bad_rows else f"{path}: found objects without keys"
         raise DataError(f'{found}. Expected one JSON object a line, such as {{"text": "...", "label": 1}}')
     return Table(
@@ -74,7 +97,10 @@ def read_jsonl(path: str, data: bytes) -> Table:
         num_records,
         lambda: np.array(lines, np.int64),
         bad_rows,
-        cell_kinds={key: np.concatenate([kinds for _, kinds in chunks]) for key, chunks in usable.items()},
+        cell_kinds={
+            key: np.concatenate([np.empty(0, np.uint8), *(kinds for _, kinds in chunks)])
+            for key, chunks in usable.items()
+        },
     )
 
 

@@ -2,56 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow.compute as pc
 
 from bertwright.data.file_bytes import cut, cut_texts, line_bounds
 from bertwright.data.table import BadRow, Table
+from bertwright.data.text_stream import TextStream
 
 _SEPARATOR = " ||| "
+_EXPECTED = "expected label ||| text"
 
 
-def is_plain(data: bytes) -> bool:
+def read_lines_of_text(stream: TextStream, plain_text: bool) -> Iterator[Table]:
+    """The parts of a .txt file: ``label ||| text`` lines or, where asked for and most lines say so, one text a line.
+
+    The first part decides.
+    """
+    data = stream.peek()
+    assert data is not None
+    return read_plain(stream) if plain_text and is_plain(data, stream.line_end) else read_separated(stream)
+
+
+def is_plain(data: bytes, line_end: bytes) -> bool:
     """Whether most lines lack the separator: then the lines are texts, and a separator in one is part of it."""
-    starts, ends = line_bounds(data)
+    starts, ends = line_bounds(data, line_end)
     (lines,) = cut(data, starts[:, None], ends[:, None])
     with_separator = pc.sum(pc.match_substring(lines, _SEPARATOR)).as_py() or 0
     blank = int((ends == starts).sum())
     return with_separator * 2 < len(starts) - blank
 
 
-def read_plain(path: str, data: bytes) -> Table:
+def read_plain(stream: TextStream) -> Iterator[Table]:
     """One text a line, in column "text".
 
     Blank lines are (bad) rows too, so that row and line agree, but for those at the end.
     """
-    starts, ends = line_bounds(data)
-    last = int(np.flatnonzero(ends > starts)[-1]) + 1
-    lines = np.arange(last)
-    return _table(path, data, {"text": (starts[:last], ends[:last])}, lines, lines, last)
+    rows = 0
+    while not stream.done:
+        data = stream.peek(_after_last_text)
+        assert data is not None
+        starts, ends = line_bounds(data, stream.line_end)
+        full = np.flatnonzero(ends > starts)
+        if len(full):
+            last = int(full[-1]) + 1
+            lines = np.arange(last)
+            yield _table(stream, data, {"text": (starts[:last], ends[:last])}, lines, lines + rows, last)
+            rows += last
+        stream.take(data)
 
 
-def read_separated(path: str, data: bytes) -> Table:
+def _after_last_text(data: bytes, start: int, stop: int, line_end: bytes) -> int:
+    """After the last line that is ended and not blank; 0 if there is none."""
+    text_end = start + len(data[start : data.rfind(line_end, start, stop) + 1].rstrip(b"\r\n"))
+    return data.find(line_end, text_end) + 1 if text_end > start else 0
+
+
+def read_separated(stream: TextStream) -> Iterator[Table]:
     """``label ||| text`` lines, in columns "label" and "text"; blank lines are no rows."""
-    starts, ends = line_bounds(data)
-    full = np.flatnonzero(ends > starts)
-    starts, ends = starts[full], ends[full]
-    (lines,) = cut(data, starts[:, None], ends[:, None])
-    at = np.asarray(pc.find_substring(lines, _SEPARATOR)).astype(np.int64)  # (rows,) in bytes, -1 where there is none
-    has = at >= 0
-    split = starts[has] + at[has]
-    cells = {"label": (starts[has], split), "text": (split + len(_SEPARATOR), ends[has])}
-    no_separator = [
-        BadRow(path, line + 1, f'no "{_SEPARATOR}" between label and text, expected label ||| text')
-        for line in full[~has].tolist()
-    ]
-    return _table(path, data, cells, full[has], np.flatnonzero(has), len(full), no_separator)
+    rows = 0
+    while not stream.done:
+        data = stream.peek()
+        assert data is not None
+        starts, ends = line_bounds(data, stream.line_end)
+        full = np.flatnonzero(ends > starts)
+        starts, ends = starts[full], ends[full]
+        (lines,) = cut(data, starts[:, None], ends[:, None])
+        at = np.asarray(pc.find_substring(lines, _SEPARATOR)).astype(np.int64)  # (rows,) in bytes, -1: there is none
+        has = at >= 0
+        split = starts[has] + at[has]
+        cells = {"label": (starts[has], split), "text": (split + len(_SEPARATOR), ends[has])}
+        no_separator = [
+            BadRow(stream.path, line + stream.lines + 1, f'no "{_SEPARATOR}" between label and text, {_EXPECTED}')
+            for line in full[~has].tolist()
+        ]
+        if len(full):
+            yield _table(stream, data, cells, full[has], np.flatnonzero(has) + rows, len(full), no_separator)
+            rows += len(full)
+        stream.take(data)
 
 
 def _table(
-    path: str,
+    stream: TextStream,
     data: bytes,
     cells: dict[str, tuple[np.ndarray, np.ndarray]],
     lines: np.ndarray,
@@ -59,23 +92,25 @@ def _table(
     num_rows: int,
     bad_rows: Sequence[BadRow] = (),
 ) -> Table:
-    """A table of one row a line, stripped, with the lines that are not UTF-8 among its bad rows.
+    """A part of one row a line, stripped, with the lines that are not UTF-8 among its bad rows.
 
-    ``cells`` gives, of each column, (rows,) starts and (rows,) ends in ``data``; ``lines`` (rows,) counts from 0.
+    ``cells`` gives, of each column, (rows,) starts and (rows,) ends in ``data``; ``lines`` (rows,) counts from 0
+    in ``data``, what the stream gives next.
     """
     columns, kept, faults = cut_texts(
         data,
         np.stack([starts for starts, _ in cells.values()], axis=1),
         np.stack([ends for _, ends in cells.values()], axis=1),
     )
-    not_utf8 = [BadRow(path, int(lines[row]) + 1, fault) for row, fault in faults.items()]
+    numbers = lines + stream.lines + 1
+    not_utf8 = [BadRow(stream.path, int(numbers[row]), fault) for row, fault in faults.items()]
     return Table(
-        path,
+        stream.path,
         "txt",
         {name: pc.utf8_trim_whitespace(column) for name, column in zip(cells, columns, strict=True)},
         False,
         row_numbers[kept],
         num_rows,
-        lambda: lines[kept] + 1,
+        lambda: numbers[kept],
         sorted([*bad_rows, *not_utf8], key=lambda bad: bad.line),
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,7 +28,8 @@ class BadRow:
     """A row that cannot be used.
 
     ``line`` is the physical line, from 1, on which the row starts in the (decompressed) file; lines end where an editor
-    ends them, at a line feed. In a .parquet file, which has no lines, it is the row, from 1, and ``unit`` says so.
+    ends them, at a line feed. In a .parquet file, which has no lines, it is the row, from 1, and ``unit`` says so. In a
+    folder of texts, ``unit`` is "file", ``path`` the text's own file and ``line`` which of the files it is, from 1.
     """
 
     path: str
@@ -38,8 +39,8 @@ class BadRow:
 
     @property
     def where(self) -> str:
-        """File and line, such as ``comments.csv, line 48,213``."""
-        return f"{self.path}, {self.unit} {self.line:,}"
+        """File and line, such as ``comments.csv, line 48,213``; where a row is a file, that file."""
+        return self.path if self.unit == "file" else f"{self.path}, {self.unit} {self.line:,}"
 
     def __str__(self) -> str:
         return f"{self.where}: {self.reason}"
@@ -47,7 +48,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Table:
-    """One file's columns, before anyone decided which is text and which label.
+    """The columns of one file or of a part of it, before anyone decided which is text and which label.
 
     ``columns`` holds texts as large_string, and numbers and booleans as themselves where the format knows them
     (.parquet). In a .jsonl file every value is rendered as text, and ``cell_kinds``, (rows,) uint8 of
@@ -55,8 +56,9 @@ class Table:
     other types.
 
     ``row_numbers`` (rows,) int64 is the place of each row in the file, from 0, the header not counted; rows that could
-    not be parsed are in ``bad_rows`` and leave gaps. Blank lines are no rows. ``num_source_rows`` counts the bad rows
-    too.
+    not be parsed are in ``bad_rows`` and leave gaps. Blank lines are no rows. ``num_source_rows`` counts the rows of
+    the part, the bad ones too. Lines and rows are counted over the whole file. ``compute_lines`` may hold the part's
+    bytes. ``row_paths`` (rows,) are the files of the rows, where each row is a file.
     """
 
     path: str
@@ -70,14 +72,17 @@ class Table:
     notes: list[str] = field(default_factory=list)
     cell_kinds: dict[str, np.ndarray] = field(default_factory=dict)
     unusable: dict[str, str] = field(default_factory=dict)
+    row_paths: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.row_numbers)
 
     @property
     def unit(self) -> str:
-        """What :meth:`line_of` counts: "line", or "row" in a .parquet file and in a folder of token ids."""
-        return "row" if self.format in ("parquet", "tokens") else "line"
+        """What :meth:`line_of` counts: "line", "row" where a format has no lines, "file" in a folder of texts."""
+        if self.format == "folder":
+            return "file"
+        return "row" if self.format in ("parquet", "arrow", "npz", "tokens") else "line"
 
     @cached_property
     def lines(self) -> np.ndarray:
@@ -87,8 +92,41 @@ class Table:
         return lines
 
     def line_of(self, row: int) -> int:
-        """The line, from 1, on which row ``row`` of the columns starts (the row, from 1, in a .parquet file)."""
+        """The line, from 1, on which row ``row`` of the columns starts; where there are no lines, the row, from 1."""
         return int(self.lines[row])
+
+    def bad_row(self, row: int, reason: str) -> BadRow:
+        """Row ``row`` of the columns as one that cannot be used."""
+        path = self.row_paths[row] if len(self.row_paths) else self.path
+        return BadRow(path, self.line_of(row), reason, self.unit)
+
+
+def joined(parts: Sequence[Table]) -> Table:
+    """Consecutive parts of one file, of the same columns, as one table; lines are computed when they are asked for."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return replace(
+        first,
+        columns={
+            name: pa.chunked_array([chunk for part in parts for chunk in part.columns[name].chunks], column.type)
+            for name, column in first.columns.items()
+        },
+        row_numbers=np.concatenate([part.row_numbers for part in parts]),
+        num_source_rows=sum(part.num_source_rows for part in parts),
+        compute_lines=lambda: np.concatenate([part.lines for part in parts]),
+        bad_rows=[bad for part in parts for bad in part.bad_rows],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        cell_kinds={name: _joined_kinds(parts, name) for name in {name for part in parts for name in part.cell_kinds}},
+        row_paths=[path for part in parts for path in part.row_paths],
+    )
+
+
+def _joined_kinds(parts: Sequence[Table], name: str) -> np.ndarray:
+    kinds = [part.cell_kinds.get(name) for part in parts]
+    return np.concatenate(
+        [np.zeros(len(part), np.uint8) if kind is None else kind for part, kind in zip(parts, kinds, strict=True)]
+    )
 
 
 def show(value: object, most: int = 60) -> str:

@@ -1,0 +1,79 @@
+"""Arrow files (.arrow, .feather, .ipc): Arrow's own format, as a file or as a stream of record batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.ipc
+
+from bertwright.data.record_batches import columns_of, no_rows, tables_of
+from bertwright.data.table import Table, one_line
+from bertwright.errors import DataError
+
+
+def read_arrow(path: str, stored: str) -> Iterator[Table]:
+    """The parts of the Arrow file ``path``, whose bytes are in the file ``stored``; it is mapped into memory.
+
+    Raises:
+        DataError: the file is damaged, of the first version of feather, has two columns of one name, none of use, or no
+            rows.
+    """
+    try:
+        with pa.memory_map(stored) as source:
+            head = source.read(6)
+            source.seek(0)
+            if head[:4] == b"FEA1":
+                raise DataError(
+                    f"{path}: found feather of version 1, expected version 2. Convert it: "
+                    "pandas.read_feather(...).to_parquet(...), with a pyarrow that still reads it"
+                )
+            is_file = head == b"ARROW1"
+            with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as found:
+                schema = found.schema
+            columns = columns_of(path, schema)
+            options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns.kept])
+            source.seek(0)
+            with (
+                pa.ipc.open_file(source, options=options) if is_file else pa.ipc.open_stream(source, options=options)
+            ) as reader:
+                batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+                empty = True
+                for table in tables_of(path, "arrow", columns, map(_checked, batches)):
+                    empty = False
+                    yield table
+            if empty:
+                raise no_rows(path, schema.names)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise DataError(f"{path}: damaged or not an Arrow file ({one_line(error)}). Copy or write it again") from None
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The batch with texts as bytes, once it is certain that nothing in it points outside of it.
+
+    Arrow's format is read without a check, so that a damaged or malicious file could make any later use crash.
+
+    Raises:
+        pyarrow.ArrowInvalid: something does.
+    """
+    arrays = [_as_bytes(array) for array in batch.columns]
+    for array in arrays:
+        array.validate(full=True)
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _as_bytes(array: pa.Array) -> pa.Array:
+    """Texts of any kind, also in a dictionary, as bytes that need not be UTF-8; without looking at them."""
+    types = pa.types
+    if types.is_dictionary(array.type):
+        array.indices.validate(full=True)
+        dictionary = _as_bytes(array.dictionary)
+        dictionary.validate(full=True)
+        return pa.DictionaryArray.from_arrays(array.indices, dictionary, safe=True)
+    if types.is_string(array.type):
+        return array.view(pa.binary())
+    if types.is_large_string(array.type):
+        return array.view(pa.large_binary())
+    if hasattr(types, "is_string_view") and types.is_string_view(array.type):
+        return array.view(pa.binary_view())
+    return array

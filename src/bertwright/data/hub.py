@@ -1,0 +1,213 @@
+"""Data sets of the hub, named hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT: which parquet files they are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+from bertwright.data.table import show
+from bertwright.errors import DataError
+
+_PREFIX = "hub:"
+_CONVERTED = "refs/convert/parquet"
+_SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d{4,6})-of-(?P<count>\d{4,6})(-[0-9a-f]+)?")
+_NO_CONFIG = "default"
+
+Files = dict[str, dict[str, list[str]]]
+"""The parquet files of a data set, by configuration and split, in the order of their rows."""
+
+
+def is_hub_name(name: object) -> bool:
+    """Whether ``name``, given where a file may stand, names a data set of the hub."""
+    return isinstance(name, str) and name.startswith(_PREFIX)
+
+
+def local_files(name: str) -> list[str]:
+    """The parquet files of a data set's split on this machine, fetched through huggingface_hub's cache.
+
+    ``name`` is hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT, where NAME may have an owner (owner/name). The split
+    is "train" and the configuration the only one (or "default") where none is given. Files are looked for in the data
+    set itself, then among those that the hub made of it. HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold. Without the hub,
+    what was fetched before is taken.
+
+    Raises:
+        DataError: there is no such data set, configuration or split, it has no parquet files, or it cannot be fetched.
+    """
+    repository, config, split = _parsed(name)
+    nothing_on_main = ""
+    for revision in ("main", _CONVERTED):
+        listed = _list(name, repository, revision)
+        if listed is None:
+            continue
+        folder, files = listed
+        grouped = group_files(files)
+        if grouped:
+            chosen = _chosen(name, grouped, config, split)
+            return _fetched(name, repository, revision, folder, chosen)
+        nothing_on_main = nothing_on_main or _extensions(files)
+    raise DataError(
+        f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub made "
+        "of it. Download its files, and name them"
+    )
+
+
+def group_files(files: list[str]) -> Files:
+    """The parquet files among ``files``, by configuration and split.
+
+    Known are SPLIT.parquet, SPLIT-00000-of-00002.parquet and SPLIT/0000.parquet, each also in a folder, which is the
+    configuration unless it is named "data".
+    """
+    grouped: Files = {}
+    for file in sorted(files, key=_natural):
+        path = PurePosixPath(file)
+        if path.suffix != ".parquet" or any(part.startswith(".") for part in path.parts):
+            continue
+        folders = list(path.parts[:-1])
+        shard = _SHARD.fullmatch(path.stem)
+        split = shard["split"] if shard else path.stem
+        if split.isdecimal() and folders:
+            split = folders.pop()
+        config = "/".join(folder for folder in folders if folder != "data") or _NO_CONFIG
+        grouped.setdefault(config, {}).setdefault(split, []).append(file)
+    return grouped
+
+
+def _parsed(name: str) -> tuple[str, str | None, str | None]:
+    pieces = name.removeprefix(_PREFIX).split(":")
+    if len(pieces) > 3 or not all(pieces) or pieces[0].count("/") > 1:
+        raise DataError(f"{name}: not the name of a data set, expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
+    config = pieces[1] if len(pieces) == 3 else None
+    return pieces[0], config, pieces[-1] if len(pieces) > 1 else None
+
+
+def _chosen(name: str, grouped: Files, config: str | None, split: str | None) -> list[str]:
+    if config is None and len(grouped) > 1:
+        if split in grouped and split not in grouped.get(_NO_CONFIG, {}):
+            splits = ", ".join(grouped[split])
+            raise DataError(
+                f"{name}: {show(split)} is a configuration, expected a split of it too, one of {splits}: {name}:SPLIT"
+            )
+        if _NO_CONFIG not in grouped:
+            repository = name.removeprefix(_PREFIX).split(":")[0]
+            raise DataError(
+                f"{name}: found {len(grouped)} configurations ({_listed(grouped)}), expected the name of one: "
+                f"hub:{repository}:CONFIG:{split or 'train'}"
+            )
+    config = config or (_NO_CONFIG if _NO_CONFIG in grouped else next(iter(grouped)))
+    if config not in grouped:
+        raise DataError(f"{name}: found no configuration {show(config)}, expected one of {_listed(grouped)}")
+    splits_of_it = grouped[config]
+    wanted = split or "train"
+    if wanted not in splits_of_it:
+        raise DataError(f"{name}: found no split {show(wanted)}, expected one of {_listed(splits_of_it)}")
+    files = splits_of_it[wanted]
+    shards = [_SHARD.fullmatch(PurePosixPath(file).stem) for file in files]
+    counts = {int(shard["count"]) for shard in shards if shard}
+    if counts and (len(counts) > 1 or len(files) != next(iter(counts))):
+        raise DataError(
+            f"{name}: found {len(files):,} files for split {show(wanted)}, expected {min(counts):,} as their names say. "
+            "Fetch it again while the hub can be reached"
+        )
+    return files
+
+
+def _listed(names: Collection[str], most: int = 20) -> str:
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown} ... ({len(names):,} in all)"
+
+
+def _list(name: str, repository: str, revision: str) -> tuple[Path | None, list[str]] | None:
+    """The files of a revision; the folder that they lie in where the hub is not asked. None: no such revision."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision, repo_type="dataset")
+            return None, list(files)
+    except errors.RevisionNotFoundError:
+        return None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise _refusal(name, error) from None
+    except (OSError, _http_error()) as error:
+        if isinstance(error, errors.HfHubHTTPError):
+            raise _refusal(name, error) from None
+        unreachable: BaseException = error
+    else:
+        unreachable = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
+    cached = _cached(repository, revision)
+    if cached is None and revision == "main":
+        return None, []  # the other revision may be there
+    if cached is None:
+        raise _refusal(name, unreachable)
+    return cached, [file.relative_to(cached).as_posix() for file in cached.rglob("*") if file.is_file()]
+
+
+def _cached(repository: str, revision: str) -> Path | None:
+    """The folder of what was fetched of a revision before."""
+    import huggingface_hub
+
+    try:
+        repositories = huggingface_hub.scan_cache_dir().repos
+    except (huggingface_hub.CacheNotFound, OSError):
+        return None
+    for found in repositories:
+        if found.repo_type == "dataset" and found.repo_id == repository:
+            return next((Path(snapshot.snapshot_path) for snapshot in found.revisions if revision in snapshot.refs), None)
+    return None
+
+
+def _fetched(name: str, repository: str, revision: str, folder: Path | None, files: list[str]) -> list[str]:
+    import huggingface_hub
+
+    if folder is not None:
+        return [os.fspath(folder / file) for file in files]
+    paths = []
+    try:
+        # the first file last: where the others are not counted by their names, it shows that all of them were fetched
+        for file in reversed(files):
+            paths.append(
+                huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision)
+            )
+    except (OSError, ValueError, _http_error()) as error:
+        raise _refusal(name, error) from None
+    return paths[::-1]
+
+
+def _http_error() -> type[Exception]:
+    """What a failed connection raises: the HTTP library is another one from version to version of huggingface_hub."""
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HTTPError
+    return base
+
+
+def _refusal(name: str, error: BaseException) -> DataError:
+    from huggingface_hub import constants, errors
+
+    if isinstance(error, errors.GatedRepoError):
+        return DataError(f"{name}: access on the hub must be asked for; then log in with `hf auth login`")
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return DataError(
+            f"{name}: no such public data set on the hub, or access to it needs a login (`hf auth login`). "
+            "Expected hub:OWNER/NAME"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return DataError(f"{name}: not the name of a data set, expected hub:OWNER/NAME")
+    if isinstance(error, errors.HfHubHTTPError):
+        return DataError(f"{name}: the hub answered with an error: {str(error).splitlines()[0]}")
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    return DataError(f"{name}: not in the hub's cache on this machine, and {reason}")
+
+
+def _extensions(files: list[str]) -> str:
+    found = sorted({PurePosixPath(file).suffix for file in files} - {""})
+    return f"it has {', '.join(found[:8])}" if found else ""
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    pieces = re.split(r"([0-9]+)", name)
+    return [(0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece]
