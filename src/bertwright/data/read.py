@@ -10,7 +10,7 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -158,3 +158,13 @@ def _checked_text(path: str, data: bytes) -> bytes:
     if not data or data.isspace():
         raise DataError(f"{path}: the file is empty but for blank lines, expected rows of texts")
     return data
+
+
+def read_parts(
+    path: str | os.PathLike[str],
+    names: Collection[str] = (),
+    plain_text: bool = False,
+    on_bytes: Callable[[bytes], object] | None = None,
+) -> Iterator[Table]:
+    """The columns of one file as consecutive tables; arguments and errors are those of :func:`read_table`."""
+    yield read_table(path, names, plain_text, on_bytes)
