@@ -143,17 +143,14 @@ class Texts(Sequence[str]):
                 offsets = _offsets(array)
                 for first, last in _portions(offsets[:-1], offsets[1:], max_bytes):
                     yield array[first:last]
-                    self._give_back(array, first, last)
+                    self._give_back()
             return
         for start in range(0, len(self._rows), _BLOCK_ROWS):
             rows = self._rows[start : start + _BLOCK_ROWS]
             ends = np.cumsum(self._lengths(rows))
             for first, last in _portions(np.append(0, ends[:-1]), ends, max_bytes):
-                chosen = rows[first:last]
-                yield self._gathered(chosen)
-                if self._files:
-                    for array, local, _ in self._located(chosen):
-                        self._give_back(array, int(local.min()), int(local.max()) + 1)
+                yield self._gathered(rows[first:last])
+                self._give_back()
 
     def _located(self, rows: np.ndarray) -> Iterator[tuple[pa.Array, np.ndarray, np.ndarray]]:
         """Each array that holds some of ``rows``, where they are in it, and which of ``rows`` they are."""
@@ -183,17 +180,9 @@ class Texts(Sequence[str]):
         back = np.argsort(np.concatenate(order), kind="stable")
         return together if np.array_equal(back, np.arange(len(back))) else together.take(pa.array(back))
 
-    def _give_back(self, array: pa.Array, first: int, last: int) -> None:
-        """Tell the system that the texts from ``first`` to ``last`` of ``array`` need not stay in memory."""
-        if self._files:
-            _, offsets, content = array.buffers()
-            places = _offsets(array)
-            for address, begin, end in (
-                (offsets.address, (array.offset + first) * 8, (array.offset + last) * 8),
-                (content.address if content else 0, int(places[first]), int(places[last])),
-            ):
-                for file in self._files:
-                    file.give_back(address + begin, end - begin)
+    def _give_back(self) -> None:
+        for file in self._files:
+            file.give_back()
 
 
 def _offsets(array: pa.Array) -> np.ndarray:
@@ -224,9 +213,7 @@ class MappedTexts:
             OSError, ValueError, pa.ArrowException: it cannot be mapped, or is no Arrow file of such a column.
         """
         self._memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-        buffer = pa.py_buffer(self._memory)
-        self._address = buffer.address
-        reader = pa.ipc.open_file(pa.BufferReader(buffer))
+        reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._memory)))
         if not reader.schema.equals(TEXTS_SCHEMA):
             raise ValueError("other columns than text")
         self.arrays = [reader.get_batch(number).column(0) for number in range(reader.num_record_batches)]
@@ -242,16 +229,16 @@ class MappedTexts:
             array.validate(full=True)
             if array.null_count:
                 raise ValueError("a text that is null")
-            texts._give_back(array, 0, len(array))
+            self.give_back()
         return texts
 
-    def give_back(self, address: int, num_bytes: int) -> None:
-        """Let the system drop the pages of this part of memory, if it belongs to this file: they can be read again."""
-        begin = address - self._address
-        if num_bytes <= 0 or not 0 <= begin < len(self._memory) or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        first = begin - begin % mmap.PAGESIZE
-        self._memory.madvise(mmap.MADV_DONTNEED, first, min(begin + num_bytes, len(self._memory)) - first)
+    def give_back(self) -> None:
+        """Let the system drop what was read of the file from memory: it is read again where it is used again.
+
+        All of it, not the part just read alone: with that, the system maps the pages around it as well.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self._memory.madvise(mmap.MADV_DONTNEED)
 
 
 class TextsWriter:
