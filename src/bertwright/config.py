@@ -207,8 +207,12 @@ class TokenizeSettings(Settings):
         220, ge=3, le=1_000_000, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut."
     )
     text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
-    label_column: str | None = Field(
-        None, description="Column that holds the labels; found by its name if not given and there is one."
+    pair_column: str | None = Field(None, description="Column of a second text, where texts are judged in pairs.")
+    label_column: tuple[str, ...] = Field(
+        (), description="Column of labels, or several with commas between; found by its name, if there is one."
+    )
+    group_columns: tuple[str, ...] = Field(
+        (), description="Columns of groups, such as identities, to take along; with commas between."
     )
     labels: bool = Field(True, description="Take the labels along, as they stand in the files.")
     on_bad_row: Literal["error", "skip"] = Field(
@@ -227,7 +231,7 @@ class TokenizeConfig(TokenizeSettings):
             raise ValueError("no file given: name at least one file of texts")
         if not self.output:
             raise ValueError("--output is required: name the folder for the token ids")
-        if self.label_column is not None and not self.labels:
+        if self.label_column and not self.labels:
             raise ValueError("--label-column and --no-labels exclude each other: give one of them")
         return self
 

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,14 +11,14 @@ from hypothesis import strategies as st
 from bertwright.config import DataSettings
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.split import count_shared_texts, split_validation
+from bertwright.data.texts import Texts
 from bertwright.errors import DataError
 
 
 def labelled(label_ids, texts=None):
     texts = [f"text {row}" for row in range(len(label_ids))] if texts is None else texts
-    chunks = pa.chunked_array([texts], pa.large_string())
     ids = None if label_ids is None else np.array(label_ids, np.int64)
-    return LabelledTexts(chunks, ids, ("a", "b", "c"), np.arange(len(texts)), [], [], "")
+    return LabelledTexts(Texts.of(texts), ids, ("a", "b", "c"), np.arange(len(texts)), [], [], "")
 
 
 def unlabelled(texts):

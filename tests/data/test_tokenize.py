@@ -17,6 +17,7 @@ import bertwright
 from bertwright.config import DataSettings, PredictSettings
 from bertwright.data import token_cache, tokenize
 from bertwright.data.columns import read_labelled, read_unlabelled
+from bertwright.data.rows import SourceColumns
 from bertwright.data.token_cache import open_token_cache
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.evaluation.predict import run_prediction
@@ -69,9 +70,10 @@ def test_the_folder_holds_the_ids_of_the_texts(file, tmp_path, minilm_folder):
     assert tokens.ids.tolist() == expected.tolist()
     assert tokens.starts.tolist() == starts.tolist()
     assert content.texts.to_pylist() == ["a, b", 'two\nlines "here"', " third "]
-    assert [content.label_names[code] for code in content.label_codes] == ["1", "0", "1.0"]
+    (labels,) = content.labels
+    assert [labels.names[code] for code in labels.codes] == ["1", "0", "1.0"]
     assert content.rows.tolist() == [0, 1, 2]
-    assert content.sources == [(path, "text", "label")]
+    assert content.sources == (SourceColumns(path, "text", ("label",)),)
     assert content.sha256 == hashlib.sha256(CSV.encode()).hexdigest()
     assert tokens.manifest.tokenizer.sha256 == tokenizer.sha256
     assert result["texts"] == 3
@@ -91,7 +93,7 @@ def test_the_numbers_are_little_endian_of_fixed_width_and_mapped(file, made):
     assert (folder / "lengths.bin").read_bytes() == b"".join(n.to_bytes(4, "little") for n in lengths)
     assert (folder / "rows.bin").read_bytes() == b"".join(n.to_bytes(8, "little") for n in range(3))
     assert (folder / "label_codes.bin").read_bytes() == b"".join(
-        int(code).to_bytes(4, "little") for code in content.label_codes
+        int(code).to_bytes(4, "little") for code in content.labels[0].codes
     )
     assert isinstance(tokens.ids.base, np.memmap)
     assert not tokens.ids.flags.writeable
@@ -293,13 +295,13 @@ def test_other_columns_than_the_folder_holds_are_refused(file, made):
 
 def test_labels_are_taken_where_they_are_found(file, made, tmp_path):
     plain = made(file("lines.txt", "one text\nanother\n"), "plain")
-    assert open_token_cache(plain)[0].label_names is None
+    assert not open_token_cache(plain)[0].labels
     split = made(file("split.txt", "1 ||| one text\n0 ||| another\n"), "split")
     assert read_labelled(split, DataSettings()).labels == ("0", "1")
     many = "id,text\n" + "".join(f"id{i},text {i}\n" for i in range(1_200))
-    assert open_token_cache(made(file("many.csv", many), "many"))[0].label_names is None
+    assert not open_token_cache(made(file("many.csv", many), "many"))[0].labels
     named = made(file("many.csv", many), "named", label_column="id")
-    assert len(open_token_cache(named)[0].label_names) == 1_200
+    assert len(open_token_cache(named)[0].labels[0].names) == 1_200
     with_labels, without = file("a.csv", CSV), file("b.csv", "text\nx\n")
     message = refusal(bertwright.tokenize, [with_labels, without], tmp_path / "no", quiet=True)
     assert "found no labels, but" in message
@@ -379,7 +381,7 @@ def test_names_of_files_that_are_not_utf8_are_kept_readable(tmp_path):
     path.write_text("text,label\n\none,1\n,0\ntwo,1\n")
     bertwright.tokenize(path, tmp_path / "ids", on_bad_row="skip", quiet=True)
     content, _ = open_token_cache(tmp_path / "ids")
-    assert content.sources[0][0].endswith("n\\xe9e.csv")
+    assert content.sources[0].name.endswith("n\\xe9e.csv")
     assert len(content.bad_rows) == 1
 
 

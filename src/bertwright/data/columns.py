@@ -1,68 +1,78 @@
-"""From columns to texts and labels: which column is which, what the classes are, and which rows cannot be used."""
+"""From files to texts and labels: LabelledTexts, read part by part."""
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from bertwright.config import DataSettings, LabelKind
-from bertwright.data.labels import (
-    MOST_LABELS,
-    check_labels,
-    classes_of,
-    find_labels,
-    name_labels,
-    positive_last,
-    refuse_other_labels,
+from bertwright.data.choose import Asked, Columns, choose, choose_any_labels, choose_texts, named_columns
+from bertwright.data.labels import LabelReader, LabelRules, StoredLabels, label_reader
+from bertwright.data.read import read_lines, read_parts
+from bertwright.data.rows import (
+    MOST_BAD_ROWS,
+    BadRows,
+    LabelColumn,
+    Part,
+    SourceColumns,
+    UnsettledTexts,
+    check_bad_rows,
 )
-from bertwright.data.names import LABEL_COLUMN_NAMES, TEXT_COLUMN_NAMES, fold_name
-from bertwright.data.numbers import NUMBER
-from bertwright.data.read import read_lines, read_table
-from bertwright.data.rows import Part, UnsettledTexts, bad_rows_of, part_of
 from bertwright.data.table import BadRow, Table, show
+from bertwright.data.texts import Texts, TextsWriter
 from bertwright.data.token_cache import CachedTokens, is_token_cache, joined_tokens, open_token_cache
 from bertwright.errors import DataError
 
 FilePath = str | os.PathLike[str]
 
+_HUB = "hub:"
+
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts and their classes, in the order of their files.
+    """Texts and their labels, in the order of their files.
 
-    ``texts`` (rows,) large_string, as they stand in the file. ``label_ids`` (rows,) int64 index ``labels``, the names
-    of the classes; texts without labels have None and (). Where a label is more than one class, ``kind`` says what it
-    is, and ``targets`` (rows, labels) float32 holds it: 0, 1 or a share for each label ("multi-label"), shares that sum
-    to 1 ("soft"; ``label_ids`` are then the classes that metrics are of), or a number ("regression", one column).
-    ``pairs`` (rows,) large_string are the second texts, where texts come in pairs; ``groups`` are columns, by name,
-    (rows,) each, that are kept beside the scores. ``rows`` (rows,) int64 is where each text stands in its source: from
-    0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those skipped,
-    ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in that
-    order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
+    ``texts`` (rows,), as they stand in the file. What a label is says ``kind``:
+
+    - "classes": one of ``labels``, the names of the classes, which ``label_ids`` (rows,) int64 index.
+    - "multi-label": any number of ``labels``. ``targets`` (rows, labels) float32 are 0, 1 or a share between them for
+      each, and ``hard_targets`` (rows, labels) bool say which hold: those of at least ``--label-threshold``, or 0.5.
+      With ``--hard-labels`` ``targets`` are the hard ones as well.
+    - "soft": shares of the classes, ``targets`` (rows, labels) float32 that sum to 1. ``label_ids`` are the classes
+      that metrics are of: of two in one column what the threshold says, else the one with the largest share.
+    - "regression": a number, ``targets`` (rows, 1) float32; ``labels`` is the name of its column alone.
+
+    ``label_ids`` is None for the second and the last, and for texts without labels, which have no ``labels`` either.
+
+    ``pairs`` (rows,) are the second texts, where texts come in pairs; ``groups`` are columns, by name, (rows,) each, as
+    they stand in the files, that are kept beside the scores. ``rows`` (rows,) int64 is where each text stands in its
+    source: from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those
+    skipped, ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in
+    that order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
     """
 
-    texts: pa.ChunkedArray
+    texts: Texts
     label_ids: np.ndarray | None
     labels: tuple[str, ...]
     rows: np.ndarray
-    bad_rows: list[BadRow]
+    bad_rows: Sequence[BadRow]
     notes: list[str]
     sha256: str
     tokens: CachedTokens | None = None
     kind: LabelKind = "classes"
     targets: np.ndarray | None = None
-    pairs: pa.ChunkedArray | None = None
+    pairs: Texts | None = None
     groups: dict[str, pa.ChunkedArray] = field(default_factory=dict)
+    hard_targets: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -72,66 +82,86 @@ class LabelledTexts:
         chosen = np.asarray(indices, np.int64)
         return replace(
             self,
-            texts=self.texts.take(pa.array(chosen)),
-            label_ids=None if self.label_ids is None else self.label_ids[chosen],
+            texts=self.texts.take(chosen),
+            label_ids=_taken(self.label_ids, chosen),
             rows=self.rows[chosen],
             tokens=None if self.tokens is None else self.tokens.take(chosen),
-            targets=None if self.targets is None else self.targets[chosen],
-            pairs=None if self.pairs is None else self.pairs.take(pa.array(chosen)),
+            targets=_taken(self.targets, chosen),
+            pairs=None if self.pairs is None else self.pairs.take(chosen),
             groups={name: column.take(pa.array(chosen)) for name, column in self.groups.items()},
+            hard_targets=_taken(self.hard_targets, chosen),
         )
 
 
+def _taken(array: np.ndarray | None, chosen: np.ndarray) -> np.ndarray | None:
+    return None if array is None else array[chosen]
+
+
 def read_labelled(
-    paths: FilePath | Iterable[FilePath], settings: DataSettings, labels: tuple[str, ...] | None = None
+    paths: FilePath | Iterable[FilePath],
+    settings: DataSettings,
+    labels: tuple[str, ...] | None = None,
+    kind: LabelKind | None = None,
 ) -> LabelledTexts:
     """The labelled texts of one or several files, one after the other; ``paths`` is one path or a list of them.
 
     A path may also be a folder that ``bertwright tokenize`` made: its texts and labels are then treated as those of the
-    files that it was made from, and bring their token ids.
+    files that it was made from, and bring their token ids. A path that starts with "hub:" is a data set of the hub.
 
-    Without ``labels`` the files say what the classes are, over all of them: in numeric order if all are numbers, else
-    sorted; of two, ``settings.positive_label`` goes last. With ``labels``, those of a training, the ids follow them and
-    a row with any other label is a bad row. Labels are stripped; where all are numbers, whole ones lose their point, so
-    that 1.0 is "1".
+    Files are read in parts, and texts too many for memory are spooled (:mod:`bertwright.data.texts`): what stays in
+    memory is some bytes a row.
+
+    Without ``labels`` the files say what the labels are, over all of them. Classes are in numeric order if all are
+    numbers, else sorted; of two, ``settings.positive_label`` goes last; where all are numbers, whole ones lose their
+    point, so that 1.0 is "1". With ``labels`` and their ``kind``, those of a training, the ids follow them, label
+    columns are found by them, and a row with any other label is a bad row.
 
     Raises:
-        DataError: a file cannot be read (:func:`bertwright.data.read.read_table`); a column is not found; a row cannot
-            be used and ``settings.on_bad_row`` is "error", or none can be; the labels are fractions without
-            ``settings.label_threshold``, too many to be classes or, for a training, of one class only;
-            ``settings.positive_label`` is none of them.
+        DataError: a file cannot be read (:func:`bertwright.data.read.read_parts`); a column is not found; a row cannot
+            be used and ``settings.on_bad_row`` is "error", or none can be; the labels are fractions and the settings do
+            not say what is meant, too many to be classes or, for a training, all the same; settings exclude each other.
     """
-    digest = hashlib.sha256()
-    label_column = settings.label_column[0] if settings.label_column else None
-    given = [name for name in (settings.text_column, label_column) if name is not None]
-    parts = []
+    rules = LabelRules.of(settings, labels, kind)
+    asked = _asked(settings.text_column, settings.pair_column, settings.label_column, settings.group_columns)
+    preferred, must = rules.preferred_columns()
+    reader: LabelReader | None = None
+
+    def reader_of(path: str, columns: tuple[str, ...]) -> LabelReader:
+        nonlocal reader
+        reader = label_reader(rules, path, columns)
+        return reader
+
+    reading = _Reading(lambda table: choose(table, asked, preferred, must), reader_of)
     for path in _files_or_folders(paths):
         if is_token_cache(path):
-            parts.append(_tokenised_part(path, digest, settings.text_column, label_column, with_labels=True))
-            continue
-        table = read_table(path, given, on_bytes=digest.update)
-        text, label, notes = _text_and_label(table, settings.text_column, label_column)
-        part = part_of(table, text, notes)
-        find_labels(part, label)
-        parts.append(part)
-    if labels is None or settings.label_threshold is not None:
-        name_labels(parts, settings.label_threshold)
-    check_labels(parts, labels)
-    if labels is not None:
-        refuse_other_labels(parts, labels)
-    bad_rows = bad_rows_of(parts, settings.on_bad_row)
-    notes = [note for part in parts for note in part.notes]
-    names = labels if labels is not None else classes_of(parts, settings.label_threshold, notes)
-    names = positive_last(names, settings.positive_label, fixed=labels is not None)
-    ids = {name: number for number, name in enumerate(names)}
-    label_ids = np.concatenate([part.label_ids(ids) for part in parts])
-    return _assembled(parts, label_ids, names, bad_rows, notes, _sha256(parts, digest))
+            reading.add_folder(path, asked, with_labels=True)
+        else:
+            reading.add_parts(read_parts(path, [*asked.names, *preferred], on_bytes=reading.digest.update))
+    assert reader is not None
+    dropped, late, num_late = reader.check()
+    num_good = reading.num_good - num_late.total()
+    bad_rows = reading.bad_rows(settings.on_bad_row, num_good, late, num_late)
+    notes = reading.notes()
+    settled = reader.settle(dropped, notes)
+    together = reading.assembled(bad_rows, notes)
+    if dropped is not None:
+        together = together.take(np.flatnonzero(~dropped))
+    return replace(
+        together,
+        label_ids=settled.label_ids,
+        labels=settled.labels,
+        kind=settled.kind,
+        targets=settled.targets,
+        hard_targets=settled.hard_targets,
+    )
 
 
 def read_unlabelled(
     paths: FilePath | IO[Any] | Iterable[FilePath | IO[Any]],
     text_column: str | None = None,
     on_bad_row: Literal["error", "skip"] = "error",
+    pair_column: str | None = None,
+    group_columns: Sequence[str] = (),
 ) -> LabelledTexts:
     """The texts of one or several files or file objects, whether they have labels or not; ``label_ids`` is None.
 
@@ -142,26 +172,25 @@ def read_unlabelled(
     Raises:
         DataError: as :func:`read_labelled`, labels aside.
     """
-    digest = hashlib.sha256()
-    parts = []
+    asked = _asked(text_column, pair_column, (), group_columns)
+    reading = _Reading(lambda table: choose_texts(table, asked))
     for source in _files_or_folders(paths):
         if is_token_cache(source):
-            parts.append(_tokenised_part(source, digest, text_column, None, with_labels=False))
-            continue
-        table = _read_source(source, [text_column], digest.update)
-        text, notes = _text_only(table, text_column)
-        parts.append(part_of(table, text, notes))
-    bad_rows = bad_rows_of(parts, on_bad_row)
-    notes = [note for part in parts for note in part.notes]
-    return _assembled(parts, None, (), bad_rows, notes, _sha256(parts, digest))
+            reading.add_folder(source, asked, with_labels=False)
+        else:
+            reading.add_parts(_parts_of(source, asked.names, reading.digest.update))
+    bad_rows = reading.bad_rows(on_bad_row, reading.num_good)
+    return reading.assembled(bad_rows, reading.notes())
 
 
 def read_unsettled(
     paths: FilePath | IO[Any] | Iterable[FilePath | IO[Any]],
     text_column: str | None = None,
-    label_column: str | None = None,
+    label_column: Sequence[str] = (),
     with_labels: bool = True,
     on_bad_row: Literal["error", "skip"] = "error",
+    pair_column: str | None = None,
+    group_columns: Sequence[str] = (),
 ) -> UnsettledTexts:
     """The texts of one or several files with the labels as they stand there, or without where none are found.
 
@@ -171,47 +200,72 @@ def read_unsettled(
         DataError: as :func:`read_unlabelled`; also where some of the files have labels and others not, and at a row
             without a label, if ``on_bad_row`` is "error".
     """
-    digest = hashlib.sha256()
-    parts = []
-    for source in _as_list(paths):
+    asked = _asked(text_column, pair_column, label_column, group_columns)
+    labels: StoredLabels | None = None
+
+    def labels_of(path: str, columns: tuple[str, ...]) -> StoredLabels:
+        nonlocal labels
+        labels = StoredLabels(path, columns)
+        return labels
+
+    reading = _Reading(lambda table: (choose_any_labels if with_labels else choose_texts)(table, asked), labels_of)
+    for source in _sources(paths):
         if is_token_cache(source):
             raise DataError(f"{os.fspath(source)}: found a folder of token ids, expected files of texts")
-        table = _read_source(source, [text_column, label_column], digest.update)
-        if not with_labels:
-            text, notes = _text_only(table, text_column)
-            label = None
-        else:
-            text, label, notes = _text_and_any_label(table, text_column, label_column)
-        part = part_of(table, text, notes)
-        part.text_column = text
-        if label is not None:
-            find_labels(part, label)
-        parts.append(part)
-    with_label = [bool(part.label_column) for part in parts]
-    if any(with_label) and not all(with_label):
-        first, other = parts[with_label.index(True)], parts[with_label.index(False)]
+        reading.add_parts(_parts_of(source, asked.names, reading.digest.update))
+    first = next((file for file in reading.files if file.columns.labels), None)
+    other = next((file for file in reading.files if not file.columns.labels), None)
+    if first is not None and other is not None:
         raise DataError(
-            f"{other.table.path}: found no labels, but {first.table.path} has some (column "
-            f"{show(first.label_column)}), expected all or none. Name them with --label-column, or pass --no-labels"
+            f"{other.path}: found no labels, but {first.path} has some (column {show(first.columns.labels[0])}), "
+            "expected all or none. Name them with --label-column, or pass --no-labels"
         )
-    bad_rows = bad_rows_of(parts, on_bad_row)
-    notes = [note for part in parts for note in part.notes]
-    together = _assembled(parts, None, (), bad_rows, notes, digest.hexdigest())
-    label_names: dict[str, int] = {}
-    for part in parts:
-        for name in part.count_labels() if part.label_column else ():
-            label_names.setdefault(name, len(label_names))
+    bad_rows = reading.bad_rows(on_bad_row, reading.num_good)
+    together = reading.assembled(bad_rows, reading.notes())
     return UnsettledTexts(
         together.texts,
         together.rows,
-        sum(part.table.num_source_rows for part in parts),
-        np.concatenate([part.label_ids(label_names) for part in parts]) if all(with_label) else None,
-        tuple(label_names) if all(with_label) else None,
-        [(part.table.path, part.text_column, part.label_column or None) for part in parts],
+        reading.num_source_rows,
+        () if labels is None else labels.finish(),
+        tuple(
+            SourceColumns(file.path, file.columns.text, file.columns.labels, file.columns.pair)
+            for file in reading.files
+        ),
         bad_rows,
-        notes,
+        together.notes,
         together.sha256,
+        together.pairs,
+        together.groups,
     )
+
+
+def source_files(paths: Any) -> list[str]:
+    """The files and folders that ``paths`` stand for: of a data set of the hub its files here.
+
+    Raises:
+        DataError: there is none, or the data set cannot be had.
+    """
+    return [os.fspath(source) for source in _sources(paths)]
+
+
+def _asked(text: str | None, pair: str | None, labels: Sequence[str], groups: Sequence[str]) -> Asked:
+    return Asked(text, pair, tuple(labels), tuple(groups))
+
+
+def _sources(paths: Any) -> list[Any]:
+    """One source or several, as a list of them; the files of a data set of the hub in its place."""
+    given = [paths] if isinstance(paths, str | os.PathLike) or hasattr(paths, "read") else list(paths)
+    if not given:
+        raise DataError("no file given: name at least one file of texts")
+    sources: list[Any] = []
+    for source in given:
+        if isinstance(source, str) and source.startswith(_HUB):
+            from bertwright.data.hub import local_files
+
+            sources += local_files(source.removeprefix(_HUB))
+        else:
+            sources.append(source)
+    return sources
 
 
 def _files_or_folders(paths: Any) -> list[Any]:
@@ -220,7 +274,7 @@ def _files_or_folders(paths: Any) -> list[Any]:
     Raises:
         DataError: there is none, or there are both.
     """
-    sources = _as_list(paths)
+    sources = _sources(paths)
     folders = [source for source in sources if is_token_cache(source)]
     if folders and len(folders) < len(sources):
         other = next(source for source in sources if not is_token_cache(source))
@@ -231,257 +285,257 @@ def _files_or_folders(paths: Any) -> list[Any]:
     return sources
 
 
-def _tokenised_part(path: FilePath, digest: Any, text: str | None, label: str | None, with_labels: bool) -> Part:
-    """A folder of token ids as if it were the file that it was made from; ``text`` and ``label`` are columns asked for.
-
-    Raises:
-        DataError: the folder cannot be used, or holds other columns, or no labels where there must be some.
-    """
-    unsettled, tokens = open_token_cache(path)
-    shown = os.fspath(path)
-    for name, text_column, label_column in unsettled.sources:
-        if text is not None and text != text_column:
-            raise DataError(
-                f"{shown}: found the texts of column {show(text_column)} of {name}, expected {show(text)}. "
-                f"Make another: bertwright tokenize {shlex.quote(name)} --text-column {shlex.quote(text)} "
-                "--output OTHER"
-            )
-        if with_labels and (label_column is None or label not in (None, label_column)):
-            found = "no labels" if label_column is None else f"the labels of column {show(label_column)}"
-            raise DataError(
-                f"{shown}: found {found} of {name}, expected {'labels' if label is None else show(label)}. "
-                f"Make another: bertwright tokenize {shlex.quote(name)} --label-column {shlex.quote(label or 'NAME')} "
-                "--output OTHER"
-            )
-    digest.update(unsettled.sha256.encode())
-    rows = unsettled.rows
-    table = Table(shown, "tokens", {}, True, rows, unsettled.num_source_rows, lambda: rows + 1)
-    made = tokens.manifest
-    names = ", ".join(name for name, _, _ in unsettled.sources)
-    note = f"{shown}: {len(rows):,} texts of {names} with their token ids, by the tokenizer of {made.tokenizer.model}"
-    part = Part(table, unsettled.texts, [note], np.zeros(len(rows), np.int32), skipped=unsettled.bad_rows)
-    part.tokens = tokens
-    if with_labels:
-        assert unsettled.label_codes is not None
-        part.label_column = unsettled.sources[0][2] or ""
-        part.codes, part.names = unsettled.label_codes, list(unsettled.label_names or ())
-    return part
-
-
-def _sha256(parts: Sequence[Part], digest: Any) -> str:
-    """The hash of the sources: for one folder of token ids that of the files it was made from."""
-    if len(parts) == 1 and parts[0].tokens is not None:
-        return parts[0].tokens.manifest.source_sha256
-    return digest.hexdigest()
-
-
-def _read_source(
-    source: FilePath | IO[Any], columns: Sequence[str | None], on_bytes: Callable[[bytes], object]
-) -> Table:
-    """``columns`` are names that the user gave, if any."""
+def _parts_of(source: FilePath | IO[Any], names: Sequence[str], on_bytes: Callable[[bytes], object]) -> Iterator[Table]:
+    """The parts of a file that need not have labels; ``names`` are columns that the user named, if any."""
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", None)
         shown = "standard input" if name == "<stdin>" else name if isinstance(name, str) else "file object"
-        return read_lines(source, shown, on_bytes)
-    if os.fspath(source) == "-":
-        return read_lines(sys.stdin.buffer, "standard input", on_bytes)
-    given = [name for name in columns if name is not None]
-    return read_table(source, given, plain_text=True, on_bytes=on_bytes)
+        yield read_lines(source, shown, on_bytes)
+    elif os.fspath(source) == "-":
+        yield read_lines(sys.stdin.buffer, "standard input", on_bytes)
+    else:
+        yield from read_parts(source, names, plain_text=True, on_bytes=on_bytes)
 
 
-def _as_list(paths: Any) -> list[Any]:
-    """One source or several, as a list of them."""
-    sources = [paths] if isinstance(paths, str | os.PathLike) or hasattr(paths, "read") else list(paths)
-    if not sources:
-        raise DataError("no file given: name at least one file of texts")
-    return sources
+# --- part after part --------------------------------------------------------------------------------------------------
 
 
-def _assembled(
-    parts: Sequence[Part],
-    label_ids: np.ndarray | None,
-    labels: tuple[str, ...],
-    bad_rows: list[BadRow],
-    notes: list[str],
-    sha256: str,
-) -> LabelledTexts:
-    """The usable rows of all parts, one after the other."""
-    texts: list[pa.Array] = []
-    rows: list[np.ndarray] = []
-    before = 0
-    for part in parts:
+class _Labels(Protocol):
+    """What takes the labels of parts; see ``LabelReader``."""
+
+    def columns(self, path: str, names: tuple[str, ...]) -> tuple[str, ...]: ...
+
+    def add(self, part: Part, names: Sequence[str], file: int) -> None: ...
+
+
+@dataclass
+class _File:
+    """A file that was read, and the rows of it that cannot be used: the first of them, and how many there are."""
+
+    path: str
+    columns: Columns
+    notes: list[str]
+    bad_rows: list[BadRow] = field(default_factory=list)
+    num_bad_rows: int = 0
+
+
+class _Reading:
+    """Texts on their way from the parts of files to ``LabelledTexts``; of a part only what is kept outlives it."""
+
+    def __init__(
+        self,
+        choose_columns: Callable[[Table], tuple[Columns, list[str]]],
+        labels_of: Callable[[str, tuple[str, ...]], _Labels] | None = None,
+    ) -> None:
+        """``labels_of`` makes what takes the labels, once the label columns of the first file are known."""
+        self.files: list[_File] = []
+        self.num_good = 0
+        self.num_source_rows = 0
+        self.digest = hashlib.sha256()
+        self._choose, self._labels_of = choose_columns, labels_of
+        self._labels: _Labels | None = None
+        self._texts, self._pairs = TextsWriter(), TextsWriter()
+        self._rows: list[np.ndarray] = []
+        self._groups: dict[str, list[pa.ChunkedArray]] = {}
+        self._folders: list[tuple[UnsettledTexts, CachedTokens, np.ndarray]] = []
+        self._skipped: list[Sequence[BadRow]] = []
+
+    def add_parts(self, tables: Iterator[Table]) -> None:
+        """One file. Which column is which is decided by its first part."""
+        before = self.num_source_rows
+        file: _File | None = None
+        names: tuple[str, ...] = ()
+        for table in tables:
+            if file is None:
+                columns, notes = self._choose(table)
+                file = _File(table.path, columns, [])
+                self.files.append(file)
+                names = self._label_columns(file)
+            else:
+                notes = []
+            file.notes += [note for note in [*table.notes, *notes] if note not in file.notes]
+            part = Part(table)
+            texts = part.texts(file.columns.text)
+            pairs = None if file.columns.pair is None else part.texts(file.columns.pair, "second text")
+            self._add_part(part, file, names)
+            good = part.good
+            kept = None if good.all() else pa.array(good)
+            self._texts.append(texts if kept is None else texts.filter(kept))
+            if pairs is not None:
+                self._pairs.append(pairs if kept is None else pairs.filter(kept))
+            self._rows.append(table.row_numbers[good] + before)
+            self.num_source_rows += table.num_source_rows
+
+    def add_folder(self, path: FilePath, asked: Asked, with_labels: bool) -> None:
+        """A folder of token ids, as if it were the file that it was made from.
+
+        Raises:
+            DataError: the folder cannot be used, or holds other columns, or no labels where there must be some.
+        """
+        texts, tokens = open_token_cache(path)
+        shown = os.fspath(path)
+        columns = _folder_columns(shown, texts, asked, with_labels)
+        self.digest.update(texts.sha256.encode())
+        names = ", ".join(source.name for source in texts.sources)
+        made = tokens.manifest.tokenizer.model
+        note = f"{len(texts.rows):,} texts of {names} with their token ids, by the tokenizer of {made}"
+        file = _File(shown, columns, [note])
+        self.files.append(file)
+        cells = {name: _cells(column) for name, column in zip(columns.labels, _chosen(texts, columns), strict=True)}
+        rows = texts.rows
+        table = Table(shown, "tokens", {**cells, **texts.groups}, True, rows, texts.num_source_rows, lambda: rows + 1)
+        part = Part(table)
+        self._add_part(part, file, self._label_columns(file) if with_labels else ())
+        self._rows.append(rows[part.good] + self.num_source_rows)
+        self._folders.append((texts, tokens, part.good))
+        self._skipped.append(texts.bad_rows)
+        self.num_source_rows += texts.num_source_rows
+
+    def _label_columns(self, file: _File) -> tuple[str, ...]:
+        """The label columns of a file, in the order in which they are read."""
+        if self._labels_of is None or not file.columns.labels:
+            return ()
+        if self._labels is None:
+            self._labels = self._labels_of(file.path, file.columns.labels)
+        return self._labels.columns(file.path, file.columns.labels)
+
+    def _add_part(self, part: Part, file: _File, labels: tuple[str, ...]) -> None:
+        """Take the labels and groups of a part, and note its bad rows."""
+        groups = {name: part.column(name) for name in file.columns.groups}
+        if self._labels is not None and labels:
+            self._labels.add(part, labels, len(self.files) - 1)
         good = part.good
-        kept = part.texts if good.all() else part.texts.filter(pa.array(good))
-        texts.extend(kept.chunks)
-        rows.append(part.table.row_numbers[good] + before)
-        before += part.table.num_source_rows
-    together = pa.chunked_array(texts, pa.large_string())
-    return LabelledTexts(together, label_ids, labels, np.concatenate(rows), bad_rows, notes, sha256, _tokens_of(parts))
+        self.num_good += int(np.count_nonzero(good))
+        for name, column in groups.items():
+            self._groups.setdefault(name, []).append(column.filter(pa.array(good)))
+        bad_rows = part.bad_rows(MOST_BAD_ROWS - sum(len(one.bad_rows) for one in self.files))
+        file.bad_rows += bad_rows
+        file.num_bad_rows += len(bad_rows)
 
+    def notes(self) -> list[str]:
+        """What the user must be told of the files, each with its name."""
+        return [f"{file.path}: {note}" for file in self.files for note in file.notes]
 
-def _tokens_of(parts: Sequence[Part]) -> CachedTokens | None:
-    """The token ids of the usable rows, where they came with the texts."""
-    tokens = [
-        part.tokens if part.good.all() else part.tokens.take(np.flatnonzero(part.good))
-        for part in parts
-        if part.tokens is not None
-    ]
-    return joined_tokens(tokens) if tokens else None
+    def bad_rows(
+        self,
+        on_bad_row: str,
+        num_good: int,
+        late: Mapping[int, Sequence[BadRow]] | None = None,
+        num_late: Counter[int] | None = None,
+    ) -> BadRows:
+        """The rows that cannot be used, with those of which that was found ``late``, by their file.
 
+        Raises:
+            DataError: there is one and ``on_bad_row`` is not "skip", or there is no other row.
+        """
+        kept: list[BadRow] = []
+        count = 0
+        for number, file in enumerate(self.files):
+            kept += sorted([*file.bad_rows, *(late or {}).get(number, ())], key=lambda bad: bad.line)
+            count += file.num_bad_rows + (num_late or Counter())[number]
+        bad_rows = BadRows(kept[:MOST_BAD_ROWS], count)
+        check_bad_rows(bad_rows, num_good, on_bad_row)
+        skipped = [bad for rows in self._skipped for bad in rows]
+        together = [*skipped, *bad_rows][:MOST_BAD_ROWS]
+        return BadRows(together, sum(map(len, self._skipped)) + count)
 
-# --- which column is which ----------------------------------------------------------------------------------
-
-
-def _text_and_label(table: Table, text: str | None, label: str | None) -> tuple[str, str, list[str]]:
-    """The names of the text and of the label column, and what to tell about the choice."""
-    if table.format == "txt":
-        return "text", "label", []
-    notes: list[str] = []
-    text = _named(table, text, "--text-column")
-    label = _named(table, label, "--label-column")
-    if text is not None and text == label:
-        raise DataError(f"{table.path}: --text-column and --label-column are both {show(text)}, expected two columns")
-    guess_label = label is None
-    if text is None:
-        text = _known(table, TEXT_COLUMN_NAMES, label)
-    if label is None:
-        label = _known(table, LABEL_COLUMN_NAMES, text)
-    if len(table.columns) == 2 and (text is None or label is None):
-        if text is not None:
-            label = _other(table, text)
-        elif label is not None:
-            text = _other(table, label)
+    def assembled(self, bad_rows: BadRows, notes: list[str]) -> LabelledTexts:
+        """All usable rows, without labels."""
+        pairs: Texts | None = None
+        tokens: CachedTokens | None = None
+        if self._folders:
+            texts = Texts.joined([_usable(folder.texts, good) for folder, _, good in self._folders])
+            seconds = [_usable(folder.pairs, good) for folder, _, good in self._folders if folder.pairs is not None]
+            pairs = Texts.joined(seconds) if seconds else None
+            tokens = joined_tokens(
+                [ids if good.all() else ids.take(np.flatnonzero(good)) for _, ids, good in self._folders]
+            )
         else:
-            text, label = _by_content(table)
-        if text is not None:
-            notes.append(f"took column {show(text)} for the texts and column {show(label)} for the labels")
-    if text is None or label is None:
-        missing = "text and label columns" if text == label else "text column" if text is None else "label column"
-        raise DataError(f"{table.path}: {_not_found(table, missing)}. Name them with --text-column and --label-column")
-    if guess_label and fold_name(label) not in LABEL_COLUMN_NAMES[:3]:
-        others = [name for name in table.columns if fold_name(name) in LABEL_COLUMN_NAMES and name not in (label, text)]
-        if others:
-            shown = ", ".join(show(name) for name in others)
-            notes.append(f"took column {show(label)} for the labels; --label-column can name another ({shown})")
-    return text, label, notes
+            texts, seconds_written = self._texts.finish(), self._pairs.finish()
+            pairs = seconds_written if any(file.columns.pair is not None for file in self.files) else None
+        only = self._folders[0][1] if len(self._folders) == 1 else None
+        return LabelledTexts(
+            texts,
+            None,
+            (),
+            np.concatenate(self._rows),
+            bad_rows,
+            notes,
+            self.digest.hexdigest() if only is None else only.manifest.source_sha256,
+            tokens,
+            pairs=pairs,
+            groups={name: _one_column(pieces) for name, pieces in self._groups.items()},
+        )
 
 
-def _text_only(table: Table, text: str | None) -> tuple[str, list[str]]:
-    """The name of the text column of a file that need not have labels, and what to tell about the choice."""
-    if table.format == "txt":
-        return "text", []
-    text = _named(table, text, "--text-column") or _known(table, TEXT_COLUMN_NAMES, None)
-    if text is not None:
-        return text, []
-    if len(table.columns) == 1:
-        text = next(iter(table.columns))
-    elif len(table.columns) == 2:
-        label = _known(table, LABEL_COLUMN_NAMES, None)
-        text = _by_content(table)[0] if label is None else _other(table, label)
-    if text is None:
-        raise DataError(f"{table.path}: {_not_found(table, 'text column')}. Name it with --text-column")
-    return text, [f"took column {show(text)} for the texts"]
+def _usable(texts: Texts, good: np.ndarray) -> Texts:
+    return texts if good.all() else texts.take(np.flatnonzero(good))
 
 
-def _text_and_any_label(table: Table, text: str | None, label: str | None) -> tuple[str, str | None, list[str]]:
-    """The name of the text column and, if it was named or can be found, of the label column; what to tell of both."""
-    why = "found no labels"
-    if table.format != "txt" or "label" in table.columns:
-        try:
-            found, found_label, notes = _text_and_label(table, text, label)
-        except DataError:
-            if label is not None:
-                raise
-        else:
-            if label is not None or table.format == "txt" or fold_name(found_label) in LABEL_COLUMN_NAMES:
-                return found, found_label, notes
-            distinct = pc.count_distinct(table.columns[found_label]).as_py()
-            if distinct <= MOST_LABELS:
-                return found, found_label, notes
-            why = f"column {show(found_label)} holds {distinct:,} different values, too many to be labels unless named"
-    elif label is not None:
-        raise DataError(f"{table.path}: found lines of texts without labels; --label-column can name none")
-    found, notes = _text_only(table, text)
-    return found, None, [*notes, f"{why}: the texts are tokenised without labels"]
+def _one_column(pieces: Sequence[pa.ChunkedArray]) -> pa.ChunkedArray:
+    """A column of several files: as texts where one has texts and another numbers."""
+    kinds = {piece.type for piece in pieces}
+    if len(kinds) > 1:
+        numbers = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+        kind = pa.float64() if numbers else pa.large_string()
+        pieces = [piece.cast(kind, safe=False) for piece in pieces]
+    return pa.chunked_array([chunk for piece in pieces for chunk in piece.chunks], pieces[0].type)
 
 
-def _named(table: Table, name: str | None, flag: str) -> str | None:
-    if name is None or name in table.columns:
-        return name
-    if name in table.unusable:
-        raise DataError(f"{table.path}: column {show(name)} holds {table.unusable[name]}, expected texts or numbers")
-    nearest = difflib.get_close_matches(name.casefold(), [column.casefold() for column in table.columns], n=1)
-    meant = [column for column in table.columns if nearest and column.casefold() == nearest[0]]
-    hint = f". Did you mean {show(meant[0])}?" if meant else ""
-    raise DataError(f"{table.path}: no column {show(name)} ({flag}), {_found_columns(table)}{hint}")
+# --- folders of token ids ---------------------------------------------------------------------------------------------
 
 
-def _known(table: Table, names: Sequence[str], taken: str | None) -> str | None:
-    """The first of ``names`` among the columns."""
-    if not table.has_header:
-        return None
-    for known in names:
-        for column in table.columns:
-            if fold_name(column) == known and column != taken:
-                return column
-    return None
+def _folder_columns(shown: str, texts: UnsettledTexts, asked: Asked, with_labels: bool) -> Columns:
+    """The columns to take from a folder of token ids: those asked for, else all that it holds.
+
+    Raises:
+        DataError: it does not hold them.
+    """
+
+    def refuse(source: str, found: str, expected: str, flag: str, value: str) -> DataError:
+        return DataError(
+            f"{shown}: found {found} of {source}, expected {expected}. Make another: bertwright tokenize "
+            f"{shlex.quote(source)} {flag} {shlex.quote(value)} --output OTHER"
+        )
+
+    stored = tuple(column.name for column in texts.labels)
+    for source in texts.sources:
+        if asked.text is not None and asked.text != source.text:
+            found = f"the texts of column {show(source.text)}"
+            raise refuse(source.name, found, show(asked.text), "--text-column", asked.text)
+        if asked.pair is not None and asked.pair != source.pair:
+            found = "no second texts" if source.pair is None else f"the second texts of column {show(source.pair)}"
+            raise refuse(source.name, found, show(asked.pair), "--pair-column", asked.pair)
+    labels: tuple[str, ...] = ()
+    if with_labels:
+        first = texts.sources[0].name
+        wanted = named_columns(stored, asked.labels)
+        if not stored:
+            expected = ", ".join(map(show, wanted)) if wanted else "labels"
+            raise refuse(first, "no labels", expected, "--label-column", ",".join(wanted) or "NAME")
+        for source in texts.sources:
+            for name in wanted:
+                if name not in source.labels:
+                    found = f"the labels of column {', '.join(map(show, source.labels))}"
+                    raise refuse(source.name, found, show(name), "--label-column", ",".join(wanted))
+        # files may call their one column differently: the first file's name stands for all
+        labels = stored if len(stored) == 1 or not wanted else wanted
+    groups = named_columns(texts.groups, asked.groups) or tuple(texts.groups)
+    for name in groups:
+        if name not in texts.groups:
+            found = f"the groups {', '.join(map(show, texts.groups))}" if texts.groups else "no groups"
+            raise refuse(texts.sources[0].name, found, show(name), "--group-columns", name)
+    return Columns(texts.sources[0].text, texts.sources[0].pair, labels, groups)
 
 
-def _other(table: Table, name: str) -> str:
-    """The column beside ``name`` in a table of two."""
-    return next(column for column in table.columns if column != name)
+def _chosen(texts: UnsettledTexts, columns: Columns) -> list[LabelColumn]:
+    by_name = {column.name: column for column in texts.labels}
+    return [by_name[name] for name in columns.labels]
 
 
-def _found_columns(table: Table) -> str:
-    columns = list(table.columns)
-    shown = ", ".join(show(name) for name in columns[:20]) + (" ..." if len(columns) > 20 else "")
-    found = f"found {shown}" + ("" if table.has_header else " (the file has no header)")
-    if len(columns) != 1:
-        return found
-    if table.format in ("csv", "tsv"):
-        head = columns[0] if table.has_header else table.columns[columns[0]][0].as_py()
-        others = {"csv": {";": "semicolons", "\t": "tabs"}, "tsv": {";": "semicolons", ",": "commas"}}[table.format]
-        meant = next((name for character, name in others.items() if character in head), None)
-        if meant is not None:
-            found += f" (are its fields separated by {meant}? .csv takes commas, .tsv tabs)"
-    if table.bad_rows:
-        found += f"; line {table.bad_rows[0].line:,}: {table.bad_rows[0].reason}"
-    return found
-
-
-def _not_found(table: Table, what: str) -> str:
-    return f"cannot tell the {what}, {_found_columns(table)}"
-
-
-def _by_content(table: Table) -> tuple[str | None, str | None]:
-    """Of two columns, which looks like texts and which like labels; none if that cannot be told."""
-    first, second = (_looks(column) for column in table.columns.values())
-    names = list(table.columns)
-    for text, label, order in ((first, second, names), (second, first, names[::-1])):
-        if not text.is_text or not label.may_be_label:
-            continue
-        fewer = label.distinct < text.distinct and label.mean_length * 2 < text.mean_length
-        if not text.may_be_label or (label.is_number and not text.is_number) or fewer:
-            return order[0], order[1]
-    return None, None
-
-
-@dataclass(frozen=True)
-class _Looks:
-    is_text: bool
-    is_number: bool
-    distinct: int
-    mean_length: float
-    may_be_label: bool
-
-
-def _looks(column: pa.ChunkedArray) -> _Looks:
-    sample = column.slice(0, 100_000).drop_null()
-    if not pa.types.is_large_string(column.type):
-        return _Looks(False, True, len(pc.unique(sample)), 1.0, True)
-    values = pc.unique(pc.utf8_trim_whitespace(sample)).to_pylist()
-    lengths = pc.utf8_length(sample)
-    mean, longest = pc.mean(lengths).as_py() or 0.0, pc.max(lengths).as_py() or 0
-    number = bool(values) and all(NUMBER.fullmatch(value) for value in values if value)
-    few = len(values) <= min(MOST_LABELS, max(2, len(sample) // 2))
-    return _Looks(True, number, len(values), mean, number or (few and longest <= 100))
+def _cells(column: LabelColumn) -> pa.ChunkedArray:
+    """A stored column of labels (rows,) as it stood in the files: as texts, or as many numbers."""
+    if column.names is None:
+        return pa.chunked_array([pa.array(column.numbers, pa.float64())])
+    codes = pa.array(column.codes, pa.int32())
+    return pa.chunked_array([pa.DictionaryArray.from_arrays(codes, pa.array(column.names, pa.large_string()))])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from bertwright.data.texts import Texts
 from bertwright.model.tokenizer import Tokenizer, cut
 from bertwright.progress import Reporter
 
@@ -67,7 +68,7 @@ class Ragged:
 
 
 def tokenize_texts(
-    tokenizer: Tokenizer, texts: Sequence[str] | pa.Array | pa.ChunkedArray, max_length: int, reporter: Reporter
+    tokenizer: Tokenizer, texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray, max_length: int, reporter: Reporter
 ) -> Ragged:
     """Token ids of ``texts`` (strings, or an Arrow array of them), each cut to ``max_length`` tokens.
 
@@ -96,8 +97,11 @@ def starts_of(lengths: np.ndarray) -> np.ndarray:
     return starts
 
 
-def chunks_of(texts: Sequence[str] | pa.Array | pa.ChunkedArray) -> Iterator[Sequence[str] | pa.Array]:
+def chunks_of(texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray) -> Iterator[Sequence[str] | pa.Array]:
     """``texts`` in consecutive parts that are worth a call of the tokenizer each, without a copy of an Arrow array."""
+    if isinstance(texts, Texts):
+        yield from texts.chunks(_CHUNK_BYTES)
+        return
     if not isinstance(texts, pa.Array | pa.ChunkedArray):
         for start in range(0, len(texts), _CHUNK_TEXTS):
             yield texts[start : start + _CHUNK_TEXTS]

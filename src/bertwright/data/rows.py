@@ -2,78 +2,91 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import overload
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertwright.data.table import BadRow, CellKind, Table, show
+from bertwright.data.texts import Texts
 from bertwright.errors import DataError
 
-if TYPE_CHECKING:
-    from bertwright.data.token_cache import CachedTokens
+MOST_BAD_ROWS = 1_000
+"""So many bad rows are kept; the others are counted."""
 
 _SKIP_HINT = "Pass --on-bad-row skip to drop such rows (they are counted)."
-_NOT_TEXT = {
-    CellKind.NUMBER: "the text is a number, expected a string",
-    CellKind.BOOL: "the text is a boolean, expected a string",
-    CellKind.MISSING: "there is no text (the key is missing)",
-    CellKind.NULL: "there is no text (null)",
-    CellKind.NESTED: "the text is a list or an object, expected a string",
-    CellKind.BROKEN: "the text is not valid Unicode",
-}
+
+Reason = str | Callable[[int], str]
+"""Why a row cannot be used: for all rows the same, or a function of the row of its part."""
 
 
-@dataclass
+class BadRows(Sequence[BadRow]):
+    """Rows that cannot be used, in the order of their files and lines: ``len`` counts all, the first are kept."""
+
+    def __init__(self, kept: Iterable[BadRow] = (), count: int | None = None) -> None:
+        """``count`` is how many there are where ``kept`` are only the first of them."""
+        self._kept = tuple(kept)
+        self._count = len(self._kept) if count is None else count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[BadRow]:
+        return iter(self._kept)
+
+    @overload
+    def __getitem__(self, place: int) -> BadRow: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[BadRow, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> BadRow | tuple[BadRow, ...]:
+        return self._kept[place]
+
+
 class Part:
-    """One file on its way to texts and labels.
+    """Consecutive rows of one file, and which of them cannot be used.
 
-    ``problem`` (rows,) int32 indexes ``reasons``; 0 is none. ``codes`` (rows,) int64 indexes ``names``, the labels as
-    texts, None where there is none; both are empty without labels. ``skipped`` are rows that the user has already been
-    told of, ``tokens`` the texts' token ids where they came with the texts.
+    Attributes:
+        table: the rows.
+        problem: (rows,) int32, which of the reasons; 0 is none.
     """
 
-    table: Table
-    texts: pa.ChunkedArray
-    notes: list[str]
-    problem: np.ndarray
-    reasons: list[str] = field(default_factory=lambda: [""])
-    text_column: str = ""
-    label_column: str = ""
-    codes: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    names: list[str | None] = field(default_factory=list)
-    skipped: list[BadRow] = field(default_factory=list)
-    tokens: CachedTokens | None = None
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        self.problem = np.zeros(len(table), np.int32)
+        self._reasons: list[Reason] = [""]
 
     @property
     def good(self) -> np.ndarray:
         """(rows,) bool: the rows that can be used."""
         return self.problem == 0
 
-    def count_labels(self) -> Counter[str]:
-        """How many usable rows have each label that stands in one."""
-        found = np.bincount(self.codes[self.good], minlength=len(self.names))
-        counts: Counter[str] = Counter()
-        for name, count in zip(self.names, found.tolist(), strict=True):
-            if name is not None and count:
-                counts[name] += count
-        return counts
+    def column(self, name: str) -> pa.ChunkedArray:
+        """The cells (rows,) of a column that the first part of the file had.
 
-    def label_ids(self, ids: Mapping[str, int]) -> np.ndarray:
-        """(usable rows,) int64: the ids of their labels."""
-        of_code = [-1 if name is None else ids.get(name, -1) for name in self.names]
-        return np.array(of_code, np.int64)[self.codes[self.good]]
+        Raises:
+            DataError: this part of the file has no such column, or one that holds neither texts nor numbers.
+        """
+        table = self.table
+        if name in table.columns:
+            return table.columns[name]
+        if name in table.unusable:
+            raise DataError(
+                f"{table.path}: column {show(name)} holds {table.unusable[name]}, expected texts or numbers"
+            )
+        where = f" from {table.unit} {table.line_of(0):,} on" if len(table) else ""
+        raise DataError(f"{table.path}: found no column {show(name)}{where}, expected it to the end. Mend the file")
 
-    def mark(self, mask: np.ndarray, reason: str) -> None:
+    def mark(self, mask: np.ndarray, reason: Reason) -> None:
         """Rows under ``mask`` (rows,) bool cannot be used; the first reason given for a row stays."""
         mask = mask & self.good
         if mask.any():
-            self.problem[mask] = len(self.reasons)
-            self.reasons.append(reason)
+            self.problem[mask] = len(self._reasons)
+            self._reasons.append(reason)
 
     def mark_kinds(self, column: str, reasons: Mapping[CellKind, str]) -> None:
         """Rows whose cell in ``column`` is of a kind in ``reasons`` cannot be used."""
@@ -82,83 +95,111 @@ class Part:
             for kind, reason in reasons.items():
                 self.mark(np.equal(kinds, kind), reason)
 
-    def mark_labels(self, reasons: Mapping[int, str]) -> None:
-        """Rows whose label's code is in ``reasons`` cannot be used."""
-        if reasons:
-            table = np.zeros(len(self.names), np.int32)
-            for code, reason in reasons.items():
-                table[code] = len(self.reasons)
-                self.reasons.append(reason)
-            self.problem = np.where(self.good, table[self.codes], self.problem)
+    def texts(self, column: str, what: str = "text") -> pa.ChunkedArray:
+        """The texts (rows,) in a column, never null; rows that have none are marked. ``what`` they are, for messages.
 
-    def bad_rows(self) -> list[BadRow]:
-        """The rows that cannot be used, in the order of their lines."""
+        Raises:
+            DataError: the column does not hold texts.
+        """
+        texts = self.column(column)
+        if not pa.types.is_large_string(texts.type):
+            raise DataError(f"{self.table.path}: the {what} column {show(column)} holds {texts.type}, expected strings")
+        null = f"there is no {what} (null)"
+        self.mark_kinds(
+            column,
+            {
+                CellKind.NUMBER: f"the {what} is a number, expected a string",
+                CellKind.BOOL: f"the {what} is a boolean, expected a string",
+                CellKind.MISSING: f"there is no {what} (the key is missing)",
+                CellKind.NULL: null,
+                CellKind.NESTED: f"the {what} is a list or an object, expected a string",
+                CellKind.BROKEN: f"the {what} is not valid Unicode",
+            },
+        )
+        if texts.null_count:
+            self.mark(np.asarray(texts.is_null()).astype(bool), null)
+            texts = pc.fill_null(texts, "")
+        # utf8_is_space: at least one character, and all of them white space
+        blank = pc.or_(pc.utf8_is_space(texts), pc.equal(pc.binary_length(texts), 0))
+        self.mark(np.asarray(blank).astype(bool), f"the {what} is empty")
+        return texts
+
+    def bad_rows(self, most: int) -> BadRows:
+        """The rows that cannot be used, in the order of their lines, of which the first ``most`` are kept."""
         table = self.table
-        if self.good.all():
-            return table.bad_rows
-        rows = np.flatnonzero(~self.good)
-        marked = [
-            BadRow(table.path, line, self.reasons[problem], table.unit)
-            for line, problem in zip(table.lines[rows].tolist(), self.problem[rows].tolist(), strict=True)
-        ]
-        return sorted(table.bad_rows + marked, key=lambda bad: bad.line)
+        rows = np.flatnonzero(self.problem)
+        kept = list(table.bad_rows[:most])
+        if len(rows) and most:
+            kept += [bad_row_of(table, row, self.reason(row)) for row in rows[:most].tolist()]
+            kept.sort(key=lambda bad: bad.line)
+        return BadRows(kept[:most], len(table.bad_rows) + len(rows))
+
+    def reason(self, row: int) -> str:
+        """Why ``row`` cannot be used."""
+        reason = self._reasons[self.problem[row]]
+        return reason if isinstance(reason, str) else reason(row)
+
+
+def bad_row_of(table: Table, row: int, reason: str) -> BadRow:
+    """Row ``row`` of a part of a file as one that cannot be used."""
+    return BadRow(table.path, table.line_of(row), reason, table.unit)
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """A column of labels as it stands in files: names with a place among them for each row, or many numbers.
+
+    ``codes`` (rows,) int32 index ``names``, the labels as texts. Both are None where the column holds more different
+    numbers than can be classes; ``numbers`` (rows,) float64 holds those.
+    """
+
+    name: str
+    names: tuple[str, ...] | None
+    codes: np.ndarray | None
+    numbers: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class SourceColumns:
+    """A file that texts came from, and the columns that were taken."""
+
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    pair: str | None = None
 
 
 @dataclass(frozen=True)
 class UnsettledTexts:
     """The usable texts of one or several files, with labels as they stand there: what the classes are is still open.
 
-    ``texts`` (rows,) large_string. ``rows`` (rows,) int64 is where each stands among ``num_source_rows`` of all files.
-    ``label_codes`` (rows,) int64 index ``label_names``, the labels as texts; without labels both are None. ``sources``
-    are name, text column and label column of each file; the rest is as in ``LabelledTexts``.
+    ``rows`` (rows,) int64 is where each text stands among ``num_source_rows`` of all files. ``labels`` are the columns
+    of labels, by the names that the first file has for them; none without labels. The rest is as in ``LabelledTexts``.
     """
 
-    texts: pa.ChunkedArray
+    texts: Texts
     rows: np.ndarray
     num_source_rows: int
-    label_codes: np.ndarray | None
-    label_names: tuple[str, ...] | None
-    sources: list[tuple[str, str, str | None]]
-    bad_rows: list[BadRow]
+    labels: tuple[LabelColumn, ...]
+    sources: tuple[SourceColumns, ...]
+    bad_rows: Sequence[BadRow]
     notes: list[str]
     sha256: str
+    pairs: Texts | None = None
+    groups: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
 
-def part_of(table: Table, column: str, notes: Sequence[str]) -> Part:
-    """The texts in a column of a file, with the rows marked that have none; no labels yet.
-
-    Raises:
-        DataError: the column does not hold texts.
-    """
-    texts = table.columns[column]
-    if not pa.types.is_large_string(texts.type):
-        raise DataError(f"{table.path}: the text column {show(column)} holds {texts.type}, expected strings")
-    told = [f"{table.path}: {note}" for note in [*table.notes, *notes]]
-    part = Part(table, texts, told, np.zeros(len(table), np.int32))
-    part.mark_kinds(column, _NOT_TEXT)
-    if texts.null_count:
-        part.mark(np.asarray(texts.is_null()).astype(bool), _NOT_TEXT[CellKind.NULL])
-        part.texts = texts = pc.fill_null(texts, "")
-    # utf8_is_space: at least one character, and all of them white space
-    blank = pc.or_(pc.utf8_is_space(texts), pc.equal(pc.binary_length(texts), 0))
-    part.mark(np.asarray(blank).astype(bool), "the text is empty")
-    return part
-
-
-def bad_rows_of(parts: Sequence[Part], on_bad_row: str) -> list[BadRow]:
-    """All rows that cannot be used.
+def check_bad_rows(bad_rows: Sequence[BadRow], num_good: int, on_bad_row: str) -> None:
+    """Refuse rows that cannot be used, unless they are to be skipped and there are others.
 
     Raises:
         DataError: there is one and ``on_bad_row`` is not "skip", or there is no other row.
     """
-    skipped = [bad for part in parts for bad in part.skipped]
-    bad_rows = [bad for part in parts for bad in part.bad_rows()]
     if not bad_rows:
-        return skipped
-    if not any(part.good.any() for part in parts):
+        return
+    if not num_good:
         raise DataError(f"{bad_rows[0]}. No row can be used ({len(bad_rows):,} in all)")
     if on_bad_row != "skip":
         others = len(bad_rows) - 1
         more = f" (and {others:,} more {'row' if others == 1 else 'rows'})" if others else ""
         raise DataError(f"{bad_rows[0]}{more}. {_SKIP_HINT}")
-    return skipped + bad_rows

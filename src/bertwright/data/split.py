@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,12 +13,18 @@ from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError
 from bertwright.randomness import purpose_seed
 
+_CHUNK_BYTES = 8 << 20
+_DIGEST_BYTES = 16
+# Of a text so many of its first, middle and last bytes tell whether it is worth a hash.
+_WORD = 8
+
 
 def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the texts to train on and of those held out: two sorted int64 arrays, together all texts.
 
     Of every class, ``share`` of its texts (rounded, a half upwards) is drawn; one at least stays for training. Texts
-    without labels are one class. The draw depends on the labels, their order and ``seed`` alone.
+    without one class each are drawn as if they were of one: those without labels, multi-label ones (a rare label may
+    then be held out too often or never) and numbers. The draw depends on the classes, their order and ``seed`` alone.
 
     Raises:
         DataError: ``share`` is not at least 0 and below 1, or so small that it holds out no text.
@@ -39,7 +48,75 @@ def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[
 
 
 def count_shared_texts(first: LabelledTexts, second: LabelledTexts) -> int:
-    """How many texts of ``second`` also stand in ``first``, character by character but for white space around them."""
-    known: pa.ChunkedArray = pc.utf8_trim_whitespace(first.texts)
-    found = pc.is_in(pc.utf8_trim_whitespace(second.texts), value_set=known)
-    return int(pc.sum(found).as_py() or 0)
+    """How many texts of ``second`` also stand in ``first``, character by character but for white space around them.
+
+    Of pairs both texts must be the same. Equal are texts of one 128-bit hash (BLAKE2b). Memory is held for some bytes a
+    text of ``second``, and a hash of each text of ``first`` that looks like one of them.
+    """
+    looks = np.concatenate([np.empty(0, np.uint64), *(_looks(chunks) for chunks in _stripped(second))])
+    wanted = np.unique(looks)
+    if not len(wanted):
+        return 0
+    found: list[np.ndarray] = [np.empty(0, f"V{_DIGEST_BYTES}")]
+    alike = np.zeros(len(wanted), bool)
+    for chunks in _stripped(first):
+        places = np.searchsorted(wanted, looks_of_first := _looks(chunks))
+        places = np.minimum(places, len(wanted) - 1)
+        same = wanted[places] == looks_of_first
+        alike[places[same]] = True
+        found.append(_digests(chunks, np.flatnonzero(same)))
+    known = np.unique(np.concatenate(found))
+    shared = start = 0
+    for chunks in _stripped(second):
+        some = looks[start : start + len(chunks[0])]
+        start += len(some)
+        candidates = np.flatnonzero(alike[np.searchsorted(wanted, some)])
+        shared += int(np.isin(_digests(chunks, candidates), known).sum())
+    return shared
+
+
+def _stripped(labelled: LabelledTexts) -> Iterator[list[pa.Array]]:
+    """Chunk by chunk the texts without white space around them and, of pairs, the second texts of the same rows."""
+    start = 0
+    for chunk in labelled.texts.chunks(_CHUNK_BYTES):
+        columns = [chunk]
+        if labelled.pairs is not None:
+            columns.append(pa.concat_arrays(labelled.pairs[start : start + len(chunk)].to_arrow().chunks))
+        start += len(chunk)
+        yield [pc.utf8_trim_whitespace(column) for column in columns]
+
+
+def _looks(columns: list[pa.Array]) -> np.ndarray:
+    """(texts,) uint64: equal for equal texts, made of their lengths and some of their bytes: cheap, and no proof."""
+    together = np.zeros(len(columns[0]), np.uint64)
+    for texts in columns:
+        offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+        starts, lengths = offsets[:-1], np.diff(offsets)
+        content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)
+        content = np.concatenate([content[: offsets[-1]], np.zeros(_WORD, np.uint8)])
+        together = _mixed(together, lengths.astype(np.uint64))
+        for begin in (np.zeros_like(lengths), (lengths - _WORD) // 2, lengths - _WORD):
+            begin = np.clip(begin, 0, None)
+            word = np.zeros(len(texts), np.uint64)
+            for place in range(_WORD):
+                byte = content[np.minimum(starts + begin + place, len(content) - 1)].astype(np.uint64)
+                word |= np.where(begin + place < lengths, byte, 0).astype(np.uint64) << np.uint64(8 * place)
+            together = _mixed(together, word)
+    return together
+
+
+def _mixed(hashes: np.ndarray, words: np.ndarray) -> np.ndarray:
+    mixed = (hashes ^ words) * np.uint64(0x9E3779B97F4A7C15)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
+def _digests(columns: list[pa.Array], rows: np.ndarray) -> np.ndarray:
+    """(rows,) hashes of the texts ``rows``."""
+    taken = [texts.cast(pa.large_binary()).take(pa.array(rows)).to_pylist() for texts in columns]
+    digests = []
+    for row in zip(*taken, strict=True):
+        digest = hashlib.blake2b(row[0], digest_size=_DIGEST_BYTES)
+        for text in row[1:]:
+            digest.update(b"\xff" + text)  # a byte that no UTF-8 has
+        digests.append(digest.digest())
+    return np.frombuffer(b"".join(digests), f"V{_DIGEST_BYTES}")

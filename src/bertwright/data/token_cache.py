@@ -4,9 +4,12 @@
     token_ids.bin     (tokens,) uint16 where the vocabulary fits, else int32: text after text, each cut to max_length
     lengths.bin       (texts,) int32, tokens of each text before it was cut
     rows.bin          (texts,) int64, where each text stands in its source, from 0
-    label_codes.bin   (texts,) int32, places in the manifest's label_names; only where there are labels
+    label_codes.bin   (columns, texts) int32, places in the manifest's names of each label column; only with labels
+    label_numbers.bin (columns, texts) float64, of label columns with more different numbers than are named
     texts.arrow       the texts, one large_string column of an Arrow file
+    groups.arrow      the columns of groups as they stand in the source, only where there are some
 
+Format 1 has one label column with names at most, and no groups; a folder that needs no more is written in it.
 All numbers are little-endian. Labels are kept as they stand in the source: what the classes are is decided by those who
 read the folder, by the same rules as for the source itself. Nothing in it is ever executed, and it is checked before it
 is used: sizes, checksums, and that every number is within its bounds.
@@ -21,46 +24,66 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bertwright import __version__
 from bertwright.config import Settings, build
 from bertwright.data.ragged import Ragged, chunks_of, starts_of
-from bertwright.data.rows import UnsettledTexts
+from bertwright.data.rows import BadRows, LabelColumn, SourceColumns, UnsettledTexts
 from bertwright.data.table import BadRow, one_line, show
+from bertwright.data.texts import TEXTS_SCHEMA, MappedTexts, Texts
 from bertwright.errors import DataError, UserError
 from bertwright.model.tokenizer import Tokenizer, cut
 from bertwright.progress import Reporter
 from bertwright.runs import write_json
 
-FORMAT = 1
+FORMAT = 2
+"""The highest format that is read; see ``Manifest``."""
+
 MANIFEST = "manifest.json"
 _KIND = "bertwright token ids"
-_IDS, _LENGTHS, _ROWS, _LABELS, _TEXTS = (
+_IDS, _LENGTHS, _ROWS, _LABELS, _NUMBERS, _TEXTS, _GROUPS = (
     "token_ids.bin",
     "lengths.bin",
     "rows.bin",
     "label_codes.bin",
+    "label_numbers.bin",
     "texts.arrow",
+    "groups.arrow",
 )
-_TEXTS_SCHEMA = pa.schema([pa.field("text", pa.large_string(), nullable=False)])
 # Looked at once, so that a folder larger than memory can be checked.
 _CHECKED_TOKENS = 1 << 24
+_GROUPS_AT_ONCE = 1 << 18
 
 
 class Source(Settings):
-    """A file that texts came from, and the columns that were taken."""
+    """A file that texts came from, and the columns that were taken; ``label_columns`` in format 2 only."""
 
     name: str
     text_column: str
     label_column: str | None
+    label_columns: tuple[str, ...] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if self.label_columns is not None:
+            return self.label_columns
+        return () if self.label_column is None else (self.label_column,)
+
+
+class StoredLabels(Settings):
+    """A column of labels: its different labels as texts, or None where it is stored as numbers."""
+
+    column: str
+    names: tuple[str, ...] | None
 
 
 class StoredFile(Settings):
@@ -89,10 +112,14 @@ class SkippedRow(Settings):
 
 
 class Manifest(Settings):
-    """manifest.json; ``key`` says what was asked for, of which content, by which tokenizer."""
+    """manifest.json; ``key`` says what was asked for, of which content, by which tokenizer.
+
+    In format 1 ``label_names`` are those of the one label column. In format 2 it is None and all label columns are
+    ``label_columns``; ``skipped_rows`` are then the first of ``num_skipped_rows``.
+    """
 
     kind: Literal["bertwright token ids"]
-    format: Literal[1]
+    format: Literal[1, 2]
     bertwright: str
     key: str
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -107,6 +134,38 @@ class Manifest(Settings):
     label_names: tuple[str, ...] | None
     skipped_rows: tuple[SkippedRow, ...]
     files: dict[str, StoredFile]
+    label_columns: tuple[StoredLabels, ...] | None = None
+    group_columns: tuple[str, ...] | None = None
+    num_skipped_rows: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _has_what_its_format_has(self) -> Self:
+        later = [
+            self.label_columns,
+            self.group_columns,
+            self.num_skipped_rows,
+            *(s.label_columns for s in self.sources),
+        ]
+        if any((value is None) != (self.format == 1) for value in later):
+            raise ValueError(f"entries that format {self.format} does not have, or lacks")
+        if self.format == 2 and self.label_names is not None:
+            raise ValueError("label_names in format 2")
+        if self.num_skipped < len(self.skipped_rows):
+            raise ValueError("more skipped rows than there are")
+        return self
+
+    @property
+    def labels(self) -> tuple[StoredLabels, ...]:
+        """The label columns, whatever the format."""
+        if self.label_columns is not None:
+            return self.label_columns
+        if self.label_names is None:
+            return ()
+        return (StoredLabels(column=self.sources[0].label_column or "label", names=self.label_names),)
+
+    @property
+    def num_skipped(self) -> int:
+        return len(self.skipped_rows) if self.num_skipped_rows is None else self.num_skipped_rows
 
     @property
     def truncated_share(self) -> float:
@@ -245,38 +304,62 @@ def _write_files(
     tokenize_s = 0.0
     all_lengths = []
     ids_file, texts_file = _HashedFile(folder / _IDS), _HashedFile(folder / _TEXTS)
+    waiting: deque[Any] = deque()
+
+    def parts() -> Iterator[Any]:
+        for part in chunks_of(texts.texts):
+            waiting.append(part)
+            yield part
+
     with (
         ids_file,
         texts_file,
-        pa.ipc.new_file(texts_file, _TEXTS_SCHEMA) as table,
+        pa.ipc.new_file(texts_file, TEXTS_SCHEMA) as table,
         reporter.progress("Tokenising", len(texts.texts)) as advance,
     ):
-        parts = list(chunks_of(texts.texts))
         before = time.perf_counter()
-        for part, (ids, starts) in zip(parts, tokenizer.encode_each(parts), strict=True):
+        for ids, starts in tokenizer.encode_each(parts()):
+            part = waiting.popleft()
             all_lengths.append(np.diff(starts))
             ids, _, _ = cut(ids, starts, max_length, tokenizer.sep_id)
             ids = ids.astype(tokenizer.id_dtype)
             tokenize_s += time.perf_counter() - before
             ids_file.write(ids.data)
-            table.write_batch(pa.record_batch([part], schema=_TEXTS_SCHEMA))
+            table.write_batch(pa.record_batch([part], schema=TEXTS_SCHEMA))
             advance(len(part))
             before = time.perf_counter()
     lengths = np.concatenate(all_lengths)
     arrays = {_LENGTHS: lengths.astype("<i4"), _ROWS: texts.rows.astype("<i8")}
-    if texts.label_codes is not None:
-        arrays[_LABELS] = texts.label_codes.astype("<i4")
+    codes = [column.codes.astype("<i4") for column in texts.labels if column.codes is not None]
+    if codes:
+        arrays[_LABELS] = np.concatenate(codes)
+    numbers = [column.numbers.astype("<f8") for column in texts.labels if column.numbers is not None]
+    if numbers:
+        arrays[_NUMBERS] = np.concatenate(numbers)
     files = {_IDS: ids_file.record(), _TEXTS: texts_file.record()}
     for name, array in arrays.items():
         with _HashedFile(folder / name) as file:
             file.write(array.data)
         files[name] = file.record()
+    if texts.groups:
+        files[_GROUPS] = _write_groups(folder / _GROUPS, texts.groups)
+    skipped = tuple(
+        SkippedRow(path=_storable(bad.path), line=bad.line, reason=bad.reason, unit=bad.unit) for bad in texts.bad_rows
+    )
+    first_format = len(texts.labels) < 2 and not numbers and not texts.groups and len(skipped) == len(texts.bad_rows)
+    later: dict[str, Any] = {}
+    if not first_format:
+        later = {
+            "label_columns": tuple(StoredLabels(column=column.name, names=column.names) for column in texts.labels),
+            "group_columns": tuple(texts.groups),
+            "num_skipped_rows": len(texts.bad_rows),
+        }
     manifest = Manifest(
         kind=_KIND,
-        format=FORMAT,
+        format=1 if first_format else 2,
         bertwright=__version__,
         key=key,
-        sources=tuple(Source(name=_storable(n), text_column=t, label_column=c) for n, t, c in texts.sources),
+        sources=tuple(_source(source, first_format) for source in texts.sources),
         source_sha256=texts.sha256,
         num_source_rows=texts.num_source_rows,
         tokenizer=TokenizerRecord(
@@ -287,15 +370,26 @@ def _write_files(
         num_tokens=int(np.minimum(lengths, max_length).sum()),
         num_truncated=int(np.count_nonzero(lengths > max_length)),
         id_dtype=tokenizer.id_dtype.str,
-        label_names=texts.label_names,
-        skipped_rows=tuple(
-            SkippedRow(path=_storable(bad.path), line=bad.line, reason=bad.reason, unit=bad.unit)
-            for bad in texts.bad_rows
-        ),
+        label_names=texts.labels[0].names if texts.labels and first_format else None,
+        skipped_rows=skipped,
         files=files,
+        **later,
     )
-    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json", exclude_unset=True))
     return Written(manifest, tokenize_s, time.perf_counter() - started - tokenize_s)
+
+
+def _source(source: SourceColumns, first_format: bool) -> Source:
+    given: dict[str, Any] = {} if first_format else {"label_columns": source.labels}
+    label = source.labels[0] if first_format and source.labels else None
+    return Source(name=_storable(source.name), text_column=source.text, label_column=label, **given)
+
+
+def _write_groups(path: Path, groups: dict[str, pa.ChunkedArray]) -> StoredFile:
+    table = pa.table(groups)
+    with _HashedFile(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table, _GROUPS_AT_ONCE)
+    return file.record()
 
 
 def _storable(path: str) -> str:
@@ -348,14 +442,8 @@ def may_be_replaced(folder: Path) -> bool:
     if not found:
         return True
     try:
-        return _read_values(folder / MANIFEST).get("kind") == _KIND and found <= {
-            MANIFEST,
-            _IDS,
-            _LENGTHS,
-            _ROWS,
-            _LABELS,
-            _TEXTS,
-        }
+        files = {MANIFEST, _IDS, _LENGTHS, _ROWS, _LABELS, _NUMBERS, _TEXTS, _GROUPS}
+        return _read_values(folder / MANIFEST).get("kind") == _KIND and found <= files
     except DataError:
         return False
 
@@ -375,10 +463,7 @@ def open_token_cache(path: str | os.PathLike[str]) -> tuple[UnsettledTexts, Cach
     starts = starts_of(np.minimum(lengths, manifest.max_length))
     truncated = lengths > manifest.max_length
     ids = np.asarray(np.memmap(folder / _IDS, dtype=np.dtype(manifest.id_dtype), mode="r"))
-    codes = None
-    if manifest.label_names is not None:
-        codes = _numbers(folder, _LABELS, "<i4").astype(np.int64)
-        _check(folder / _LABELS, _within(codes, 0, len(manifest.label_names)), "a label that has no name")
+    labels = _read_labels(folder, manifest)
     _check(folder / _LENGTHS, lengths.min() >= 2, "a text of less than two tokens")
     _check(folder / _LENGTHS, starts[-1] == len(ids), f"{starts[-1]:,} tokens, expected {len(ids):,}")
     found = int(np.count_nonzero(truncated))
@@ -387,19 +472,57 @@ def open_token_cache(path: str | os.PathLike[str]) -> tuple[UnsettledTexts, Cach
     for first in range(0, len(ids), _CHECKED_TOKENS):
         some = ids[first : first + _CHECKED_TOKENS]
         _check(folder / _IDS, _within(some, 0, manifest.tokenizer.vocab_size), "an id that is not in the vocabulary")
-    texts = _mapped_texts(folder / _TEXTS, num_texts)
     unsettled = UnsettledTexts(
-        texts,
+        _mapped_texts(folder / _TEXTS, num_texts),
         rows,
         manifest.num_source_rows,
-        codes,
-        manifest.label_names,
-        [(source.name, source.text_column, source.label_column) for source in manifest.sources],
-        [BadRow(row.path, row.line, row.reason, row.unit) for row in manifest.skipped_rows],
+        labels,
+        tuple(SourceColumns(source.name, source.text_column, source.labels) for source in manifest.sources),
+        BadRows(
+            (BadRow(row.path, row.line, row.reason, row.unit) for row in manifest.skipped_rows), manifest.num_skipped
+        ),
         [],
         manifest.source_sha256,
+        groups=_read_groups(folder / _GROUPS, manifest),
     )
     return unsettled, CachedTokens(ids, starts, truncated, os.fspath(path), manifest)
+
+
+def _read_labels(folder: Path, manifest: Manifest) -> tuple[LabelColumn, ...]:
+    stored = manifest.labels
+    named = [column for column in stored if column.names is not None]
+    codes = iter(_numbers(folder, _LABELS, "<i4").reshape(len(named), -1) if named else ())
+    unnamed = len(stored) - len(named)
+    numbers = iter(_numbers(folder, _NUMBERS, "<f8").reshape(unnamed, -1) if unnamed else ())
+    columns = []
+    for column in stored:
+        if column.names is None:
+            columns.append(LabelColumn(column.column, None, None, next(numbers)))
+            continue
+        places = next(codes)
+        _check(folder / _LABELS, _within(places, 0, len(column.names)), "a label that has no name")
+        columns.append(LabelColumn(column.column, column.names, places))
+    return tuple(columns)
+
+
+def _read_groups(path: Path, manifest: Manifest) -> dict[str, pa.ChunkedArray]:
+    if not manifest.group_columns:
+        return {}
+    try:
+        with pa.memory_map(str(path)) as source:
+            table = pa.ipc.open_file(source).read_all()
+            table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: damaged or changed: {one_line(error)}. {_AGAIN}") from None
+    names = tuple(table.column_names)
+    _check(path, names == manifest.group_columns, f"other columns ({', '.join(names)[:100]})")
+    _check(path, len(table) == manifest.num_texts, f"{len(table):,} rows, expected {manifest.num_texts:,}")
+    types = pa.types
+    for field in table.schema:
+        known = types.is_large_string(field.type) or types.is_boolean(field.type)
+        known = known or types.is_integer(field.type) or types.is_floating(field.type)
+        _check(path, known, f"a column of {field.type}")
+    return {name: table.column(name) for name in names}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -412,16 +535,17 @@ def read_manifest(folder: Path) -> Manifest:
     values = _read_values(path)
     if values.get("kind") != _KIND:
         raise DataError(f"{path}: not the manifest of a folder that bertwright tokenize made. {_AGAIN}")
-    if values.get("format") != FORMAT:
+    if values.get("format") not in range(1, FORMAT + 1):
         raise DataError(
             f"{path}: found format {show(values.get('format'))} of bertwright {show(values.get('bertwright'))}, "
-            f"expected format {FORMAT} of bertwright {__version__}. {_AGAIN}"
+            f"expected format 1 or {FORMAT} of bertwright {__version__}. {_AGAIN}"
         )
     try:
         manifest = build(Manifest, values, str(path))
     except UserError as error:
         raise DataError(f"{one_line(error)}. It is damaged. {_AGAIN}") from None
-    expected = {_IDS, _LENGTHS, _ROWS, _TEXTS} | (set() if manifest.label_names is None else {_LABELS})
+    kinds = {_LABELS if column.names is not None else _NUMBERS for column in manifest.labels}
+    expected = {_IDS, _LENGTHS, _ROWS, _TEXTS} | kinds | ({_GROUPS} if manifest.group_columns else set())
     _check(path, set(manifest.files) == expected, f"the files {', '.join(sorted(manifest.files))[:100]}")
     return manifest
 
@@ -440,11 +564,18 @@ _AGAIN = "Make it again with bertwright tokenize, or copy it again"
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     """Raise unless every file has the size that its count asks for, and the checksum that the manifest tells."""
-    item_bytes = {_IDS: np.dtype(manifest.id_dtype).itemsize, _LENGTHS: 4, _ROWS: 8, _LABELS: 4}
+    num_named = sum(column.names is not None for column in manifest.labels)
+    item_bytes = {
+        _IDS: np.dtype(manifest.id_dtype).itemsize,
+        _LENGTHS: 4,
+        _ROWS: 8,
+        _LABELS: 4 * num_named,
+        _NUMBERS: 8 * (len(manifest.labels) - num_named),
+    }
     for name, stored in manifest.files.items():
         path = folder / name
         count = manifest.num_tokens if name == _IDS else manifest.num_texts
-        expected = stored.bytes if name == _TEXTS else item_bytes[name] * count
+        expected = item_bytes[name] * count if name in item_bytes else stored.bytes
         _check(folder / MANIFEST, expected == stored.bytes, f"{stored.bytes:,} bytes of {name} for {count:,} numbers")
         try:
             with open(path, "rb") as file:
@@ -469,18 +600,11 @@ def _numbers(folder: Path, name: str, dtype: str) -> np.ndarray:
     return np.fromfile(folder / name, dtype=np.dtype(dtype))
 
 
-def _mapped_texts(path: Path, num_texts: int) -> pa.ChunkedArray:
+def _mapped_texts(path: Path, num_texts: int) -> Texts:
     try:
-        with pa.memory_map(str(path)) as source:
-            reader = pa.ipc.open_file(source)
-            if reader.schema.equals(_TEXTS_SCHEMA):
-                texts = reader.read_all().column("text")
-                texts.validate(full=True)
-            else:
-                texts = None
-    except (pa.ArrowException, OSError) as error:
+        with open(path, "rb") as file:
+            texts = MappedTexts(file.fileno()).checked()
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or changed: {one_line(error)}. {_AGAIN}") from None
-    _check(path, texts is not None, "other columns than text")
-    assert texts is not None
-    _check(path, len(texts) == num_texts and not texts.null_count, f"{len(texts):,} texts, expected {num_texts:,}")
+    _check(path, len(texts) == num_texts, f"{len(texts):,} texts, expected {num_texts:,}")
     return texts

@@ -12,10 +12,10 @@ from typing import Any
 
 from bertwright import hardware, runs
 from bertwright.config import TokenizeConfig, build
-from bertwright.data.columns import LabelledTexts, read_unsettled
+from bertwright.data.columns import LabelledTexts, read_unsettled, source_files
 from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.read import read_parts
 from bertwright.data.token_cache import (
-    FORMAT,
     Manifest,
     is_token_cache,
     may_be_replaced,
@@ -50,6 +50,11 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
     """Read, tokenise and write, unless the output already holds the same; says and returns what was done."""
     started = time.perf_counter()
     folder = Path(config.output or "")
+    if config.pair_column is not None:
+        raise DataError(
+            "--pair-column: folders of token ids hold single texts, found pairs of texts. Give the files to bertwright "
+            "train instead"
+        )
     _check_output(folder)
     tokenizer = load_tokenizer(tokenizer_folder(config.model, config.tokenizer))
     if tokenizer.engine != "nanotoken":
@@ -59,7 +64,12 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
 
     read_started = time.perf_counter()
     texts = read_unsettled(
-        config.data, config.text_column, config.label_column, with_labels=config.labels, on_bad_row=config.on_bad_row
+        config.data,
+        config.text_column,
+        config.label_column,
+        with_labels=config.labels,
+        on_bad_row=config.on_bad_row,
+        group_columns=config.group_columns,
     )
     read_s = time.perf_counter() - read_started
     for note in texts.notes:
@@ -107,11 +117,14 @@ def cache_key(config: TokenizeConfig, source_sha256: str, tokenizer: Tokenizer) 
     The content and formats of the files and what is taken from them, the tokenizer and the length; not where the files
     lie or what they are called.
     """
+    columns: list[Any] = [config.text_column, ",".join(config.label_column) or None, config.labels]
+    if config.group_columns:
+        columns.append(",".join(config.group_columns))
     parts = {
-        "format": FORMAT,
+        "format": 1,  # of this hash
         "source": source_sha256,
         "formats": [_extension(name) for name in config.data],
-        "columns": [config.text_column, config.label_column, config.labels],
+        "columns": columns,
         "on_bad_row": config.on_bad_row,
         "tokenizer": tokenizer.sha256,
         "max_length": config.max_length,
@@ -167,11 +180,15 @@ def _files_sha256(names: Sequence[str]) -> str:
     """The hash of the files' bytes, one after the other, as ``LabelledTexts`` has it; "" if one cannot be read."""
     digest = hashlib.sha256()
     try:
-        for name in names:
+        for name in source_files(names):
+            if os.path.isdir(name):
+                for _ in read_parts(name, on_bytes=digest.update):
+                    pass
+                continue
             with open(name, "rb") as file:
                 while piece := file.read(_HASHED_BYTES):
                     digest.update(piece)
-    except OSError:
+    except (OSError, DataError):
         return ""
     return digest.hexdigest()
 
@@ -186,12 +203,20 @@ def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
         "truncated_texts": manifest.num_truncated,
         "truncated_share": manifest.truncated_share,
         "max_length": manifest.max_length,
-        "labels": None if manifest.label_names is None else len(manifest.label_names),
-        "bad_rows": len(manifest.skipped_rows),
+        "labels": _num_labels(manifest),
+        "bad_rows": manifest.num_skipped,
         "tokenizer": manifest.tokenizer.model_dump(mode="json"),
         "source_sha256": manifest.source_sha256,
         "bytes": stored,
     }
+
+
+def _num_labels(manifest: Manifest) -> int | None:
+    """Different labels of one column, or columns of labels; None without labels, and for a column of numbers."""
+    stored = manifest.labels
+    if len(stored) != 1:
+        return len(stored) or None
+    return None if stored[0].names is None else len(stored[0].names)
 
 
 def _show(lines: Sequence[str], reporter: Reporter) -> None:

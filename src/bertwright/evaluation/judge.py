@@ -40,7 +40,7 @@ def extremes_of(
     """The ``k`` highest and lowest scored texts: ``extremes`` of result.json. Without texts, ``text`` is None."""
     names = None if texts.label_ids is None else np.array(labels, dtype=object)[texts.label_ids]
     scores = positive_score(probabilities, labels)
-    record = extremes_record(lambda i: texts.texts[i].as_py(), scores, texts.rows, names, k)
+    record = extremes_record(lambda i: texts.texts[i], scores, texts.rows, names, k)
     if not with_texts:
         for entry in (*record["highest"], *record["lowest"]):
             entry["text"] = None

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from bertwright.config import PredictSettings, ScoringMachineSettings, build
 from bertwright.data.columns import LabelledTexts, read_unlabelled
+from bertwright.data.texts import Texts
 from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
@@ -91,7 +92,7 @@ def run_prediction(
 
 def _given_texts(given: Sequence[str]) -> LabelledTexts:
     try:
-        strings = pa.chunked_array([pa.array(list(given), pa.large_string())])
+        strings = Texts.of(given)
     except UnicodeEncodeError:
         raise UserError("--text: found bytes that are not valid UTF-8, expected text") from None
     digest = hashlib.sha256("\n".join(given).encode()).hexdigest()
