@@ -253,7 +253,7 @@ class KernelAdamW:
         self._gradients, self._rows = {}, []
 
     def _clip_scales(self, weights: ctypes.Array[Weight], count: int, rows: RowGradients | None) -> list[float]:
-        """What to multiply the gradient of each of ``count`` weights by and, last, that of the table; NaN for no number."""
+        """What clipping multiplies the gradients of ``count`` weights by and, last, the table's; NaN for no number."""
         if self._max_grad_norm == 0:
             return [1.0] * (count + 1)
         squares = np.append(self._squares(weights, count), 0.0)
