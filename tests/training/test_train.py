@@ -35,6 +35,7 @@ def test_the_folder_is_as_designed(run):
         "config.json",
         "environment.json",
         "history.jsonl",
+        "steps.parquet",
         "result.json",
         "predictions.parquet",
         "model",
