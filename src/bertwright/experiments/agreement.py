@@ -416,7 +416,7 @@ def _results(first: _Known, other: _Known, scores: ScoresCompared | None) -> lis
     for end in ("highest", "lowest"):
         entries = [_entries(known.result["extremes"][end]) for known in (first, other)]
         n = min(map(len, entries))
-        rows = [[entry.get("row") for entry in found] for found in entries]
+        rows = [[entry.get("row") for entry in those] for those in entries]
         if rows[0][:n] != rows[1][:n]:
             close = all(_close(a.get("score"), b.get("score")) for a, b in zip(*entries, strict=False))
             effect = "their scores are the same to four decimals: rounding decides which comes first" if close else ""
@@ -483,7 +483,10 @@ def _digest(path: Path) -> str:
 
 
 def _agreeing(pair: Pair) -> str:
-    words = "These runs agree to four decimals."
+    though = ["they start from other weights"] if pair.weights else []
+    if pair.settings:
+        though.append(f"settings differ: {_named(pair.settings)}")
+    words = f"These runs agree to four decimals{', though ' + ', and '.join(though) if though else ''}."
     if pair.steps is not None:
         n = min(pair.steps.num_steps)
         if pair.steps.any_difference is None:
