@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,22 @@ def test_files_are_read_or_refused(tmp_path):
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(UserError, match="found list"):
         read_config_file(tmp_path / "list.json")
+
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_the_example_files_are_settings(path):
+    config = build(TrainConfig, {"train": ("x.csv",), **read_config_file(path)}, str(path))
+    assert config.model != TrainConfig.model_fields["model"].default
+
+
+def test_the_examples_of_sentiment_are_those_of_the_report():
+    by_name = {path.stem: build(TrainConfig, {"train": "x", **read_config_file(path)}) for path in EXAMPLES}
+    sizes, base = by_name["sentiment-sizes"], by_name["sentiment-base-adamax"]
+    assert (sizes.optimizer, sizes.learning_rate, sizes.epsilon) == ("adam", 3e-5, 1e-8)
+    assert (sizes.clip, sizes.max_grad_norm, sizes.batch_size, sizes.validation_share) == ("each", 1.0, 32, 0.2)
+    assert (base.optimizer, base.learning_rate, base.batch_size, base.validation_share) == ("adamax", 5e-5, 16, 0.35)
+    assert sizes.schedule == base.schedule == "constant"
+    assert sizes.epochs == base.epochs == 1

@@ -13,6 +13,8 @@ _ENTRY_POINTS = {
     "load": "bertwright.evaluation.predictor",
     "open_run": "bertwright.runs",
     "list_runs": "bertwright.runs",
+    "compare": "bertwright.experiments.compare",
+    "agreement": "bertwright.experiments.agreement",
 }
 
 __all__ = ["__version__", *_ENTRY_POINTS]

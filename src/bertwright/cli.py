@@ -45,6 +45,11 @@ app.command(f"{_COMMANDS}:evaluate", name="evaluate", help="Judge a run's classi
 app.command(
     f"{_COMMANDS}:predict", name="predict", help="Score texts: given with --text, in files, or on standard input."
 )
+app.command(
+    f"{_COMMANDS}:compare",
+    name="compare",
+    help="Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no).",
+)
 runs_app.command(f"{_COMMANDS}:runs_list", name="list", help="List the runs in a folder, oldest first.")
 runs_app.command(
     f"{_COMMANDS}:runs_show",

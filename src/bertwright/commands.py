@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any, NoReturn
 
 from cyclopts import Parameter
@@ -155,6 +156,40 @@ def runs_show(
         _print_json({"settings": found.settings, "environment": found.environment, "result": found.result})
     else:
         show_run(found, _reporter(False, False))
+
+
+def compare(
+    *runs: Annotated[str, Parameter(help="Folders of finished runs, at least two.")],
+    agreement: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Tell whether the runs agree to four decimals, as runs of one seed should; if not, where they part.",
+        ),
+    ] = False,
+    json_line: Json = False,
+) -> None:
+    """Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no)."""
+    reporter = _reporter(json_line, False)
+    if not agreement:
+        from bertwright.experiments.compare import compare as compare_runs
+        from bertwright.experiments.compare import show_comparison
+
+        records = compare_runs(*runs)
+        show_comparison(records, reporter)
+        if json_line:
+            _print_json(records)
+        return
+
+    from bertwright.experiments.agreement import agreement as agreement_of
+    from bertwright.experiments.agreement import show_agreement
+
+    found = agreement_of(*runs)
+    show_agreement(found, reporter)
+    if json_line:
+        _print_json(found.record())
+    if not found.agree:
+        sys.exit(1)
 
 
 def bench_infer(

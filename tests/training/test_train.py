@@ -35,6 +35,7 @@ def test_the_folder_is_as_designed(run):
         "config.json",
         "environment.json",
         "history.jsonl",
+        "steps.parquet",
         "result.json",
         "predictions.parquet",
         "model",
@@ -362,3 +363,31 @@ def test_validation_texts_of_one_class_are_chosen_by_loss(examples, tmp_path, ca
     assert "one class only" in capsys.readouterr().err
     with pytest.raises(DataError, match="two classes"):
         small(examples, tmp_path / "s", validation="v.csv", steps=2, best_metric="roc_auc")
+
+
+def test_a_validation_share_of_35_percent_by_adamax(examples, tmp_path):
+    """As the report's largest model was trained: every class gives 35 % of its texts."""
+    run = small(
+        examples,
+        tmp_path / "run",
+        test=None,
+        validation_share=0.35,
+        optimizer="adamax",
+        learning_rate=2e-3,
+        batch_size=16,
+        clip="each",
+        schedule="constant",
+        warmup_ratio=0,
+        epochs=3,
+    )
+    with open(examples / "comments_train.csv", encoding="utf-8", newline="") as file:
+        labels = [row["label"] for row in csv.DictReader(file)]
+    data = run.result["data"]
+    assert data["validation_texts"] == pytest.approx(0.35 * len(labels), abs=1)
+    assert data["train_texts"] + data["validation_texts"] == len(labels)
+    held = {name: row["support"] for name, row in run.metrics["validation"]["per_class"].items()}
+    assert held == {name: pytest.approx(0.35 * labels.count(name), abs=1) for name in ("clean", "toxic")}
+    assert run.result["steps"] == 3 * -(-data["train_texts"] // 16)
+    assert {line["learning_rate"] for line in run.history} == {2e-3}
+    assert run.metrics["train"]["accuracy"] > 0.7
+    assert run.settings["clip"] == "each"

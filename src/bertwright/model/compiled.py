@@ -57,6 +57,7 @@ class Weight(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("gradient", "master", "m", "v", "rounded")),
         ("n", ctypes.c_int64),
         *((name, ctypes.c_int) for name in ("half", "decayed")),
+        ("scale", ctypes.c_float),
     )
 
 
@@ -91,8 +92,8 @@ _TYPED = {
 }
 _UNTYPED = {
     "sum_by_group": (_P, _P, _P, _L, _I, _P),
-    "sum_of_squares": (_P, _L),
-    "adam_step": (_P, _L, _F, _P),
+    "squares_of_each": (_P, _L, _I, _P),
+    "adam_step": (_P, _L, _P),
     "adam_rows": (_P, _L, _P, _F, _P, _P, _P, _P, _P, _L, _P, _I),
     "num_threads": (),
     "has_bf16_products": (),
@@ -105,7 +106,7 @@ _TILES = {
     "attention_forward_tiles": _TYPED["attention_forward"],
     "attention_backward_tiles": _TYPED["attention_backward"],
 }
-_RETURNS = {"sum_of_squares": ctypes.c_double, "num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
+_RETURNS = {"num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
 
 
 class Kernels:
@@ -113,7 +114,7 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self.sum_by_group = _function(library, "sum_by_group", "sum_by_group")
-        self.sum_of_squares = _function(library, "sum_of_squares", "sum_of_squares")
+        self.squares_of_each = _function(library, "squares_of_each", "squares_of_each")
         self.adam_step = _function(library, "adam_step", "adam_step")
         self.adam_rows = _function(library, "adam_rows", "adam_rows")
         self.num_threads = _function(library, "num_threads", "num_threads")

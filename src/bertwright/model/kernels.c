@@ -89,6 +89,7 @@ typedef struct {
   bf16 *rounded;
   int64_t n;
   int half, decayed;
+  float scale; /* what clipping multiplies the gradient by */
 } Weight;
 
 #define PASTE2(a, b) a##_##b
@@ -114,34 +115,28 @@ typedef struct {
 #define PAIRED 1
 #include "kernels.c"
 
-/* The sum of squares of the gradients of `count` weights. */
-double sum_of_squares(const Weight *weights, int64_t count) {
-  double partial[MOST_THREADS] = {0};
-#pragma omp parallel num_threads(omp_get_max_threads() < MOST_THREADS ? omp_get_max_threads() : MOST_THREADS)
+/* The sums of squares of the gradients of `count` weights: each thread's share of each weight, shares (threads, count),
+ * for the caller to add up. The rows of threads that did not come stay as they are. */
+void squares_of_each(const Weight *weights, int64_t count, int threads, double *shares) {
+#pragma omp parallel num_threads(threads)
   {
     int me = omp_get_thread_num(), all = omp_get_num_threads();
-    double mine = 0;
     for (int64_t i = 0; i < count; i++)
-      mine += weights[i].half ? share_of_squares_bf16(weights[i].gradient, weights[i].n, me, all)
-                              : share_of_squares_float(weights[i].gradient, weights[i].n, me, all);
-    partial[me] = mine;
+      shares[me * count + i] = weights[i].half ? share_of_squares_bf16(weights[i].gradient, weights[i].n, me, all)
+                                               : share_of_squares_float(weights[i].gradient, weights[i].n, me, all);
   }
-  double total = 0;
-  for (int t = 0; t < MOST_THREADS; t++) total += partial[t];
-  return total;
 }
 
-/* One AdamW step of `count` weights by their gradients times scale; settings: of those with decay and of those without.
- * All in one parallel part: most weights are biases and norms, for which starting the threads would take longer. */
-void adam_step(const Weight *weights, int64_t count, float scale, const Adam *settings) {
+/* One AdamW step of `count` weights by their scaled gradients; settings: of those with decay and of those without. All in one parallel part: most weights are biases and norms, for which starting the threads would take longer. */
+void adam_step(const Weight *weights, int64_t count, const Adam *settings) {
 #pragma omp parallel
   {
     int me = omp_get_thread_num(), all = omp_get_num_threads();
     FLUSH_TINY;
     for (int64_t i = 0; i < count; i++) {
       Adam a = settings[weights[i].decayed ? 0 : 1];
-      if (weights[i].half) adam_share_bf16(&weights[i], scale, a, me, all);
-      else adam_share_float(&weights[i], scale, a, me, all);
+      if (weights[i].half) adam_share_bf16(&weights[i], a, me, all);
+      else adam_share_float(&weights[i], a, me, all);
     }
     END_FLUSH_TINY;
   }
@@ -454,9 +449,10 @@ static double N(share_of_squares)(const REAL *x, int64_t n, int me, int all) {
   return mine;
 }
 
-/* One AdamW step of a thread's share of a weight, by its gradient times scale. */
-static void N(adam_share)(const Weight *weight, float scale, Adam a, int me, int all) {
+/* One AdamW step of a thread's share of a weight, by its scaled gradient. */
+static void N(adam_share)(const Weight *weight, Adam a, int me, int all) {
   const REAL *gradient = weight->gradient;
+  float scale = weight->scale;
   float *master = weight->master, *m = weight->m, *v = weight->v;
   bf16 *rounded = weight->rounded;
   int64_t vectors = weight->n / LANES, first = vectors * me / all, last = vectors * (me + 1) / all;

@@ -90,7 +90,7 @@ class MasterOptimizer:
         self._gradients: dict[str, Tensor] = {}  # float32, of the masters, used again by every step
         self._low = [(p, m) for p, m in zip(self._parameters, self._masters, strict=True) if p is not m]
         self.rate = rate
-        self.max_grad_norm = settings.max_grad_norm
+        self.max_grad_norm, self.clip = settings.max_grad_norm, settings.clip
         self.optimizer = _torch_optimizer(self._names, self._masters, settings, rate)
         # float16 holds nothing below 6e-8: the loss is scaled up so that gradients stay above, and a step whose
         # gradients overflow is left out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
@@ -125,7 +125,9 @@ class MasterOptimizer:
         """Clip, update the masters with ``rate_factor`` times the learning rate, copy them back, drop the gradients."""
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if self.max_grad_norm > 0:
+        if self.max_grad_norm > 0 and self.clip == "each":
+            _clip_each([m.grad for m in self._masters if m.grad is not None], self.max_grad_norm)
+        elif self.max_grad_norm > 0:
             nn.utils.clip_grad_norm_(self._masters, self.max_grad_norm, foreach=True)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * rate_factor
@@ -162,7 +164,7 @@ class KernelAdamW:
 
     Token embeddings without a gradient are left alone until a batch holds them again; then they get all the updates
     that they missed, the same ones in the same order, so that nothing but the time changes. Clipping is as in
-    ``MasterOptimizer``, by the norm of all gradients.
+    ``MasterOptimizer``; by each gradient's own norm, that of the token embeddings is the whole table's.
     """
 
     _TABLE = "encoder.embeddings.token.weight"
@@ -188,6 +190,7 @@ class KernelAdamW:
             for name, master in self._masters.items()
         }
         self._rate, self._decay, self._max_grad_norm = rate, weight_decay_of(settings), settings.max_grad_norm
+        self._clip = settings.clip
         self._betas, self._epsilon = (settings.beta1, settings.beta2), settings.epsilon
         self._done = 0
         self._table_steps = (Adam * num_steps)()
@@ -225,14 +228,9 @@ class KernelAdamW:
         rows = _merged(self._rows, self._kernels)
         gradients = {name: gradient.contiguous() for name, gradient in self._gradients.items()}
         weights = self._weights_of(gradients)
-        scale = 1.0
-        if self._max_grad_norm > 0:
-            squares = self._kernels.sum_of_squares(ctypes.byref(weights), len(gradients))
-            if rows is not None:
-                table = Weight(gradient=rows.values.data_ptr(), n=rows.values.numel())
-                squares += self._kernels.sum_of_squares(ctypes.byref(table), 1)
-            norm = math.sqrt(squares) if squares >= 0 else math.nan
-            scale = min(1.0, self._max_grad_norm / (norm + 1e-6)) if math.isfinite(norm) else math.nan
+        scales = self._clip_scales(weights, len(gradients), rows)
+        for weight, scale in zip(weights, scales, strict=False):  # the last one is the table's
+            weight.scale = scale
         rate, step = self._rate * rate_factor, self._done + 1
         corrections = 1 - self._betas[0] ** step, 1 - self._betas[1] ** step
         settings = (Adam * 2)(  # with decay, and without
@@ -248,11 +246,30 @@ class KernelAdamW:
             )
         )
         self._table_steps[self._done] = settings[0]
-        self._kernels.adam_step(ctypes.byref(weights), len(gradients), scale, ctypes.byref(settings))
+        self._kernels.adam_step(ctypes.byref(weights), len(gradients), ctypes.byref(settings))
         if rows is not None:
-            self._update_table(rows.rows, rows.values, scale)
+            self._update_table(rows.rows, rows.values, scales[-1])
         self._done = step
         self._gradients, self._rows = {}, []
+
+    def _clip_scales(self, weights: ctypes.Array[Weight], count: int, rows: RowGradients | None) -> list[float]:
+        """What clipping multiplies the gradients of ``count`` weights by and, last, the table's; NaN for no number."""
+        if self._max_grad_norm == 0:
+            return [1.0] * (count + 1)
+        squares = np.append(self._squares(weights, count), 0.0)
+        if rows is not None:
+            table = (Weight * 1)(Weight(gradient=rows.values.data_ptr(), n=rows.values.numel()))
+            squares[-1] = self._squares(table, 1)[0]
+        if self._clip == "each":
+            return [_clip_scale(square, self._max_grad_norm, 0.0) for square in squares.tolist()]
+        return [_clip_scale(float(squares.sum()), self._max_grad_norm, 1e-6)] * (count + 1)  # as clip_grad_norm_
+
+    def _squares(self, weights: ctypes.Array[Weight], count: int) -> np.ndarray:
+        """(count,) float64: the sum of squares of each gradient."""
+        threads = self._kernels.num_threads()
+        shares = np.zeros((threads, count))
+        self._kernels.squares_of_each(ctypes.byref(weights), count, threads, shares.ctypes.data)
+        return shares.sum(0)
 
     def _weights_of(self, gradients: dict[str, Tensor]) -> ctypes.Array[Weight]:
         """The weights that have gradients, for the kernels; made once, but for where weights and gradients lie."""
@@ -323,6 +340,21 @@ def make_optimizer(
     if encoder is not None and decoupled:
         return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps)
     return MasterOptimizer(parameters, originals, settings, rate, encoder)
+
+
+def _clip_scale(squares: float, most: float, added: float) -> float:
+    """What brings a gradient, whose elements' squares sum to ``squares``, to a norm of at most ``most``."""
+    norm = math.sqrt(squares) if squares >= 0 else math.nan
+    return min(1.0, most / max(norm + added, most)) if math.isfinite(norm) else math.nan
+
+
+def _clip_each(gradients: list[Tensor], most: float) -> None:
+    """Bring each gradient to a norm of at most ``most``, as Keras' ``clipnorm``: g * most / max(norm(g), most)."""
+    factors = torch._foreach_norm(gradients)
+    torch._foreach_clamp_min_(factors, most)
+    torch._foreach_reciprocal_(factors)
+    torch._foreach_mul_(factors, most)
+    torch._foreach_mul_(gradients, factors)
 
 
 def _by_parameter_name(encoder: CpuEncoder | None) -> dict[str, Tensor | RowGradients]:

@@ -28,6 +28,8 @@ from bertwright.model.checkpoint import Loaded, load_for_training, save_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
+from bertwright.steps import FILE as STEPS
+from bertwright.steps import write_trace
 from bertwright.training.loop import (
     HeadOnFeatures,
     Outcome,
@@ -39,6 +41,7 @@ from bertwright.training.loop import (
 )
 from bertwright.training.loss import objective_of
 from bertwright.training.optimizer import weight_decay_of
+from bertwright.training.trace import trace_of, weights_sha256
 
 # More training texts than this are sampled for the metrics of the training texts.
 _MOST_TRAIN_METRIC_TEXTS = 50_000
@@ -114,6 +117,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         )
 
     originals = dict(loaded.model.state_dict())
+    initial_weights = weights_sha256(originals)  # now: they are updated in place
     model = loaded.model.to(device).compute_in(dtype, config.compile == "auto").train()
     learner = None
     if not config.freeze_encoder:
@@ -147,6 +151,8 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
     outcome = _learn(config, learner, splits, loaded, originals, device, token_budget, writer, reporter)
     del learner  # and the memory that its batches used
+    trace = trace_of(config, train_texts, splits["train"].ragged, outcome.losses, initial_weights)
+    write_trace(output / STEPS, trace)
 
     state = originals | outcome.state
     save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)

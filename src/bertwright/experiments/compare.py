@@ -1,0 +1,223 @@
+"""Runs side by side: quality on the same texts, times, memory, cost. Torch is never imported here."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bertwright.errors import RunError, UserError
+from bertwright.evaluation.extremes import one_line
+from bertwright.evaluation.show import held_out_split
+from bertwright.progress import Reporter, duration
+from bertwright.runs import PREDICTIONS, Run, open_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Shown of the held-out texts, in this order, where any run has them.
+_SHOWN_METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss")
+
+
+def compare(*runs: str | Path) -> list[dict[str, Any]]:
+    """A record for each of ``runs``, folders of finished runs that were judged on the same texts.
+
+    Keys: ``run``, ``act``, ``model``, ``seed``, ``epochs``, ``steps``, ``judged_on``, ``metrics`` (of the held-out
+    texts), ``train_accuracy``, ``device``, ``dtype``, ``seconds``, ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd``.
+
+    Raises:
+        UserError: fewer than two runs; one is missing, damaged or not finished; they were judged on different texts.
+    """
+    found = open_finished(runs)
+    _refuse_other_texts(found)
+    return [_record(run) for run in found]
+
+
+def open_finished(paths: Sequence[str | Path]) -> list[Run]:
+    """The runs in the folders ``paths``.
+
+    Raises:
+        UserError: fewer than two, or one twice.
+        RunError: one is missing, damaged or not finished.
+    """
+    if len(paths) < 2:
+        raise UserError(f"found {len(paths)} runs, expected at least two to compare: name their folders")
+    seen: dict[Path, str | Path] = {}
+    for path in paths:
+        if Path(path).resolve() in seen:
+            raise UserError(f"{path} is named twice: name different runs")
+        seen[Path(path).resolve()] = path
+    found = [open_run(path) for path in paths]
+    for run in found:
+        if not run.finished:
+            raise RunError(f"{run.path} has no result.json: it is still going, was stopped or failed; finish it first")
+    return found
+
+
+def read_predictions(run: Run, columns: Sequence[str] | None = None) -> pa.Table | None:
+    """The run's predictions.parquet, or those of ``columns`` that it has; None where the run has none.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    path = run.path / PREDICTIONS
+    if not path.is_file():
+        return None
+    try:
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+        chosen = [name for name in names if name != "text"] if columns is None else [c for c in columns if c in names]
+        table = file.read(columns=chosen)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        first = str(error).splitlines()[:1]
+        raise RunError(f"{path}: cannot be read ({first[0] if first else error}); the file is damaged") from None
+    if "text_sha256" not in table.column_names:
+        raise RunError(f"{path}: holds no text_sha256; the file is damaged")
+    return table
+
+
+def _refuse_other_texts(runs: Sequence[Run]) -> None:
+    first = _judged_texts(runs[0])
+    for run in runs[1:]:
+        if _judged_texts(run) != first:
+            one, other = (_judged_words(which) for which in (runs[0], run))
+            raise UserError(
+                f"{run.path} was judged on other texts or labels ({other}) than {runs[0].path} ({one}): their figures "
+                "cannot stand side by side. Judge each on one file by bertwright evaluate RUN FILE --output FOLDER, "
+                "and compare those"
+            )
+
+
+def _judged_texts(run: Run) -> str:
+    """What names the texts that a run was judged on, and their labels, in whatever order."""
+    table = read_predictions(run, ("text_sha256", "label"))
+    if table is None:
+        split = held_out_split(run.metrics)
+        data = (run.result or {})["data"]
+        return repr((split, data.get("test_sha256") or data.get("train_sha256"), data.get(f"{split}_texts")))
+    columns = [map(str, table.column(name).to_pylist()) for name in table.column_names]
+    digest = hashlib.sha256()
+    for row in sorted(zip(*columns, strict=True)):
+        digest.update("\t".join(row).encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def _judged_words(run: Run) -> str:
+    split = held_out_split(run.metrics)
+    return "none" if split is None else f"{run.metrics[split].get('num_texts', 0):,} {split} texts"
+
+
+def _record(run: Run) -> dict[str, Any]:
+    assert run.result is not None
+    split = held_out_split(run.metrics)
+    metrics = run.metrics[split] if split else {}
+    return {
+        "run": str(run.path),
+        "act": run.act,
+        "model": run.settings.get("model") or run.settings.get("run"),
+        "seed": run.settings.get("seed"),
+        "epochs": run.settings.get("epochs"),
+        "steps": run.result.get("steps"),
+        "judged_on": split,
+        "metrics": {name: value for name, value in metrics.items() if value is None or is_number(value)},
+        "train_accuracy": _number((run.metrics.get("train") or {}).get("accuracy")),
+        "device": run.environment.get("gpu") or run.environment.get("cpu"),
+        "dtype": run.environment.get("dtype"),
+        "seconds": {name: _number(value) for name, value in run.result["seconds"].items()},
+        "peak_process_bytes": _number(run.result["memory"]["peak_process_bytes"]),
+        "peak_gpu_bytes": _number(run.result["memory"]["peak_gpu_bytes"]),
+        "usd": _number(run.result["cost"]["usd"]),
+    }
+
+
+def show_comparison(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+    """What ``compare`` returned, as tables: quality, then times."""
+    reporter.show(_quality_table(records))
+    reporter.show(_resources_table(records))
+
+
+def _quality_table(records: Sequence[dict[str, Any]]) -> Table:
+    present = dict.fromkeys(name for record in records for name in record["metrics"] if name != "num_texts")
+    shown = [name for name in _SHOWN_METRICS if name in present] or list(present)
+    split = records[0]["judged_on"]
+    table = empty_table(f"Quality, {split} texts" if split else "Quality")
+    for name in ("run", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("seed", "epochs", "train accuracy", *shown):
+        table.add_column(name, justify="right")
+    for record in records:
+        words = [str(record["run"]), str(record["model"]), _word(record["seed"]), _epochs(record)]
+        add_row(table, *words, number(record["train_accuracy"]), *(number(record["metrics"].get(n)) for n in shown))
+    return table
+
+
+def _resources_table(records: Sequence[dict[str, Any]]) -> Table:
+    phases = [
+        p for p in ("tokenize", "train", "infer", "total") if any(r["seconds"].get(p) is not None for r in records)
+    ]
+    with_gpu, with_cost = (any(r[name] is not None for r in records) for name in ("peak_gpu_bytes", "usd"))
+    table = empty_table("Times and memory")
+    for name in ("run", "device"):
+        table.add_column(name, overflow="fold")
+    more = (["GPU MiB"] if with_gpu else []) + (["USD"] if with_cost else [])
+    for name in ("dtype", *phases, "MiB", *more):
+        table.add_column(name, justify="right")
+    for record in records:
+        seconds = [record["seconds"].get(phase) for phase in phases]
+        cells = ["-" if value is None else duration(value) for value in seconds]
+        cells.append(_mebibytes(record["peak_process_bytes"]))
+        if with_gpu:
+            cells.append(_mebibytes(record["peak_gpu_bytes"]))
+        if with_cost:
+            cells.append(number(record["usd"]))
+        add_row(table, str(record["run"]), _word(record["device"]), _word(record["dtype"]), *cells)
+    return table
+
+
+def empty_table(title: str) -> Table:
+    """A table of this project's looks."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    return Table(title=Text(one_line(title)), title_justify="left", box=box.SIMPLE_HEAD)
+
+
+def add_row(table: Table, *cells: str) -> None:
+    """Add ``cells`` as they are: nothing in them is markup or a control code."""
+    from rich.text import Text
+
+    table.add_row(*(Text(one_line(cell)) for cell in cells))
+
+
+def number(value: float | None) -> str:
+    """Four decimals, or "-" where there is no number."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a number, and finite: a damaged record may hold anything."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _number(value: Any) -> float | None:
+    return value if is_number(value) else None
+
+
+def _mebibytes(value: float | None) -> str:
+    return "-" if value is None else f"{value / 2**20:,.0f}"
+
+
+def _word(value: Any) -> str:
+    return "-" if value is None else str(value)
+
+
+def _epochs(record: dict[str, Any]) -> str:
+    if is_number(record["epochs"]):
+        return f"{record['epochs']:g}"
+    return f"{record['steps']:,} steps" if is_number(record["steps"]) else "-"
