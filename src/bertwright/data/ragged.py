@@ -300,44 +300,22 @@ def _cut_part(ids: np.ndarray, starts: np.ndarray, max_length: int, long_texts: 
 
 def _windows(ids: np.ndarray, starts: np.ndarray, max_length: int, overlap: int) -> _Part:
     lengths = np.diff(starts)
-    too_long = np.flatnonzero(lengths > max_length)
-    counts = np.ones_like(lengths)
-    if not len(too_long):
+    step = max_length - 2 - overlap
+    # one window, and the rest over the step, rounded up
+    counts = 1 - (-np.maximum(lengths - max_length, 0) // step)
+    if counts.max() == 1:
         return _Part(ids, lengths, 0, counts)
-    width = max_length - 2
-    step = width - overlap
-    counts[too_long] = 1 - (-(lengths[too_long] - 2 - width) // step)  # one, and the rest over the step, rounded up
-    first_windows = starts_of(counts)
-    new_lengths = np.repeat(lengths, counts)
-    cls_id, sep_id = ids[0], ids[-1]
-    pieces: list[np.ndarray] = []
-    done = 0
-    for text, begin, end, first in zip(
-        too_long.tolist(),
-        starts[too_long].tolist(),
-        starts[too_long + 1].tolist(),
-        first_windows[too_long].tolist(),
-        strict=True,
-    ):
-        pieces.append(ids[done:begin])
-        done = end
-        count = int(counts[text])
-        windows = np.empty((count, max_length), ids.dtype)
-        windows[:, 0], windows[:, -1] = cls_id, sep_id
-        content = ids[begin + 1 : end - 1]
-        inside = np.lib.stride_tricks.sliding_window_view(content, width)[::step]  # all that are full
-        windows[: len(inside), 1:-1] = inside[:count]
-        new_lengths[first : first + count] = max_length
-        flat = windows.ravel()
-        rest = len(content) - (count - 1) * step  # tokens of the last window
-        if rest < width:
-            windows[-1, 1 : 1 + rest] = content[len(content) - rest :]
-            windows[-1, 1 + rest] = sep_id
-            new_lengths[first + count - 1] = rest + 2
-            flat = flat[: len(flat) - (width - rest)]
-        pieces.append(flat)
-    pieces.append(ids[done:])
-    return _Part(np.concatenate(pieces), new_lengths, 0, counts)
+    # A window is a run of the text's ids, of which then the first is made [CLS] and the last [SEP].
+    number = places_of(np.zeros_like(counts), counts)  # of each window, from 0 in its text
+    begins = np.repeat(starts[:-1], counts) + number * step
+    ends = np.minimum(begins + max_length, np.repeat(starts[1:], counts))
+    breaks = np.flatnonzero(begins[1:] != ends[:-1])  # copied at once: what lies end to end
+    runs = zip([0, *begins[breaks + 1].tolist()], [*ends[breaks].tolist(), len(ids)], strict=True)
+    kept = np.concatenate([ids[begin:end] for begin, end in runs])
+    new_lengths = ends - begins
+    last = np.cumsum(new_lengths)
+    kept[last - new_lengths], kept[last - 1] = ids[0], ids[-1]
+    return _Part(kept, new_lengths, 0, counts)
 
 
 class _Parts:

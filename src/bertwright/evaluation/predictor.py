@@ -205,9 +205,7 @@ def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
         CheckpointError: they cannot.
     """
     if model.config.type_vocab_size < 2:
-        raise CheckpointError(
-            "the model has one segment (type_vocab_size 1), expected 2: it cannot read pairs of texts"
-        )
+        raise CheckpointError("the model cannot read pairs of texts: its type_vocab_size is 1, expected 2 or more")
     tokenizer.check_pairs()
 
 
