@@ -81,7 +81,7 @@ class Predictor:
     def from_loaded(cls, loaded: Loaded, machine: MachineSettings | None = None) -> Predictor:
         return cls(loaded.model, loaded.tokenizer, loaded.settings, machine, loaded.notes)
 
-    def predict(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[Prediction]:
+    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
         """A prediction for each text or, by a classifier of pairs, for each pair of texts.
 
         Raises:
@@ -90,7 +90,8 @@ class Predictor:
         """
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
-        probabilities = self.score(list(texts))
+        texts = list(texts)
+        probabilities = self.score(texts)
         decided = decide(probabilities, self.settings.threshold)
         return [
             Prediction(
@@ -101,9 +102,7 @@ class Predictor:
             for label, row in zip(decided, probabilities, strict=True)
         ]
 
-    def score(
-        self, texts: Sequence[str] | Sequence[tuple[str, str]] | Any, reporter: Reporter | None = None
-    ) -> np.ndarray:
+    def score(self, texts: Sequence[str | tuple[str, str]] | Any, reporter: Reporter | None = None) -> np.ndarray:
         """(texts, labels) float64 probabilities; ``texts`` may also be a pyarrow array of strings.
 
         A classifier of pairs takes a list of (text, second text). Each row sums to 1. A text scores the same alone and
@@ -113,7 +112,7 @@ class Predictor:
 
     def tokenize(
         self,
-        texts: Sequence[str] | Sequence[tuple[str, str]] | Any,
+        texts: Sequence[str | tuple[str, str]] | Any,
         reporter: Reporter | None = None,
         pairs: Any = None,
     ) -> Ragged:
