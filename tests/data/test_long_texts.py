@@ -166,6 +166,19 @@ def test_texts_that_fit_are_not_copied():
         assert found.num_truncated == found.num_in_windows == 0
 
 
+@pytest.mark.parametrize("policy", ["head", "head+tail", "windows"])
+def test_views_are_cut_too(policy):
+    _, ids, starts = whole_texts([5, 12, 30])
+    rows = np.array([2, 0, 2])
+    copy = Ragged(ids, starts, 0).take(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ragged_module, "MOST_IDS_IN_MEMORY_BYTES", 0)
+        view = Ragged(ids, starts, 0).take(rows)
+    for max_length in (10, 30):
+        found = cut_to(view.ids, view.starts, max_length, policy, places=view.places)
+        assert sequences(found) == sequences(cut_to(copy.ids, copy.starts, max_length, policy))
+
+
 def test_a_view_without_its_places_is_refused():
     _, ids, _ = whole_texts([5, 12, 30])
     with pytest.raises(ValueError, match="a view needs its places"):

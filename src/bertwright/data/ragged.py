@@ -205,9 +205,14 @@ def tokenize_texts(
 
 
 def cut_to(
-    ids: np.ndarray, starts: np.ndarray, max_length: int, long_texts: LongTexts = "head", window_overlap: int = 0
+    ids: np.ndarray,
+    starts: np.ndarray,
+    max_length: int,
+    long_texts: LongTexts = "head",
+    window_overlap: int = 0,
+    places: np.ndarray | None = None,
 ) -> Ragged:
-    """What is read of whole texts by a model of ``max_length`` tokens: ``ids`` (tokens,) from ``starts`` (texts + 1,).
+    """What is read of whole texts by a model of ``max_length`` tokens; ``ids``, ``starts``, ``places`` as in ``Ragged``.
 
     Each text's ids are [CLS] ... [SEP], uncut. Of one of more than ``max_length`` tokens,
 
@@ -224,11 +229,11 @@ def cut_to(
     check_long_texts(max_length, long_texts, window_overlap)
     if not len(starts) - 1 or int(np.diff(starts).max()) <= max_length:
         window_starts = np.arange(len(starts)) if long_texts == "windows" else None
-        return Ragged(ids, starts, 0, window_starts=window_starts)
-    made = _Parts(ids.dtype, len(starts) - 1)
+        return Ragged(ids, starts, 0, window_starts=window_starts, places=places)
+    made, whole = _Parts(ids.dtype, len(starts) - 1), Ragged(ids, starts, 0, places=places)
     for first, last in parts_of(starts):
         begin = int(starts[first])
-        part = ids[begin : int(starts[last])]
+        part = ids[begin : int(starts[last])] if places is None else whole.gather(np.arange(first, last))[0]
         made.add(_cut_part(part, starts[first : last + 1] - begin, max_length, long_texts, window_overlap))
     return made.ragged(False, long_texts == "windows")
 
