@@ -214,7 +214,8 @@ def cut_to(
 ) -> Ragged:
     """What is read of whole texts by a model that reads ``max_length`` tokens at once.
 
-    ``ids``, ``starts`` and ``places`` are as in ``Ragged``, and each text's ids are [CLS] ... [SEP], uncut. Of one of more than ``max_length`` tokens,
+    ``ids``, ``starts`` and ``places`` are as in ``Ragged``, and each text's ids are [CLS] ... [SEP], uncut. Of one of
+    more than ``max_length`` tokens,
 
     - "head" keeps [CLS], the first tokens and [SEP];
     - "head+tail" keeps [CLS], first and last tokens and [SEP]: of n between the marks the first round(n * 128 / 510),
