@@ -123,6 +123,51 @@ def test_cutting_keeps_the_beginning_and_the_last_id(lengths, max_length):
     assert num_cut == sum(length > max_length for length in lengths)
 
 
+@settings(max_examples=300, deadline=None)
+@given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), max_length=st.integers(3, 24))
+def test_pairs_are_joined_and_cut_as_by_tokenizers(ours, minilm_folder, pairs, max_length):
+    reference = tokenizers.Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    reference.no_padding()
+    reference.no_truncation()
+    whole = reference.encode_batch(pairs)
+    reference.enable_truncation(max_length, strategy="longest_first")
+    expected = reference.encode_batch(pairs)
+    first, second = (ours.encode([pair[i] for pair in pairs])[:2] for i in (0, 1))
+    ids, starts, second_starts, num_cut = tokenizer_module.pair_up(first, second, max_length)
+    assert rows(ids, starts) == [encoding.ids for encoding in expected]
+    segments = [
+        [int(i >= second_start) for i in range(length)]
+        for second_start, length in zip(second_starts, np.diff(starts), strict=True)
+    ]
+    assert segments == [encoding.type_ids for encoding in expected]
+    assert num_cut == sum(len(encoding.ids) > max_length for encoding in whole)
+    assert (ids.dtype, starts.dtype, second_starts.dtype) == (np.int32, np.int64, np.int32)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6),
+    max_length=st.integers(3, 20),
+)
+def test_pairs_of_any_two_lengths_are_cut_as_by_tokenizers(ours, minilm_folder, lengths, max_length):
+    """Lengths close to each other and to the limit, which texts drawn at random seldom have."""
+    reference = tokenizers.Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
+    reference.no_padding()
+    reference.enable_truncation(max_length, strategy="longest_first")
+    pairs = [("tree " * a, "house " * b) for a, b in lengths]
+    first, second = (ours.encode([pair[i] for pair in pairs])[:2] for i in (0, 1))
+    ids, starts, _, _ = tokenizer_module.pair_up(first, second, max_length)
+    assert rows(ids, starts) == [encoding.ids for encoding in reference.encode_batch(pairs)]
+
+
+def test_a_tokenizer_that_joins_pairs_otherwise_is_refused(ours):
+    ours.check_pairs()
+    values = json.loads(ours.json_text)
+    values["post_processor"]["pair"][-1]["SpecialToken"]["type_id"] = 0
+    with pytest.raises(CheckpointError, match=r"segments \[0, 0, 0, 1, 0\] of a pair of texts, expected \[CLS\] a"):
+        Tokenizer(json.dumps(values)).check_pairs()
+
+
 def test_the_smallest_dtype_that_holds_every_id_is_chosen_and_is_little_endian(ours):
     assert ours.id_dtype.str == "<u2"
     words = "".join(f"w{i}\n" for i in range(65_532))

@@ -59,6 +59,8 @@ def batches_by_length(lengths: np.ndarray, token_budget: int) -> list[np.ndarray
 
 
 def batch_of(ragged: Ragged, rows: np.ndarray, device: torch.device | str = "cpu") -> Batch:
-    """The flat batch of ``rows`` (sequences,) of the tokenised texts."""
-    token_ids, lengths = ragged.gather(rows)
-    return flat_batch(token_ids, lengths, device)
+    """The flat batch of ``rows`` (texts,) of the tokenised texts."""
+    sequences, text_starts = ragged.sequences_of(rows)
+    token_ids, lengths = ragged.gather_sequences(sequences)
+    second_starts = None if ragged.second_starts is None else ragged.second_starts[sequences]
+    return flat_batch(token_ids, lengths, device, second_starts, text_starts)

@@ -75,18 +75,14 @@ def decompressed_pieces(
             raise DataError(f"{path}: the file is empty, expected rows of texts")
         if not head.startswith(magics):
             found = head[:2].hex(" ")
-            raise DataError(
-                f"{path}: not a {name} file (it starts with {found}). Take the {compression} off its name"
-            )
+            raise DataError(f"{path}: not a {name} file (it starts with {found}). Take the {compression} off its name")
         empty = True
         try:
             for piece in _DECOMPRESSED[compression](file):
                 empty = False
                 yield piece
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again"
-            ) from None
+            raise DataError(f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again") from None
         if empty:
             raise DataError(f"{path}: the file is empty once decompressed, expected rows of texts")
 

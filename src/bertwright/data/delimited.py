@@ -308,7 +308,9 @@ def _read_by_row(stream: TextStream, before: _Before, why: str) -> Table:
     if rows:
         flush()
     empty = [[pa.nulls(0, pa.large_string())] for _ in range(before.width)]
-    columns = [pa.chunked_array(pieces, pa.large_string()) for pieces in (zip(*chunks, strict=True) if chunks else empty)]
+    columns = [
+        pa.chunked_array(pieces, pa.large_string()) for pieces in (zip(*chunks, strict=True) if chunks else empty)
+    ]
     numbers = np.array(lines, np.int64)
     table = _without_header(
         path,

@@ -78,7 +78,9 @@ def read_npz(path: str, stored: str, names: Collection[str]) -> Iterator[Table]:
         if head.startswith(b"\x93NUM"):
             found = "found one array (.npy), expected an archive of them. Save texts and labels with numpy.savez"
         elif head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-            found = "found a pickle, expected an archive of arrays. Loading a pickle runs code; save arrays by numpy.savez"
+            found = (
+                "found a pickle, expected an archive of arrays. Loading a pickle runs code; save arrays by numpy.savez"
+            )
         elif head[:2] != b"PK":
             found = f"not a .npz file (it starts with {head.hex(' ')}). Write it by numpy.savez"
         else:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import MachineSettings, ScoringMachineSettings
+from bertwright.config import MachineSettings, ScoringMachineSettings, WindowPooling
 from bertwright.data.batches import batches_by_length
-from bertwright.data.ragged import Ragged, tokenize_texts
+from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.metrics import decide
+from bertwright.model.batch import Batch
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
 from bertwright.model.gpu_encoder import Work
-from bertwright.model.heads import TextClassifier
+from bertwright.model.heads import TextClassifier, pooled_windows
 from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
 
@@ -55,6 +57,16 @@ class Predictor:
         notes: Sequence[str] = (),
     ) -> None:
         machine = machine or ScoringMachineSettings()
+        check_long_texts(
+            settings.max_length,
+            settings.long_texts,
+            settings.window_overlap,
+            settings.window_pooling,
+            pairs=settings.pairs,
+        )
+        if settings.pairs:
+            check_pairs(model, tokenizer)
+        model.window_pooling = settings.window_pooling
         self.device = hardware.choose_device(machine.device)
         self.int8 = int8 = machine.dtype == "int8"
         self.dtype, self.dtype_reason = hardware.choose_dtype("auto" if int8 else machine.dtype, self.device)
@@ -69,11 +81,12 @@ class Predictor:
     def from_loaded(cls, loaded: Loaded, machine: MachineSettings | None = None) -> Predictor:
         return cls(loaded.model, loaded.tokenizer, loaded.settings, machine, loaded.notes)
 
-    def predict(self, texts: Sequence[str]) -> list[Prediction]:
-        """A prediction for each text.
+    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
+        """A prediction for each text or, by a classifier of pairs, for each pair of texts.
 
         Raises:
-            UserError: ``texts`` is one string, or holds something that is no valid text.
+            UserError: ``texts`` is one string, or holds something that is no valid text, or single texts for a
+                classifier of pairs, or pairs for one of single texts.
         """
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
@@ -89,16 +102,44 @@ class Predictor:
             for label, row in zip(decided, probabilities, strict=True)
         ]
 
-    def score(self, texts: Sequence[str] | Any, reporter: Reporter | None = None) -> np.ndarray:
+    def score(self, texts: Sequence[str | tuple[str, str]] | Any, reporter: Reporter | None = None) -> np.ndarray:
         """(texts, labels) float64 probabilities; ``texts`` may also be a pyarrow array of strings.
 
-        Each row sums to 1. A text scores the same alone and in company, but for the rounding of the dtype.
+        A classifier of pairs takes a list of (text, second text). Each row sums to 1. A text scores the same alone and
+        in company, but for the rounding of the dtype.
         """
         return self.probabilities(self.logits(self.tokenize(texts, reporter), reporter))
 
-    def tokenize(self, texts: Sequence[str] | Any, reporter: Reporter | None = None) -> Ragged:
-        """The texts' token ids, cut to the length that the classifier was trained with."""
-        return tokenize_texts(self.tokenizer, texts, self.settings.max_length, reporter or Reporter(quiet=True))
+    def tokenize(
+        self,
+        texts: Sequence[str | tuple[str, str]] | Any,
+        reporter: Reporter | None = None,
+        pairs: Any = None,
+    ) -> Ragged:
+        """The texts' token ids, of the length and in the way that the classifier was trained with.
+
+        ``texts`` may be a pyarrow array of strings; ``pairs`` are then the second texts, for a classifier of pairs. For
+        that, a list holds (text, second text).
+
+        Raises:
+            UserError: as :meth:`predict`.
+        """
+        settings = self.settings
+        if pairs is None and settings.pairs:
+            texts, pairs = _first_and_second(texts)
+        elif pairs is not None and not settings.pairs:
+            raise UserError("found second texts, expected none: this classifier judges single texts")
+        elif isinstance(texts, list | tuple):
+            _check_single(texts)
+        return tokenize_texts(
+            self.tokenizer,
+            texts,
+            settings.max_length,
+            reporter or Reporter(quiet=True),
+            pairs=pairs,
+            long_texts=settings.long_texts,
+            window_overlap=settings.window_overlap,
+        )
 
     def logits(self, ragged: Ragged, reporter: Reporter | None = None) -> np.ndarray:
         """(texts, labels) float32 logits of tokenised texts.
@@ -156,6 +197,35 @@ def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int
     return Predictor.from_loaded(load_classifier(str(path)), machine)
 
 
+def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
+    """Check that the model and the tokenizer can tell the two texts of a pair apart.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
+    if model.config.type_vocab_size < 2:
+        raise CheckpointError("the model cannot read pairs of texts: its type_vocab_size is 1, expected 2 or more")
+    tokenizer.check_pairs()
+
+
+def _first_and_second(texts: Any) -> tuple[list[Any], list[Any]]:
+    """The first and the second texts of a list of pairs."""
+    texts = list(texts)
+    for i, pair in enumerate(texts):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            found = f"{len(pair)} texts" if isinstance(pair, tuple | list) else type(pair).__name__
+            raise UserError(f"text {i + 1}: found {found}, expected (text, second text): this classifier judges pairs")
+    return [pair[0] for pair in texts], [pair[1] for pair in texts]
+
+
+def _check_single(texts: Sequence[Any]) -> None:
+    for i, text in enumerate(texts):
+        if isinstance(text, tuple | list):
+            raise UserError(
+                f"text {i + 1}: found {len(text)} texts, expected one string: this classifier judges single texts"
+            )
+
+
 @torch.inference_mode()
 def compute_logits(
     model: TextClassifier,
@@ -167,15 +237,47 @@ def compute_logits(
     what: str = "Scoring",
 ) -> np.ndarray:
     """(rows, labels) float32 logits of the ``rows`` of ``ragged``; the model's mode is the caller's to set."""
-    texts = texts_on(ragged, device)
+    width = model.classifier.linear.out_features
+    how = model.window_pooling
+    return compute_texts(model, width, ragged, rows, device, token_budget, how, reporter, what).cpu().numpy()
+
+
+def compute_texts(
+    compute: Callable[[Batch], Tensor],
+    width: int,
+    ragged: Ragged,
+    rows: np.ndarray,
+    device: torch.device,
+    token_budget: int,
+    pooling: WindowPooling,
+    reporter: Reporter,
+    what: str,
+) -> Tensor:
+    """(rows, width) float32 on ``device``: what ``compute`` gives for the ``rows`` of ``ragged``, without gradients.
+
+    ``compute`` gets batches of at most ``token_budget`` tokens (or one sequence), without ``text_starts``, and gives
+    (sequences, width). Windows are computed wherever they fit and pooled by ``pooling`` afterwards: so a text of any
+    length takes no more memory than others.
+    """
+    sequences, text_starts = ragged.sequences_of(rows)
+    windows = ragged.as_sequences()
+    texts = texts_on(windows, device)
     # On a GPU all results stay there to the end, so that the CPU is never waited for.
-    logits = torch.zeros(len(rows), model.classifier.linear.out_features, device=device)
-    with reporter.progress(what, len(rows)) as advance:
-        for chosen in batches_by_length(ragged.lengths[rows], token_budget):
+    found = torch.zeros(len(sequences), width, device=device)
+    num_windows = None if text_starts is None else np.diff(text_starts)
+    owners = None if num_windows is None else np.repeat(np.arange(len(rows)), num_windows)
+    with reporter.progress(what, len(rows)) as advance, torch.no_grad():
+        for chosen in batches_by_length(windows.lengths[sequences], token_budget):
             index = torch.from_numpy(chosen).to(device, non_blocking=True)
-            logits[index] = model(texts.batch(rows[chosen]))
-            advance(len(chosen))
-        return logits.cpu().numpy()  # waits for all of it
+            found[index] = compute(texts.batch(sequences[chosen])).float()
+            if owners is None or num_windows is None:
+                advance(len(chosen))
+                continue
+            np.subtract.at(num_windows, owners[chosen], 1)
+            advance(int(np.count_nonzero(num_windows[np.unique(owners[chosen])] == 0)))
+    if text_starts is None:
+        return found
+    return pooled_windows(found, torch.from_numpy(text_starts).to(device), pooling)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

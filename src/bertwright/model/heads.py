@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bertwright import hardware
-from bertwright.config import Pooling
+from bertwright.config import Pooling, WindowPooling
 from bertwright.errors import UserError
 from bertwright.model.attention import choose_kernel
 from bertwright.model.batch import Batch
@@ -48,6 +48,9 @@ class TextClassifier(nn.Module):
 
     ``pooling="first"``: the pooled first token, as Hugging Face's BertForSequenceClassification.
     ``pooling="mean"``: the mean of all the text's tokens, as sentence-transformers' mean pooling; no pooler.
+
+    Attributes:
+        window_pooling: how the windows of a text that is read in several become one: "mean", or "max" of each logit.
     """
 
     def __init__(self, config: ModelConfig, num_labels: int, pooling: Pooling = "first") -> None:
@@ -56,18 +59,35 @@ class TextClassifier(nn.Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config) if pooling == "first" else None
         self.classifier = Classifier(config, num_labels)
+        self.window_pooling: WindowPooling = "mean"
         self.kernels_reason = "compute_in was not called yet"
         self.may_compile = False
 
     def features(self, batch: Batch) -> Tensor:
-        """(sequences, hidden): what the classifier reads."""
+        """(texts, hidden): what the classifier reads. Of a text in several windows it is their mean.
+
+        The classifier is linear, so that this gives the mean of the windows' logits.
+
+        Raises:
+            ValueError: the largest logits of a text's windows are asked for, which have no features in common.
+        """
+        if batch.text_starts is None:
+            return self._sequence_features(batch)
+        if self.window_pooling != "mean":
+            raise ValueError(f"texts in windows have no features with window_pooling {self.window_pooling!r}")
+        return pooled_windows(self._sequence_features(batch).float(), batch.text_starts, "mean")
+
+    def _sequence_features(self, batch: Batch) -> Tensor:
+        """(sequences, hidden), each window by itself."""
         if self.pooler is not None:
-            return self.pooler(self.encoder(batch, only_first=True)[: batch.num_texts])
+            return self.pooler(self.encoder(batch, only_first=True)[: batch.num_real_sequences])
         return _mean_of_tokens(self.encoder(batch), batch)
 
     def forward(self, batch: Batch) -> Tensor:
-        """(sequences, classes) logits, float32."""
-        return self.classifier(self.features(batch))
+        """(texts, classes) logits, float32."""
+        if batch.text_starts is None or self.window_pooling == "mean":
+            return self.classifier(self.features(batch))
+        return pooled_windows(self.classifier(self._sequence_features(batch)), batch.text_starts, "max")
 
     def describe(self) -> dict[str, str]:
         """What computes the encoder, and why: for a run's environment.json."""
@@ -153,12 +173,30 @@ class TextClassifier(nn.Module):
 
 
 def _mean_of_tokens(x: Tensor, batch: Batch) -> Tensor:
-    """(texts, hidden) float32: the mean of each text's rows of ``x`` (tokens, hidden)."""
+    """(sequences, hidden) float32: the mean of each sequence's rows of ``x`` (tokens, hidden), without fillers'."""
     num_tokens = x.shape[0] if batch.num_fillers else batch.num_tokens
-    lengths = batch.seq_starts.diff().long()
-    sequence_of_token = torch.repeat_interleave(
-        torch.arange(batch.num_sequences, device=x.device), lengths, output_size=num_tokens
-    )
-    sums = x.new_zeros(batch.num_sequences, x.shape[1], dtype=torch.float32)
-    sums = sums.index_add(0, sequence_of_token, x[:num_tokens].float())
-    return (sums / lengths[:, None])[: batch.num_texts]
+    return _means(x[:num_tokens].float(), batch.seq_starts)[: batch.num_real_sequences]
+
+
+def pooled_windows(x: Tensor, text_starts: Tensor, pooling: WindowPooling) -> Tensor:
+    """(texts, width) float32: the mean, or in each column the largest, of each text's rows of ``x`` (sequences, width).
+
+    ``text_starts`` (texts + 1,) int64: the first row of each text.
+    """
+    if pooling == "mean":
+        return _means(x, text_starts)
+    owners = _owners(text_starts, x.shape[0])[:, None].expand_as(x)
+    largest = x.new_zeros(text_starts.shape[0] - 1, x.shape[1])
+    return largest.scatter_reduce(0, owners, x, "amax", include_self=False)
+
+
+def _means(x: Tensor, starts: Tensor) -> Tensor:
+    """(groups, width) float32: the means of the rows of ``x`` (rows, width) that begin at ``starts`` (groups + 1,)."""
+    sums = x.new_zeros(starts.shape[0] - 1, x.shape[1], dtype=torch.float32)
+    return sums.index_add(0, _owners(starts, x.shape[0]), x) / starts.diff()[:, None]
+
+
+def _owners(starts: Tensor, num_rows: int) -> Tensor:
+    """(rows,) int64: of each row the group that it is in, by where groups begin, ``starts`` (groups + 1,)."""
+    groups = torch.arange(starts.shape[0] - 1, device=starts.device)
+    return torch.repeat_interleave(groups, starts.diff().long(), output_size=num_rows)

@@ -163,6 +163,22 @@ class Tokenizer:
         np.cumsum([len(e) for e in encodings], out=starts[1:])
         return np.fromiter((i for e in encodings for i in e), dtype=np.int32, count=int(starts[-1])), starts
 
+    def check_pairs(self) -> None:
+        """Check that a pair of texts becomes [CLS] a [SEP] b [SEP], with segment 1 from b on: what is computed here.
+
+        Raises:
+            CheckpointError: it becomes something else.
+        """
+        found = self._exact.encode("a", "b")
+        (a, b) = (self._exact.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+        ids = [self.cls_id, *a, self.sep_id, *b, self.sep_id]
+        segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
+        if found.ids != ids or found.type_ids != segments:
+            raise CheckpointError(
+                f"the tokenizer makes {found.tokens} with segments {found.type_ids} of a pair of texts, expected "
+                "[CLS] a [SEP] b [SEP] with segment 1 from b on. Take a tokenizer of BERT's"
+            )
+
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the files that came with it."""
         for name, content in self.hugging_face_files.items():
@@ -170,21 +186,67 @@ class Tokenizer:
         (folder / "tokenizer.json").write_text(self.json_text, encoding="utf-8")
 
 
-def cut(ids: np.ndarray, starts: np.ndarray, max_length: int, sep_id: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Cut each text to ``max_length`` ids, of which the last is [SEP]; see ``Tokenizer.encode`` for shapes."""
+def cut(
+    ids: np.ndarray, starts: np.ndarray, max_length: int, sep_id: int, num_tail: int = 0
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Cut each text to ``max_length`` ids, of which the last is [SEP]; see ``Tokenizer.encode`` for shapes.
+
+    Of what is kept of a longer text, ``num_tail`` ids and [SEP] are its end, all others its beginning.
+    """
     lengths = np.diff(starts)
     too_long = lengths > max_length
     num_cut = int(np.count_nonzero(too_long))
     if not num_cut:
         return ids, starts, 0
-    # What is kept lies in runs, from behind the end of one text that is cut to the cut in the next one.
-    cuts, resumes = starts[:-1][too_long] + max_length, starts[1:][too_long]
+    # What is kept lies in runs, from the end of one text that is cut to the gap in the next one.
+    cuts, resumes = starts[:-1][too_long] + (max_length - num_tail - 1), starts[1:][too_long] - (num_tail + 1)
     begins, ends = [0, *resumes.tolist()], [*cuts.tolist(), len(ids)]
     kept = np.concatenate([ids[begin:end] for begin, end in zip(begins, ends, strict=True)])
     new_starts = np.zeros_like(starts)
     np.cumsum(np.minimum(lengths, max_length), out=new_starts[1:])
     kept[new_starts[1:][too_long] - 1] = sep_id
     return kept, new_starts, num_cut
+
+
+def pair_up(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], max_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Pairs of texts as one sequence each, [CLS] a [SEP] b [SEP], from the ids and starts of all a and of all b.
+
+    A pair of more than ``max_length`` ids is cut as ``tokenizers`` does by the strategy "longest_first": the longer
+    text loses its end until both are of one length, then both do; of an odd number of places the longer text gets one
+    more, of two equally long ones the second.
+
+    Returns:
+        ids: (tokens,), pair after pair, of the dtype of the given ones.
+        starts: (pairs + 1,) int64, where each pair starts.
+        second starts: (pairs,) int32, the place of b's first token, counted from the start of its pair.
+        number of pairs that were cut.
+    """
+    ids = np.concatenate([first[0], second[0]])
+    begins, ends = first[1][:-1], first[1][1:]  # (pairs,) where a lies in ``ids``, [CLS] and [SEP] included
+    second_begins, second_ends = second[1][:-1] + len(first[0]), second[1][1:] + len(first[0])
+    lengths, second_lengths = ends - begins - 2, second_ends - second_begins - 2
+    most = max_length - 3
+    too_long = lengths + second_lengths > most
+    shorter = np.minimum(np.minimum(lengths, second_lengths), most // 2)
+    first_is_longer = lengths > second_lengths
+    kept = np.where(too_long, np.where(first_is_longer, most - shorter, shorter), lengths)
+    second_kept = np.where(too_long, np.where(first_is_longer, shorter, most - shorter), second_lengths)
+    one = np.ones_like(kept)
+    # Of each pair four runs: [CLS] and a, [SEP], b, [SEP].
+    run_begins = np.stack([begins, ends - 1, second_begins + 1, second_ends - 1], axis=1).ravel()
+    run_lengths = np.stack([kept + 1, one, second_kept, one], axis=1).ravel()
+    starts = np.zeros(len(begins) + 1, dtype=np.int64)
+    np.cumsum(kept + second_kept + 3, out=starts[1:])
+    joined = ids[places_of(run_begins, run_lengths)]
+    return joined, starts, (kept + 2).astype(np.int32), int(np.count_nonzero(too_long))
+
+
+def places_of(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(sum of lengths,) int64: the numbers from each of ``begins`` (runs,) on, as many as its length, run after run."""
+    new_begins = np.cumsum(lengths) - lengths
+    return np.arange(int(lengths.sum())) + np.repeat(begins - new_begins, lengths)
 
 
 def _as_int32(ids: np.ndarray) -> np.ndarray:
