@@ -83,7 +83,10 @@ class LabelledTexts:
 
 
 def read_labelled(
-    paths: FilePath | Iterable[FilePath], settings: DataSettings, labels: tuple[str, ...] | None = None
+    paths: FilePath | Iterable[FilePath],
+    settings: DataSettings,
+    labels: tuple[str, ...] | None = None,
+    kind: LabelKind | None = None,
 ) -> LabelledTexts:
     """The labelled texts of one or several files, one after the other; ``paths`` is one path or a list of them.
 
