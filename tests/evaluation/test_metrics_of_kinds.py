@@ -164,9 +164,11 @@ def test_shares_of_labels_are_hard_from_a_threshold_and_have_a_loss_of_their_own
     expected = -(shares * np.log(scores) + (1 - shares) * np.log(1 - scores)).mean()
     assert found["soft_log_loss"] == pytest.approx(expected)
     assert list(found) == [*MULTI_LABEL_METRIC_NAMES[:-2], "soft_log_loss", "hamming_loss", "num_texts", "per_class"]
-    assert multilabel_metrics(shares, scores, ["a", "b"], label_threshold=0.55)["per_class"]["a"]["support"] == 1
-    # Labels that are no shares are not touched by it.
-    assert multilabel_metrics(TARGETS, SCORES, THREE, label_threshold=0.0) == multilabel_metrics(TARGETS, SCORES, THREE)
+    strict = multilabel_metrics(shares, scores, ["a", "b"], hard_targets=shares >= 0.55)
+    assert strict["per_class"]["a"]["support"] == 1
+    assert strict["soft_log_loss"] == found["soft_log_loss"]
+    with pytest.raises(ValueError, match="hard_targets"):
+        multilabel_metrics(shares, scores, ["a", "b"], hard_targets=np.ones((3, 1), bool))
 
 
 def test_no_texts_have_no_labels():

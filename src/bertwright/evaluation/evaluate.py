@@ -55,7 +55,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     scores = predictor.probabilities(predictor.logits(ragged, reporter))
     infer_s = time.perf_counter() - infer_started
     threshold = predictor.settings.threshold
-    metrics = judge(texts, scores, threshold, config.label_threshold)
+    metrics = judge(texts, scores, threshold)
     total_s = time.perf_counter() - started
     num_tokens = int(ragged.starts[-1])
     result = {
@@ -87,9 +87,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
         "metrics": {"train": {}, "validation": {}, "test": metrics},
-        "extremes": extremes_of(
-            texts, scores, predictor.labels, config.num_extremes, config.texts, config.label_threshold
-        ),
+        "extremes": extremes_of(texts, scores, predictor.labels, config.num_extremes, config.texts),
         "steps": None,
         "best_step": None,
     }

@@ -32,7 +32,6 @@ from bertwright.evaluation.metrics import (
 from bertwright.progress import Reporter
 
 _ROWS_PER_GROUP = 65_536
-_LABEL_THRESHOLD = 0.5
 
 TASKS: dict[LabelKind, str] = {
     "classes": "single_label",
@@ -43,16 +42,12 @@ TASKS: dict[LabelKind, str] = {
 """The ``task`` of result.json, by the kind of labels."""
 
 
-def judge(
-    texts: LabelledTexts, scores: np.ndarray, threshold: float, label_threshold: float | None = None
-) -> dict[str, Any]:
+def judge(texts: LabelledTexts, scores: np.ndarray, threshold: float) -> dict[str, Any]:
     """The metrics of ``scores`` (texts, labels) for texts with labels, those of their kind.
 
     Args:
         threshold: the least probability at which the last of two classes, or one of any number of labels, is decided
             for.
-        label_threshold: where texts have any number of labels, the least share at which a text has one; 0.5 if not
-            given. Not used where labels are not shares.
     """
     if texts.kind == "classes":
         assert texts.label_ids is not None
@@ -63,13 +58,10 @@ def judge(
     if texts.kind == "soft":
         assert texts.label_ids is not None
         return soft_metrics(texts.label_ids, texts.targets, scores, texts.labels, threshold)
-    least = _LABEL_THRESHOLD if label_threshold is None else label_threshold
-    return multilabel_metrics(texts.targets, scores, texts.labels, threshold, least)
+    return multilabel_metrics(texts.targets, scores, texts.labels, threshold, texts.hard_targets)
 
 
-def metric_to_choose_by(
-    validation: LabelledTexts, asked: str | None, label_threshold: float | None = None
-) -> tuple[str, str | None]:
+def metric_to_choose_by(validation: LabelledTexts, asked: str | None) -> tuple[str, str | None]:
     """The metric by which the best state of a training is told on ``validation``, and what the user must be told of it.
 
     It is the one ``asked`` for, or else the one of the kind of labels; and if that has no answer on these texts, one
@@ -83,7 +75,7 @@ def metric_to_choose_by(
     if asked is not None:
         check_metric_name(asked, kind)
     metric = asked or default_metric(kind, len(validation.labels))
-    if metric not in NEEDS_DIFFERENT_LABELS or _labels_differ(validation, label_threshold):
+    if metric not in NEEDS_DIFFERENT_LABELS or _labels_differ(validation):
         return metric, None
     found = {
         "multi-label": "labels that some but not all of them have; found none",
@@ -95,21 +87,21 @@ def metric_to_choose_by(
     return "log_loss", f"the validation texts {what}: states are chosen by log_loss, not by {metric}"
 
 
-def _labels_differ(texts: LabelledTexts, label_threshold: float | None) -> bool:
+def _labels_differ(texts: LabelledTexts) -> bool:
     """Whether not all texts have the same class, the same labels or the same number."""
     if texts.label_ids is not None and texts.kind in ("classes", "soft"):
         return len(np.unique(texts.label_ids)) > 1
     assert texts.targets is not None
     if texts.kind == "regression":
         return len(np.unique(texts.targets)) > 1
-    return any(len(np.unique(has)) > 1 for has in _has_label(texts.targets, label_threshold).T)
+    has_label = _hard_targets(texts)
+    return bool((has_label.any(axis=0) & ~has_label.all(axis=0)).any())
 
 
-def _has_label(targets: np.ndarray, label_threshold: float | None) -> np.ndarray:
-    """(texts, labels) booleans, as ``multilabel_metrics`` takes shares for labels."""
-    if not ((targets > 0) & (targets < 1)).any():
-        return targets == 1
-    return targets >= (_LABEL_THRESHOLD if label_threshold is None else label_threshold)
+def _hard_targets(texts: LabelledTexts) -> np.ndarray:
+    """(texts, labels) booleans: which labels each text has."""
+    assert texts.targets is not None
+    return texts.targets >= 0.5 if texts.hard_targets is None else texts.hard_targets
 
 
 def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
@@ -121,27 +113,21 @@ def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
 
 
 def extremes_of(
-    texts: LabelledTexts,
-    scores: np.ndarray,
-    labels: Sequence[str],
-    k: int,
-    with_texts: bool,
-    label_threshold: float | None = None,
+    texts: LabelledTexts, scores: np.ndarray, labels: Sequence[str], k: int, with_texts: bool
 ) -> dict[str, Any]:
     """The ``k`` highest and lowest scored texts: ``extremes`` of result.json. Without texts, ``text`` is None.
 
     The score is ``metrics.positive_score``. ``label`` is the class; where a text may have any number of labels, theirs
-    with "|" between (of shares those from ``label_threshold``, as for ``judge``); of a regression, the number. Of texts
-    in pairs, ``pair`` is the second.
+    with "|" between; of a regression, the number. Of texts in pairs, ``pair`` is the second.
     """
     pairs = texts.pairs
     record = extremes_record(
-        lambda i: texts.texts[i].as_py(),
+        lambda i: _text_at(texts.texts, i),
         positive_score(scores, labels, texts.kind),
         texts.rows,
-        _label_names(texts, labels, label_threshold),
+        _label_names(texts, labels),
         k,
-        pairs_of=None if pairs is None else lambda i: pairs[i].as_py(),
+        pairs_of=None if pairs is None else lambda i: _text_at(pairs, i),
     )
     if not with_texts:
         for entry in (*record["highest"], *record["lowest"]):
@@ -149,6 +135,12 @@ def extremes_of(
             if "pair" in entry:
                 entry["pair"] = None
     return record
+
+
+def _text_at(column: Any, index: int) -> str:
+    """A string of an Arrow array, or of any sequence of strings."""
+    value = column[index]
+    return value if isinstance(value, str) else str(value.as_py())
 
 
 class _LabelNames(Sequence[str]):
@@ -164,7 +156,7 @@ class _LabelNames(Sequence[str]):
         return self._name_of(index)
 
 
-def _label_names(texts: LabelledTexts, labels: Sequence[str], label_threshold: float | None) -> Sequence[str] | None:
+def _label_names(texts: LabelledTexts, labels: Sequence[str]) -> Sequence[str] | None:
     """The true label of each text in words; None where there are none."""
     ids, targets = texts.label_ids, texts.targets
     if texts.kind in ("classes", "soft"):
@@ -173,11 +165,8 @@ def _label_names(texts: LabelledTexts, labels: Sequence[str], label_threshold: f
         return None
     if texts.kind == "regression":
         return _LabelNames(len(texts), lambda i: str(targets[i, 0]))
-
-    def names_of(i: int) -> str:
-        return "|".join(itertools.compress(labels, _has_label(targets[[i]], label_threshold)[0]))
-
-    return _LabelNames(len(texts), names_of)
+    has_label = _hard_targets(texts)
+    return _LabelNames(len(texts), lambda i: "|".join(itertools.compress(labels, has_label[i])))
 
 
 def prediction_tables(

@@ -250,7 +250,7 @@ def multilabel_metrics(
     probabilities: np.ndarray,
     labels: Sequence[str],
     threshold: float = 0.5,
-    label_threshold: float = 0.5,
+    hard_targets: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All metrics of a classifier whose texts have any number of labels, as plain Python values that JSON can hold.
 
@@ -276,7 +276,8 @@ def multilabel_metrics(
         probabilities: ``(texts, labels)``, each from 0 to 1.
         labels: the names of the labels, in the order of the columns.
         threshold: the least probability at which a text is predicted to have a label.
-        label_threshold: the least share at which a text has a label.
+        hard_targets: which labels each text has, booleans ``(texts, labels)``; those of at least 0.5 in ``targets`` if
+            not given.
 
     Raises:
         ValueError: arrays that do not fit together, a name given twice, or numbers that are not from 0 to 1.
@@ -286,6 +287,9 @@ def multilabel_metrics(
     if probabilities.ndim != 2 or probabilities.shape[1] != len(labels):
         raise ValueError(f"probabilities must be (texts, {len(labels)}). Got {probabilities.shape}.")
     targets = _checked_targets(targets, probabilities.shape)
+    true = targets >= 0.5 if hard_targets is None else np.asarray(hard_targets, bool)  # (texts, labels)
+    if true.shape != targets.shape:
+        raise ValueError(f"hard_targets must be {targets.shape}. Got {true.shape}.")
     num_texts = len(targets)
     names = ("precision", "recall", "f1", "roc_auc", "average_precision")
     if not num_texts:
@@ -298,10 +302,7 @@ def multilabel_metrics(
         raise ValueError("probabilities must be in 0 to 1.")
     from sklearn import metrics  # takes most of a second to load
 
-    true = targets >= label_threshold  # (texts, labels)
     has_shares = bool(((targets > 0) & (targets < 1)).any())
-    if not has_shares:
-        true = targets == 1
     predicted = decide_each(probabilities, threshold)
     hits, predictions, supports = (true & predicted).sum(axis=0), predicted.sum(axis=0), true.sum(axis=0)  # (labels,)
     precisions, recalls = _ratio(hits, predictions), _ratio(hits, supports)
