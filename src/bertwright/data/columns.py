@@ -44,6 +44,7 @@ class LabelledTexts:
     of the classes; texts without labels have None and (). Where a label is more than one class, ``kind`` says what it
     is, and ``targets`` (rows, labels) float32 holds it: 0, 1 or a share for each label ("multi-label"), shares that sum
     to 1 ("soft"; ``label_ids`` are then the classes that metrics are of), or a number ("regression", one column).
+    ``hard_targets`` (rows, labels) bool are the labels that metrics are of, of "multi-label".
     ``pairs`` (rows,) large_string are the second texts, where texts come in pairs; ``groups`` are columns, by name,
     (rows,) each, that are kept beside the scores. ``rows`` (rows,) int64 is where each text stands in its source: from
     0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those skipped,
@@ -61,6 +62,7 @@ class LabelledTexts:
     tokens: CachedTokens | None = None
     kind: LabelKind = "classes"
     targets: np.ndarray | None = None
+    hard_targets: np.ndarray | None = None
     pairs: pa.ChunkedArray | None = None
     groups: dict[str, pa.ChunkedArray] = field(default_factory=dict)
 
@@ -77,6 +79,7 @@ class LabelledTexts:
             rows=self.rows[chosen],
             tokens=None if self.tokens is None else self.tokens.take(chosen),
             targets=None if self.targets is None else self.targets[chosen],
+            hard_targets=None if self.hard_targets is None else self.hard_targets[chosen],
             pairs=None if self.pairs is None else self.pairs.take(pa.array(chosen)),
             groups={name: column.take(pa.array(chosen)) for name, column in self.groups.items()},
         )
@@ -104,6 +107,12 @@ def read_labelled(
             ``settings.label_threshold``, too many to be classes or, for a training, of one class only;
             ``settings.positive_label`` is none of them.
     """
+    wanted = kind or ("multi-label" if len(settings.label_column) > 1 else "classes")
+    wanted = settings.label_kind if settings.label_kind != "auto" else wanted
+    if wanted != "classes" or (settings.label_threshold is not None and not settings.hard_labels):
+        found = _read_numbers(paths, settings, labels, wanted)
+        if found is not None:
+            return found
     digest = hashlib.sha256()
     label_column = settings.label_column[0] if settings.label_column else None
     given = [name for name in (settings.text_column, label_column) if name is not None]
@@ -129,6 +138,36 @@ def read_labelled(
     ids = {name: number for number, name in enumerate(names)}
     label_ids = np.concatenate([part.label_ids(ids) for part in parts])
     return _assembled(parts, label_ids, names, bad_rows, notes, _sha256(parts, digest))
+
+
+def _read_numbers(paths: Any, settings: DataSettings, labels: tuple[str, ...] | None, kind: Any) -> Any:
+    """Labels that are numbers, as the next reader of columns will read them; None: read them as classes."""
+    digest = hashlib.sha256()
+    by_column = labels if labels is not None and labels != ("0", "1") else None
+    parts, numbers = [], []
+    for path in _files_or_folders(paths):
+        names = list(settings.label_column or by_column or ())
+        table = read_table(path, [name for name in [settings.text_column, *names] if name], on_bytes=digest.update)
+        text = settings.text_column or _known(table, TEXT_COLUMN_NAMES, None) or "text"
+        names = names or [_known(table, LABEL_COLUMN_NAMES, text) or "label"]
+        parts.append(part_of(table, text, []))
+        numbers.append(np.stack([np.asarray(table.columns[name].cast(pa.float64())) for name in names], axis=1))
+    targets = np.concatenate(numbers).astype(np.float32)
+    if kind == "classes":
+        if not ((targets > 0) & (targets < 1)).any():
+            return None
+        kind = "soft"
+    chosen, ids = labels or tuple(names), None
+    if kind == "soft":
+        if targets.shape[1] == 1:
+            chosen = labels or ("0", "1")
+            ids = (targets[:, 0] >= (settings.label_threshold or 0.5)).astype(np.int64)
+            targets = np.concatenate([1 - targets, targets], axis=1)
+        else:
+            ids = targets.argmax(axis=1)
+    together = _assembled(parts, ids, chosen, [], [], _sha256(parts, digest))
+    hard = targets >= (settings.label_threshold or 0.5) if kind == "multi-label" else None
+    return replace(together, kind=kind, targets=targets, hard_targets=hard)
 
 
 def read_unlabelled(
