@@ -336,7 +336,7 @@ def test_predictions_in_the_shell(trained, capsys):
 
     shown = {}
     for kind in KINDS:
-        texts = ["--text", "tram gravel idiot lengthy", "--text", "tram gravel"]
+        texts = ["--text", "tram gravel violin idiot lengthy", "--text", "tram gravel violin"]
         with pytest.raises(SystemExit) as done:
             main(["predict", str(trained[kind].path), *texts, "--dtype", "float32", "--quiet"])
         assert not done.value.code
