@@ -13,6 +13,7 @@ import pytest
 from bertwright.benchmarking.cases import length_grouped_sample, prepare_infer, sample, write_graphs
 from bertwright.cli import main
 from bertwright.config import BenchInferConfig, build
+from bertwright.errors import UserError
 from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.tokenizer import load_tokenizer
@@ -158,3 +159,13 @@ def test_sample_is_in_order_without_repeats():
     assert (np.diff(rows) > 0).all()
     assert sample(5, 10, 0).tolist() == [0, 1, 2, 3, 4]
     assert pc.sum(pc.binary_length(pa.chunked_array([["ä", "b"]]))).as_py() == 3
+
+
+def test_labels_other_than_classes_are_refused(tmp_path, examples, minilm_folder):
+    config = ModelConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+    state = initial_state(empty_model(config, 1, "first"), config, 0)
+    settings = ClassifierSettings(labels=("stars",), kind="regression", max_length=64)
+    save_model(tmp_path / "m", config, state, load_tokenizer(minilm_folder), settings)
+    values = {"data": str(examples / "comments_test.csv"), "run": str(tmp_path / "m")}
+    with pytest.raises(UserError, match="found regression labels, expected classes"):
+        prepare_infer(build(BenchInferConfig, values), tmp_path, Reporter(quiet=True))

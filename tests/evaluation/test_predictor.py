@@ -8,7 +8,7 @@ import torch
 
 import bertwright
 from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.predictor import Predictor, softmax
+from bertwright.evaluation.predictor import Predictor, sigmoid, softmax
 from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import ClassifierSettings, load_for_training
 
@@ -78,6 +78,69 @@ def test_temperature_softens_and_keeps_the_order():
 def test_softmax_of_large_logits_is_finite():
     np.testing.assert_allclose(softmax(np.array([[1e4, 0.0], [-1e4, 0.0]], np.float32)), [[1, 0], [0, 1]])
     np.testing.assert_allclose(softmax(np.log(np.array([[1.0, 3.0]]))), [[0.25, 0.75]])
+
+
+KIND_LABELS = {"classes": LABELS, "soft": LABELS, "multi-label": ("a", "b", "c"), "regression": ("stars",)}
+
+
+def of_kind(kind, **settings) -> Predictor:
+    from bertwright.config import MachineSettings
+
+    loaded = load_for_training("bert-tiny", KIND_LABELS[kind], "first", 64, 0, kind=kind)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in loaded.model.state_dict().values():
+        tensor.add_(torch.randn(tensor.shape, generator=generator), alpha=0.1)
+    loaded.settings = ClassifierSettings(labels=KIND_LABELS[kind], kind=kind, max_length=64, **settings)
+    return Predictor.from_loaded(loaded, MachineSettings(dtype="float32", device="cpu"))
+
+
+@pytest.mark.parametrize("kind", KIND_LABELS)
+def test_scores_of_every_kind_follow_from_the_logits(kind):
+    ours = of_kind(kind, temperature=2.0)
+    logits = ours.logits(ours.tokenize(TEXTS)).astype(np.float64)
+    expected = {
+        "regression": logits,  # has no temperature
+        "multi-label": 1 / (1 + np.exp(-logits / 2)),
+    }.get(kind, softmax(logits / 2))
+    np.testing.assert_allclose(ours.score(TEXTS), expected, rtol=1e-6)
+    assert ours.score([]).shape == (0, len(KIND_LABELS[kind]))
+    assert ours.predict([]) == []
+
+
+@pytest.mark.parametrize("kind", KIND_LABELS)
+def test_predictions_of_every_kind(kind):
+    threshold = 0.4
+    ours = of_kind(kind, threshold=threshold)
+    for prediction, scores in zip(ours.predict(TEXTS), ours.score(TEXTS), strict=True):
+        assert prediction.scores == dict(zip(KIND_LABELS[kind], scores.tolist(), strict=True))
+        assert all(type(score) is float for score in prediction.scores.values())
+        if kind == "regression":
+            assert prediction.value == scores[0]
+            assert (prediction.label, prediction.probability, prediction.labels) == (None, None, ())
+        elif kind == "multi-label":
+            assert prediction.labels == tuple(n for n, s in zip("abc", scores, strict=True) if s >= threshold)
+            assert (prediction.label, prediction.probability, prediction.value) == (None, None, None)
+        else:
+            assert prediction.label == LABELS[int(scores[1] >= threshold)]
+            assert prediction.labels == (prediction.label,)
+            assert prediction.probability == prediction.scores[prediction.label]
+            assert prediction.value is None
+
+
+def test_some_texts_have_no_label_and_some_several():
+    ours = of_kind("multi-label")
+    with torch.no_grad():
+        ours.model.classifier.linear.weight.zero_()
+        ours.model.classifier.linear.bias.copy_(torch.tensor([-1.0, -1.0, -1.0]))
+    assert ours.predict(["x"])[0].labels == ()
+    ours.model.classifier.linear.bias.data.copy_(torch.tensor([1.0, -1.0, 0.0]))
+    assert ours.predict(["x"])[0].labels == ("a", "c")  # at the threshold counts
+
+
+def test_sigmoid_of_large_logits_is_finite():
+    with np.errstate(all="raise", under="ignore"):
+        found = sigmoid(np.array([[1e30, -1e30, 0.0, np.log(3)]], np.float32))
+    np.testing.assert_allclose(found, [[1, 0, 0.5, 0.75]], rtol=1e-6)
 
 
 def test_no_texts_are_no_scores():

@@ -44,8 +44,8 @@ def folder(tmp_path, tokenizer) -> Path:
     return tmp_path / "tiny"
 
 
-def load(folder: Path, labels=LABELS, pooling="first"):
-    return load_for_training(str(folder), labels, pooling, 128, 0)
+def load(folder: Path, labels=LABELS, pooling="first", kind="classes"):
+    return load_for_training(str(folder), labels, pooling, 128, 0, kind=kind)
 
 
 def change_tensors(folder: Path, change) -> None:
@@ -417,17 +417,130 @@ def test_a_run_folder_names_its_model(folder, tmp_path):
     assert find_folder(str(tmp_path / "run"))[0] == tmp_path / "run" / "model"
 
 
-@pytest.mark.parametrize("problem", ["multi_label_classification", "regression"])
-def test_classifiers_of_other_kinds_are_refused_for_scoring(folder, problem):
-    change_config(folder, problem_type=problem)
-    with pytest.raises(CheckpointError, match=problem):
+def saved_by_transformers(path: Path, tokenizer, **values) -> BertForSequenceClassification:
+    """A small random classifier, saved as transformers does; louder than BERT's first weights: its logits differ."""
+    torch.manual_seed(0)
+    theirs = BertForSequenceClassification(BertConfig(vocab_size=tokenizer.vocab_size, **SHAPE, **values)).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    theirs.save_pretrained(path)
+    tokenizer.save(path)
+    return theirs
+
+
+def their_logits(theirs: BertForSequenceClassification, sequences) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.cat([theirs(input_ids=torch.from_numpy(ids)[None]).logits for ids in sequences])
+
+
+THREE = {0: "toxic", 1: "obscene", 2: "threat"}
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "labels"),
+    [
+        ({"id2label": THREE, "problem_type": "multi_label_classification"}, "multi-label", tuple(THREE.values())),
+        ({"id2label": THREE, "problem_type": "single_label_classification"}, "classes", tuple(THREE.values())),
+        ({"id2label": THREE}, "classes", tuple(THREE.values())),
+        ({"id2label": {0: "stars"}, "problem_type": "regression"}, "regression", ("stars",)),
+        ({"num_labels": 1}, "regression", ("LABEL_0",)),
+        ({"id2label": {0: "toxic"}, "problem_type": "multi_label_classification"}, "multi-label", ("toxic",)),
+    ],
+)
+def test_classifiers_of_transformers_of_every_kind_give_their_logits(tmp_path, tokenizer, values, kind, labels):
+    theirs = saved_by_transformers(tmp_path / "theirs", tokenizer, **values)
+    loaded = load_classifier(str(tmp_path / "theirs"))
+    assert (loaded.settings.kind, loaded.settings.labels) == (kind, labels)
+    assert any("no problem_type" in note for note in loaded.notes) == (values == {"num_labels": 1})
+    sequences = random_sequences([3, 17, 40], 1000)
+    with torch.no_grad():
+        ours = loaded.model.eval()(pack(sequences))
+    torch.testing.assert_close(ours, their_logits(theirs, sequences), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "problem"),
+    [
+        ("classes", ("a", "b"), "single_label_classification"),
+        ("soft", ("a", "b"), "single_label_classification"),
+        ("multi-label", ("a", "b", "c"), "multi_label_classification"),
+        ("multi-label", ("a",), "multi_label_classification"),
+        ("regression", ("stars",), "regression"),
+    ],
+)
+def test_saved_classifiers_of_every_kind_are_read_by_transformers_and_by_us(tmp_path, kind, labels, problem):
+    loaded = load_for_training("bert-tiny", labels, "first", 128, 0, kind=kind)
+    assert loaded.head_is_new
+    folder = tmp_path / "saved"
+    save_model(folder, loaded.model.config, loaded.model.state_dict(), loaded.tokenizer, loaded.settings)
+    theirs = BertForSequenceClassification.from_pretrained(folder).eval()
+    assert theirs.config.problem_type == problem
+    assert theirs.config.num_labels == len(labels)
+    assert theirs.config.id2label == dict(enumerate(labels))
+    again = load_classifier(str(folder))
+    assert again.settings == loaded.settings
+    assert again.settings.kind == kind
+    sequences = random_sequences([3, 17], 1000)
+    with torch.no_grad():
+        ours = again.model.eval()(pack(sequences))
+    torch.testing.assert_close(ours, their_logits(theirs, sequences), atol=1e-5, rtol=1e-5)
+    # And transformers' own training takes it for what it is.
+    targets = {
+        "single_label_classification": torch.tensor([1]),
+        "multi_label_classification": torch.ones(1, len(labels)),
+        "regression": torch.tensor([2.5]),
+    }[problem]
+    assert torch.isfinite(theirs(input_ids=torch.from_numpy(sequences[0])[None], labels=targets).loss)
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "kept"),
+    [
+        ("multi-label", "multi-label", True),
+        ("multi-label", "classes", False),
+        ("classes", "multi-label", False),
+        ("soft", "classes", True),
+        ("classes", "soft", True),
+        ("soft", "multi-label", False),
+    ],
+)
+def test_training_goes_on_with_the_head_of_the_same_kind_only(tmp_path, saved, asked, kept):
+    first = load_for_training("bert-tiny", LABELS, "first", 128, 7, kind=saved)
+    folder = tmp_path / "first"
+    save_model(folder, first.model.config, first.model.state_dict(), first.tokenizer, first.settings)
+    again = load(folder, kind=asked)
+    assert again.settings.kind == asked
+    assert again.head_is_new == (not kept)
+    same = torch.equal(again.model.classifier.linear.weight, first.model.classifier.linear.weight)
+    assert same == kept
+    said = "goes on from it" if kept else "labels of another kind"
+    assert any(said in note for note in again.notes)
+
+
+def test_heads_of_transformers_are_kept_by_kind(tmp_path, tokenizer):
+    values = {"id2label": {0: "clean", 1: "toxic"}, "problem_type": "multi_label_classification"}
+    theirs = saved_by_transformers(tmp_path / "theirs", tokenizer, **values)
+    assert torch.equal(
+        load(tmp_path / "theirs", kind="multi-label").model.classifier.linear.weight, theirs.classifier.weight
+    )
+    other = load(tmp_path / "theirs")
+    assert other.head_is_new
+    assert any("multi_label_classification, not single_label_classification" in note for note in other.notes)
+    saved_by_transformers(tmp_path / "number", tokenizer, id2label={0: "stars"})
+    assert not load(tmp_path / "number", labels=("stars",), kind="regression").head_is_new
+    assert load(tmp_path / "number", labels=("grade",), kind="regression").head_is_new
+
+
+def test_kinds_that_cannot_be_are_one_clear_error(folder):
+    change_config(folder, problem_type="token_classification")
+    with pytest.raises(CheckpointError, match="problem_type is 'token_classification', expected one of single_label"):
         load_classifier(str(folder))
-    assert any("other labels" in note for note in load(folder).notes)
-
-
-def test_a_classifier_of_one_label_is_refused(folder):
-    change_config(folder, id2label={"0": "score"}, label2id={"score": 0})
-    with pytest.raises(CheckpointError, match="labels"):
+    change_config(folder, problem_type="regression")
+    with pytest.raises(CheckpointError, match="one for a regression, found clean, toxic"):
+        load_classifier(str(folder))
+    change_config(folder, problem_type="single_label_classification", id2label={"0": "score"}, label2id={"score": 0})
+    with pytest.raises(CheckpointError, match="labels must be 2 or more"):
         load_classifier(str(folder))
 
 
@@ -476,6 +589,10 @@ def test_a_classifier_on_means_is_not_taken_for_one_on_first_tokens(tmp_path):
         {"format": 99},
         {"labels": ["a", "a"]},
         {"labels": ["a"]},
+        {"labels": ["a"], "kind": "soft"},
+        {"labels": ["a", "b"], "kind": "regression"},
+        {"labels": [], "kind": "multi-label"},
+        {"kind": "ranks"},
     ],
 )
 def test_impossible_settings_of_a_saved_classifier_are_refused(folder, values):

@@ -91,6 +91,16 @@ def test_models_of_few_layers(tmp_path, num_layers):
     np.testing.assert_allclose(run(tmp_path / "graph.onnx", sequences), our_logits(model, sequences), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_models_of_one_label(tmp_path, pooling):
+    model = random_model(pooling, 1)
+    graphs.save_graph(tmp_path / "graph.onnx", CONFIG, numpy_state(model), pooling)
+    sequences = sequences_of(LENGTHS)
+    found = run(tmp_path / "graph.onnx", sequences)
+    assert found.shape == (len(LENGTHS), 1)
+    np.testing.assert_allclose(found, our_logits(model, sequences), rtol=0, atol=1e-5)
+
+
 def test_openvino_computes_the_same(tmp_path):
     openvino = pytest.importorskip("openvino")
     model = random_model("first")

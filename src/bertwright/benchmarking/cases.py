@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from bertwright.config import Pooling
+from bertwright.config import LabelKind, Pooling
 from bertwright.data.ragged import Ragged
-from bertwright.errors import DataError
+from bertwright.errors import DataError, UserError
 from bertwright.hardware import choose_device
 from bertwright.randomness import purpose_seed
 
@@ -172,6 +172,7 @@ def prepare_infer(config: BenchInferConfig, folder: Path, reporter: Reporter) ->
     found = read_unlabelled(config.data, config.text_column, config.on_bad_row)
     if config.run is not None:
         loaded = load_classifier(config.run)
+        _check_kind(config.run, loaded.settings.kind)
     else:
         loaded = load_for_training(
             config.model, ("0", "1"), config.pooling, config.max_length, config.seed, config.tokenizer
@@ -192,6 +193,7 @@ def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) ->
     from bertwright.model.checkpoint import load_for_training
 
     found = read_labelled(config.data, config)
+    _check_kind(config.data[0], found.kind)
     # The library has attention dropout by default; the fast kernels of both sides have none. Without it for all.
     loaded = load_for_training(
         config.model,
@@ -211,6 +213,16 @@ def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) ->
     lengths = _write(case, loaded, chosen.texts, chosen.label_ids, reporter)
     operations = training_operations(loaded.model.config, lengths, case.num_labels, case.pooling)
     return Prepared(case, _describe(config.data, found.sha256, loaded, lengths), operations)
+
+
+def _check_kind(source: str, kind: LabelKind) -> None:
+    """Raise unless there are classes: results of contenders are compared as softmax over them.
+
+    Raises:
+        UserError: another kind of labels.
+    """
+    if kind not in ("classes", "soft"):
+        raise UserError(f"{source}: found {kind} labels, expected classes, which all contenders are measured with")
 
 
 def prepare_tokenize(config: BenchTokenizeConfig, folder: Path, reporter: Reporter) -> Prepared:

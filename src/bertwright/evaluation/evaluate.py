@@ -12,7 +12,7 @@ from bertwright.config import EvaluateConfig, build
 from bertwright.data.columns import read_labelled
 from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import RunError
-from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
+from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import load_classifier
@@ -45,21 +45,21 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())
     read_started = time.perf_counter()
-    texts = read_labelled(config.data, config, predictor.labels)
+    texts = read_labelled(config.data, config, predictor.labels, kind=predictor.settings.kind)
     say_notes(texts, reporter)
     read_s = time.perf_counter() - read_started
     tokenize_started = time.perf_counter()
     ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings.max_length, config.run, reporter)
     tokenize_s = time.perf_counter() - tokenize_started
     infer_started = time.perf_counter()
-    probabilities = predictor.probabilities(predictor.logits(ragged, reporter))
+    scores = predictor.probabilities(predictor.logits(ragged, reporter))
     infer_s = time.perf_counter() - infer_started
     threshold = predictor.settings.threshold
-    metrics = judge(texts, probabilities, threshold)
+    metrics = judge(texts, scores, threshold)
     total_s = time.perf_counter() - started
     num_tokens = int(ragged.starts[-1])
     result = {
-        "task": "single_label",
+        "task": TASKS[texts.kind],
         "labels": list(predictor.labels),
         "model": config.run,
         "data": {
@@ -87,7 +87,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
         "metrics": {"train": {}, "validation": {}, "test": metrics},
-        "extremes": extremes_of(texts, probabilities, predictor.labels, config.num_extremes, config.texts),
+        "extremes": extremes_of(texts, scores, predictor.labels, config.num_extremes, config.texts),
         "steps": None,
         "best_step": None,
     }
@@ -102,7 +102,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
                 "token_ids_from": token_folders([texts]),
             }
         )
-        tables = prediction_tables(texts, probabilities, predictor.labels, threshold, config.texts)
+        tables = prediction_tables(texts, scores, predictor.labels, threshold, config.texts)
         write_predictions(output / runs.PREDICTIONS, tables)
         writer.result(result)
         reporter.say(f"evaluation: {output}")

@@ -42,8 +42,11 @@ def extremes_record(
     label_names: Sequence[str] | None,
     k: int,
     max_characters: int = 500,
+    pairs_of: Callable[[int], str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """The ``extremes`` of a run's result: ``highest`` and ``lowest``, each a list of ``row, score, text, label``.
+
+    Where there are ``pairs_of`` the texts, each has a ``pair`` too.
 
     The values are plain Python ones. A longer text is cut to ``max_characters``, the last of which is then an ellipsis;
     it is otherwise as it was read, line breaks and control characters included.
@@ -55,6 +58,7 @@ def extremes_record(
         label_names: the true label of each text ``(texts,)``; if not given, ``label`` is ``None``.
         k: how many of each, at least 0.
         max_characters: at least 1.
+        pairs_of: a function from an index to the second text of a pair.
 
     Raises:
         ValueError: what ``find_extremes`` refuses, lengths that differ, or ``max_characters`` below 1.
@@ -72,6 +76,7 @@ def extremes_record(
                 "row": int(rows[index]),
                 "score": float(scores[index]),
                 "text": _cut(text_at(index), max_characters),
+                **({} if pairs_of is None else {"pair": _cut(pairs_of(index), max_characters)}),
                 "label": None if label_names is None else str(label_names[index]),
             }
             for index in indices.tolist()
@@ -118,6 +123,14 @@ def _shown(character: str) -> str:
     return "\ufffd" if category == "Cs" else character
 
 
+def _shown_texts(entry: Mapping[str, Any]) -> str:
+    """The text in one line, or both texts of a pair."""
+    if entry["text"] is None:
+        return "(not kept)"
+    pair = entry.get("pair")
+    return one_line(entry["text"]) + ("" if pair is None else " ||| " + one_line(pair))
+
+
 def _cut(text: str, max_characters: int) -> str:
     return text if len(text) <= max_characters else text[: max_characters - 1] + "…"
 
@@ -137,5 +150,5 @@ def _entries_table(entries: Sequence[Mapping[str, Any]], title: str) -> Table:
     table.add_column(Text("text"), no_wrap=True, overflow="ellipsis", ratio=1)
     for entry, score in zip(entries, scores, strict=True):
         label = [Text(one_line(entry["label"] or "-"))] if with_labels else []
-        table.add_row(Text(score), *label, Text("(not kept)" if entry["text"] is None else one_line(entry["text"])))
+        table.add_row(Text(score), *label, Text(_shown_texts(entry)))
     return table

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,95 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bertwright.config import LabelKind
 from bertwright.data.columns import LabelledTexts
+from bertwright.errors import DataError
 from bertwright.evaluation.extremes import extremes_record
-from bertwright.evaluation.metrics import classification_metrics, decide, positive_score
+from bertwright.evaluation.metrics import (
+    NEEDS_DIFFERENT_LABELS,
+    check_metric_name,
+    classification_metrics,
+    decide,
+    decide_each,
+    default_metric,
+    multilabel_metrics,
+    positive_score,
+    regression_metrics,
+    soft_metrics,
+)
 from bertwright.progress import Reporter
 
 _ROWS_PER_GROUP = 65_536
 
+TASKS: dict[LabelKind, str] = {
+    "classes": "single_label",
+    "multi-label": "multi_label",
+    "soft": "soft_label",
+    "regression": "regression",
+}
+"""The ``task`` of result.json, by the kind of labels."""
 
-def judge(texts: LabelledTexts, probabilities: np.ndarray, threshold: float) -> dict[str, Any]:
-    """The metrics of ``probabilities`` (texts, labels) for texts with labels."""
-    assert texts.label_ids is not None
-    return classification_metrics(texts.label_ids, probabilities, texts.labels, threshold)
+
+def judge(texts: LabelledTexts, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+    """The metrics of ``scores`` (texts, labels) for texts with labels, those of their kind.
+
+    Args:
+        threshold: the least probability at which the last of two classes, or one of any number of labels, is decided
+            for.
+    """
+    if texts.kind == "classes":
+        assert texts.label_ids is not None
+        return classification_metrics(texts.label_ids, scores, texts.labels, threshold)
+    assert texts.targets is not None
+    if texts.kind == "regression":
+        return regression_metrics(texts.targets[:, 0], scores[:, 0])
+    if texts.kind == "soft":
+        assert texts.label_ids is not None
+        return soft_metrics(texts.label_ids, texts.targets, scores, texts.labels, threshold)
+    return multilabel_metrics(texts.targets, scores, texts.labels, threshold, texts.hard_targets)
+
+
+def metric_to_choose_by(validation: LabelledTexts, asked: str | None) -> tuple[str, str | None]:
+    """The metric by which the best state of a training is told on ``validation``, and what the user must be told of it.
+
+    It is the one ``asked`` for, or else the one of the kind of labels; and if that has no answer on these texts, one
+    that has.
+
+    Raises:
+        UserError: ``asked`` is no metric of this kind of labels.
+        DataError: ``asked`` has no answer on these texts.
+    """
+    kind = validation.kind
+    if asked is not None:
+        check_metric_name(asked, kind)
+    metric = asked or default_metric(kind, len(validation.labels))
+    if metric not in NEEDS_DIFFERENT_LABELS or _labels_differ(validation):
+        return metric, None
+    found = {
+        "multi-label": "labels that some but not all of them have; found none",
+        "regression": "different numbers; found one only",
+    }.get(kind, "two classes; found one class only")
+    if asked is not None:
+        raise DataError(f"--best-metric {metric} needs validation texts of {found}")
+    what = "are of one class only" if kind != "multi-label" else "have no label that some but not all of them have"
+    return "log_loss", f"the validation texts {what}: states are chosen by log_loss, not by {metric}"
+
+
+def _labels_differ(texts: LabelledTexts) -> bool:
+    """Whether not all texts have the same class, the same labels or the same number."""
+    if texts.label_ids is not None and texts.kind in ("classes", "soft"):
+        return len(np.unique(texts.label_ids)) > 1
+    assert texts.targets is not None
+    if texts.kind == "regression":
+        return len(np.unique(texts.targets)) > 1
+    has_label = _hard_targets(texts)
+    return bool((has_label.any(axis=0) & ~has_label.all(axis=0)).any())
+
+
+def _hard_targets(texts: LabelledTexts) -> np.ndarray:
+    """(texts, labels) booleans: which labels each text has."""
+    assert texts.targets is not None
+    return texts.targets >= 0.5 if texts.hard_targets is None else texts.hard_targets
 
 
 def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
@@ -35,42 +113,116 @@ def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
 
 
 def extremes_of(
-    texts: LabelledTexts, probabilities: np.ndarray, labels: Sequence[str], k: int, with_texts: bool
+    texts: LabelledTexts, scores: np.ndarray, labels: Sequence[str], k: int, with_texts: bool
 ) -> dict[str, Any]:
-    """The ``k`` highest and lowest scored texts: ``extremes`` of result.json. Without texts, ``text`` is None."""
-    names = None if texts.label_ids is None else np.array(labels, dtype=object)[texts.label_ids]
-    scores = positive_score(probabilities, labels)
-    record = extremes_record(lambda i: texts.texts[i], scores, texts.rows, names, k)
+    """The ``k`` highest and lowest scored texts: ``extremes`` of result.json. Without texts, ``text`` is None.
+
+    The score is ``metrics.positive_score``. ``label`` is the class; where a text may have any number of labels, theirs
+    with "|" between; of a regression, the number. Of texts in pairs, ``pair`` is the second.
+    """
+    pairs = texts.pairs
+    record = extremes_record(
+        lambda i: _text_at(texts.texts, i),
+        positive_score(scores, labels, texts.kind),
+        texts.rows,
+        _label_names(texts, labels),
+        k,
+        pairs_of=None if pairs is None else lambda i: _text_at(pairs, i),
+    )
     if not with_texts:
         for entry in (*record["highest"], *record["lowest"]):
             entry["text"] = None
+            if "pair" in entry:
+                entry["pair"] = None
     return record
 
 
+def _text_at(column: Any, index: int) -> str:
+    """A string of an Arrow array, or of any sequence of strings."""
+    value = column[index]
+    return value if isinstance(value, str) else str(value.as_py())
+
+
+class _LabelNames(Sequence[str]):
+    """The labels of texts in words, made when asked for."""
+
+    def __init__(self, num_texts: int, name_of: Callable[[int], str]) -> None:
+        self._num_texts, self._name_of = num_texts, name_of
+
+    def __len__(self) -> int:
+        return self._num_texts
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._name_of(index)
+
+
+def _label_names(texts: LabelledTexts, labels: Sequence[str]) -> Sequence[str] | None:
+    """The true label of each text in words; None where there are none."""
+    ids, targets = texts.label_ids, texts.targets
+    if texts.kind in ("classes", "soft"):
+        return None if ids is None else _LabelNames(len(texts), lambda i: labels[ids[i]])
+    if targets is None:
+        return None
+    if texts.kind == "regression":
+        return _LabelNames(len(texts), lambda i: str(targets[i, 0]))
+    has_label = _hard_targets(texts)
+    return _LabelNames(len(texts), lambda i: "|".join(itertools.compress(labels, has_label[i])))
+
+
 def prediction_tables(
-    texts: LabelledTexts, probabilities: np.ndarray, labels: Sequence[str], threshold: float, with_texts: bool
+    texts: LabelledTexts,
+    scores: np.ndarray,
+    labels: Sequence[str],
+    threshold: float,
+    with_texts: bool,
+    kind: LabelKind | None = None,
 ) -> Iterator[pa.Table]:
     """The scored texts as tables of up to 65,536 rows, so that no more than these are ever held twice.
 
-    Columns: row, text_sha256, label (where there are labels), predicted, score_<label> for each, text if asked for.
+    Columns: row, text_sha256 (of the text or, of texts in pairs, of both with a NUL between), label (the class, where
+    there are classes), label_<label> (the number or the share of each, where labels are such), predicted, score_<label>
+    for each, group_<name> for each group and, if asked for, text and pair. ``predicted`` is the class, a list of labels
+    where there may be any number, or the number.
+
+    Args:
+        kind: of the labels that were scored; that of ``texts`` if not given.
     """
-    decided = decide(probabilities, threshold)
+    kind = kind or texts.kind
     names = pa.array(list(labels), pa.string())
     for start in range(0, max(len(texts), 1), _ROWS_PER_GROUP):
         chosen = slice(start, start + _ROWS_PER_GROUP)
         strings = texts.texts[chosen]
+        pairs = None if texts.pairs is None else texts.pairs[chosen]
         columns: dict[str, Any] = {
             "row": pa.array(texts.rows[chosen], pa.int64()),
-            "text_sha256": pa.array([_sha256(text) for text in strings.to_pylist()], pa.string()),
+            "text_sha256": pa.array(_hashes(strings, pairs), pa.string()),
         }
-        if texts.label_ids is not None:
+        if texts.label_ids is not None and kind in ("classes", "soft"):
             columns["label"] = names.take(pa.array(texts.label_ids[chosen]))
-        columns["predicted"] = names.take(pa.array(decided[chosen]))
+        if texts.targets is not None:
+            for i, label in enumerate(labels):
+                columns[f"label_{label}"] = pa.array(texts.targets[chosen, i], pa.float32())
+        columns["predicted"] = _predicted(scores[chosen], names, threshold, kind)
         for i, label in enumerate(labels):
-            columns[f"score_{label}"] = pa.array(probabilities[chosen, i], pa.float64())
+            columns[f"score_{label}"] = pa.array(scores[chosen, i], pa.float64())
+        for name, column in texts.groups.items():
+            columns[f"group_{name}"] = column[chosen]
         if with_texts:
             columns["text"] = strings
+            if pairs is not None:
+                columns["pair"] = pairs
         yield pa.table(columns)
+
+
+def _predicted(scores: np.ndarray, names: pa.Array, threshold: float, kind: LabelKind) -> pa.Array:
+    """What is decided for each text by ``scores`` (texts, labels)."""
+    if kind == "regression":
+        return pa.array(scores[:, 0], pa.float64())
+    if kind != "multi-label":
+        return names.take(pa.array(decide(scores, threshold)))
+    chosen = decide_each(scores, threshold)
+    ends = np.concatenate([[0], np.cumsum(chosen.sum(axis=1))]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), names.take(pa.array(np.nonzero(chosen)[1])))
 
 
 def write_predictions(path: Path, tables: Iterator[pa.Table]) -> None:
@@ -84,5 +236,8 @@ def write_predictions(path: Path, tables: Iterator[pa.Table]) -> None:
     os.replace(partial, path)
 
 
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def _hashes(texts: pa.ChunkedArray, pairs: pa.ChunkedArray | None) -> list[str]:
+    strings = texts.to_pylist()
+    if pairs is not None:
+        strings = [f"{text}\0{pair}" for text, pair in zip(strings, pairs.to_pylist(), strict=True)]
+    return [hashlib.sha256(string.encode("utf-8")).hexdigest() for string in strings]

@@ -74,8 +74,9 @@ def run_prediction(
             f"{ragged.num_truncated:,} of {len(ragged):,} texts are longer than {predictor.settings.max_length} tokens "
             "and lost their end"
         )
-    probabilities = predictor.probabilities(predictor.logits(ragged, reporter))
-    tables = prediction_tables(texts, probabilities, predictor.labels, predictor.settings.threshold, True)
+    scores = predictor.probabilities(predictor.logits(ragged, reporter))
+    kind = predictor.settings.kind
+    tables = prediction_tables(texts, scores, predictor.labels, predictor.settings.threshold, True, kind)
     if output is None:
         if as_json:
             sys.stdout.writelines(line + "\n" for line in json_lines(tables))
@@ -130,15 +131,29 @@ def _write(output: Path, tables: Iterator[pa.Table]) -> None:
 
 
 def _write_rows(file: TextIO, tables: Iterator[pa.Table], delimiter: str) -> None:
+    """A list, such as the labels decided for where there may be any number, is written with "|" between."""
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     for number, table in enumerate(tables):
         if number == 0:
             writer.writerow(table.column_names)
-        writer.writerows(row.values() for row in table.to_pylist())
+        for row in table.to_pylist():
+            writer.writerow("|".join(value) if isinstance(value, list) else value for value in row.values())
 
 
 def _print_lines(table: pa.Table, file: TextIO) -> None:
-    """A text a line: the label decided for, its probability, the text; separated by tabs."""
+    """A text a line, separated by tabs: the label decided for, its probability and the text.
+
+    Where there may be any number of labels: those decided for with "|" between, or "-", and the highest probability of
+    a label. Of a regression: the number and the text.
+    """
+    scores = [name for name in table.column_names if name.startswith("score_")]
     for row in table.to_pylist():
-        label = row["predicted"]
-        print(f"{one_line(label)}\t{row[f'score_{label}']:.4f}\t{one_line(row['text'])}", file=file)
+        predicted = row["predicted"]
+        if isinstance(predicted, list):
+            shown = [one_line("|".join(predicted)) or "-", f"{max(row[name] for name in scores):.4f}"]
+        elif isinstance(predicted, str):
+            shown = [one_line(predicted), f"{row[f'score_{predicted}']:.4f}"]
+        else:
+            shown = [f"{predicted:.4f}"]
+        texts = [row["text"]] if row.get("pair") is None else [row["text"], row["pair"]]
+        print("\t".join([*shown, *map(one_line, texts)]), file=file)

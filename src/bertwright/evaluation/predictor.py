@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +12,12 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import MachineSettings, ScoringMachineSettings, WindowPooling
+from bertwright.config import LabelKind, MachineSettings, ScoringMachineSettings, WindowPooling
 from bertwright.data.batches import batches_by_length
 from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.metrics import decide
+from bertwright.evaluation.metrics import decide, decide_each
 from bertwright.model.batch import Batch
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
 from bertwright.model.gpu_encoder import Work
@@ -27,24 +28,28 @@ from bertwright.progress import Reporter
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the classifier says of one text.
+    """What the classifier says of one text. What its kind of labels does not have is None or empty.
 
     Attributes:
-        label: the label decided for.
+        label: the label decided for, where a text has one.
         probability: of that label, from 0 to 1.
-        scores: the probability of every label.
+        scores: the probability of every label; of a regression, the number under its name.
+        labels: all labels decided for: the one, or any number of them where a text may have any number.
+        value: the number, of a regression.
     """
 
-    label: str
-    probability: float
+    label: str | None
+    probability: float | None
     scores: dict[str, float]
+    labels: tuple[str, ...] = ()
+    value: float | None = None
 
 
 class Predictor:
     """A classifier with its tokenizer, ready to score texts.
 
     Attributes:
-        labels: class names, in the order of the scores' columns.
+        labels: names of the labels, in the order of the scores' columns.
         notes: what was chosen and found on loading.
     """
 
@@ -91,22 +96,29 @@ class Predictor:
         if isinstance(texts, str):
             raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
         texts = list(texts)
-        probabilities = self.score(texts)
-        decided = decide(probabilities, self.settings.threshold)
-        return [
-            Prediction(
-                label=self.labels[label],
-                probability=float(row[label]),
-                scores={name: float(score) for name, score in zip(self.labels, row, strict=True)},
-            )
-            for label, row in zip(decided, probabilities, strict=True)
-        ]
+        return self.predictions(self.score(texts))
+
+    def predictions(self, scores: np.ndarray) -> list[Prediction]:
+        """What is decided by ``scores`` (texts, labels), as ``score`` gives them."""
+        threshold = self.settings.threshold
+        named = [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
+        if self.settings.kind == "regression":
+            return [Prediction(None, None, row, value=row[self.labels[0]]) for row in named]
+        if self.settings.kind == "multi-label":
+            chosen = decide_each(scores, threshold)
+            return [
+                Prediction(None, None, row, labels=tuple(itertools.compress(self.labels, has)))
+                for row, has in zip(named, chosen, strict=True)
+            ]
+        decided = [self.labels[label] for label in decide(scores, threshold)]
+        return [Prediction(label, row[label], row, (label,)) for label, row in zip(decided, named, strict=True)]
 
     def score(self, texts: Sequence[str | tuple[str, str]] | Any, reporter: Reporter | None = None) -> np.ndarray:
-        """(texts, labels) float64 probabilities; ``texts`` may also be a pyarrow array of strings.
+        """(texts, labels) float64 scores; ``texts`` may also be a pyarrow array of strings.
 
-        A classifier of pairs takes a list of (text, second text). Each row sums to 1. A text scores the same alone and
-        in company, but for the rounding of the dtype.
+        Of classes, probabilities that sum to 1 in each row; of any number of labels, a probability each; of a
+        regression, the number. A classifier of pairs takes a list of (text, second text). A text scores the same alone
+        and in company, but for the rounding of the dtype.
         """
         return self.probabilities(self.logits(self.tokenize(texts, reporter), reporter))
 
@@ -160,8 +172,8 @@ class Predictor:
         return Work(num_tokens, num_tokens // self.token_budget + 1)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(texts, labels) float64: softmax of the logits over the classifier's temperature."""
-        return softmax(logits / self.settings.temperature)
+        """(texts, labels) float64 scores of ``logits``: ``scores_of`` with the classifier's kind and temperature."""
+        return scores_of(logits, self.settings.kind, self.settings.temperature)
 
     def summary(self) -> str:
         """One line of what was chosen for this machine."""
@@ -278,6 +290,25 @@ def compute_texts(
     if text_starts is None:
         return found
     return pooled_windows(found, torch.from_numpy(text_starts).to(device), pooling)
+
+
+def scores_of(logits: np.ndarray, kind: LabelKind, temperature: float = 1.0) -> np.ndarray:
+    """(texts, labels) float64 scores of ``logits`` (texts, labels).
+
+    Of classes and shares of them the softmax of the logits over ``temperature``, of any number of labels the sigmoid of
+    each, of a regression the number itself, which has no temperature.
+    """
+    if kind == "regression":
+        return logits.astype(np.float64)
+    if kind == "multi-label":
+        return sigmoid(logits / temperature)
+    return softmax(logits / temperature)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-logits)) in float64, finite for any finite logits."""
+    shrunk = np.exp(-abs(logits.astype(np.float64)))  # at most 1
+    return np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bertwright.config import LabelKind
 from bertwright.evaluation.extremes import one_line, show_extremes
 from bertwright.evaluation.metrics import describe_score
 from bertwright.evaluation.tables import confusion_table, metrics_table, per_class_table
@@ -17,20 +18,27 @@ if TYPE_CHECKING:
 # More classes than this make a confusion matrix that no terminal shows.
 _MOST_SHOWN_CLASSES = 12
 _LISTED_METRICS = ("accuracy", "macro_f1", "roc_auc")
+_SHORT_NAMES = {"root_mean_squared_error": "rmse"}
+# Listed only where a run has them.
+_LISTED_OF_NUMBERS = ("root_mean_squared_error", "r2", "pearson")
+_KINDS: dict[str, LabelKind] = {"multi_label": "multi-label", "soft_label": "soft", "regression": "regression"}
 
 
 def show_result(result: Mapping[str, Any], reporter: Reporter) -> None:
     """What result.json holds, as tables: quality, classes, extremes, time and memory."""
     labels = result["labels"]
+    kind = _KINDS.get(result.get("task", ""), "classes")
     held_out = next((split for split in ("test", "validation", "train") if result["metrics"].get(split)), None)
     if held_out is not None:
         metrics = result["metrics"][held_out]
         reporter.show(metrics_table(result["metrics"], title="Quality"))
-        reporter.show(per_class_table(metrics, title=f"Classes, {held_out} texts"))
-        if len(labels) <= _MOST_SHOWN_CLASSES:
+        if "per_class" in metrics:
+            what = "Labels" if kind == "multi-label" else "Classes"
+            reporter.show(per_class_table(metrics, title=f"{what}, {held_out} texts"))
+        if "confusion" in metrics and len(labels) <= _MOST_SHOWN_CLASSES:
             reporter.show(confusion_table(metrics, labels, title=f"Confusion, {held_out} texts"))
     if result["extremes"]["highest"]:
-        reporter.show(show_extremes(result["extremes"], describe_score(labels)))
+        reporter.show(show_extremes(result["extremes"], describe_score(labels, kind)))
     reporter.show(_resources(result))
 
 
@@ -74,6 +82,7 @@ def summary(run: Run) -> dict[str, Any]:
         "data": list(run.settings.get("train") or run.settings.get("data") or []),
         "judged_on": split,
         **{name: metrics.get(name) for name in _LISTED_METRICS},
+        **{name: metrics[name] for name in _LISTED_OF_NUMBERS if name in metrics},
         "train_s": None if run.result is None else run.result["seconds"]["train"],
     }
 
@@ -87,11 +96,12 @@ def list_table(found: Sequence[Run]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("run", "act", "started", "model", "judged on"):
         table.add_column(name, overflow="fold")
-    for name in (*_LISTED_METRICS, "train"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for run in found:
-        line = summary(run)
-        numbers = ["-" if line[name] is None else f"{line[name]:.4f}" for name in _LISTED_METRICS]
+    lines = [summary(run) for run in found]
+    listed = (*_LISTED_METRICS, *(name for name in _LISTED_OF_NUMBERS if any(name in line for line in lines)))
+    for name in (*listed, "train"):
+        table.add_column(_SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
+    for run, line in zip(found, lines, strict=True):
+        numbers = ["-" if line.get(name) is None else f"{line[name]:.4f}" for name in listed]
         judged = (line["judged_on"] or "-") if run.finished else "damaged" if run.damage else "unfinished"
         train = "-" if line["train_s"] is None else duration(line["train_s"])
         started = run.started.replace("T", " ")[:16]
@@ -129,9 +139,14 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    names = [name for name in ("log_loss", *_LISTED_METRICS) if any(line["validation"].get(name) for line in history)]
+    names = [
+        name
+        for name in ("log_loss", *_LISTED_METRICS, *_LISTED_OF_NUMBERS)
+        if any(line["validation"].get(name) is not None for line in history)
+    ]
     table = Table(title="History", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    for column in ("step", "epoch", "train loss", "learning rate", *(f"validation {name}" for name in names)):
+    shown = (f"validation {_SHORT_NAMES.get(name, name)}" for name in names)
+    for column in ("step", "epoch", "train loss", "learning rate", *shown):
         table.add_column(column, justify="right")
     for line in history:
         found = [line["validation"].get(name) for name in names]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertwright.evaluation.extremes import one_line
-from bertwright.evaluation.metrics import METRIC_NAMES
+from bertwright.evaluation.metrics import ALL_METRIC_NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,24 +25,24 @@ def metrics_table(metrics: Mapping[str, Mapping[str, Any] | None], title: str | 
     column, and a metric that is in none of them has no row.
 
     Args:
-        metrics: by the name of the split what ``metrics.classification_metrics`` returned (``result.json``'s
-            ``metrics``).
+        metrics: by the name of the split what ``metrics.classification_metrics``, or its like for another kind of
+            labels, returned (``result.json``'s ``metrics``).
         title: stands above the table.
     """
     present = {split: values for split, values in metrics.items() if values}
     splits = sorted(present, key=lambda split: SPLITS.index(split) if split in SPLITS else len(SPLITS))
     table = _table(title, "metric", splits)
-    for name in (*METRIC_NAMES, "num_texts"):
+    for name in (*ALL_METRIC_NAMES, "num_texts"):
         if any(name in present[split] for split in splits):
             _add_row(table, "texts" if name == "num_texts" else name, [present[split].get(name) for split in splits])
     return table
 
 
 def per_class_table(metrics: Mapping[str, Any], labels: Sequence[str] | None = None, title: str | None = None) -> Table:
-    """One row per label: its precision, recall, F1 and number of texts.
+    """One row per label: its precision, recall, F1 and number of texts, and what else is known of each.
 
     Args:
-        metrics: what ``metrics.classification_metrics`` returned.
+        metrics: what ``metrics.classification_metrics`` or ``metrics.multilabel_metrics`` returned.
         labels: which labels, in which order; all in their own order if not given.
         title: stands above the table.
 
@@ -50,10 +50,12 @@ def per_class_table(metrics: Mapping[str, Any], labels: Sequence[str] | None = N
         KeyError: a label that the metrics do not have.
     """
     per_class = metrics["per_class"]
-    table = _table(title, "label", ["precision", "recall", "f1", "texts"])
+    ranking = [name for name in ("roc_auc", "average_precision") if any(name in row for row in per_class.values())]
+    names = ("precision", "recall", "f1", *ranking)
+    table = _table(title, "label", [*names, "texts"])
     for label in per_class if labels is None else labels:
         values = per_class[label]
-        _add_row(table, label, [values[name] for name in ("precision", "recall", "f1", "support")])
+        _add_row(table, label, [values[name] for name in (*names, "support")])
     return table
 
 

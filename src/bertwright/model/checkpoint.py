@@ -21,14 +21,19 @@ from bertwright.config import LabelKind, LongTexts, Pooling, Settings, WindowPoo
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables
 from bertwright.model.encoder import SIZES, ModelConfig
-from bertwright.model.heads import TextClassifier
+from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
 from bertwright.model.sources import MINILM, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.randomness import purpose_seed
 from bertwright.runs import write_json
 
-# Of Hugging Face's problem_type: one label a text, said or not.
-_SINGLE_LABEL = (None, "single_label_classification")
+# Hugging Face's problem_type of each kind. It knows no shares: a softmax over classes is what their scores are too.
+_PROBLEM_TYPES: dict[LabelKind, str] = {
+    "classes": "single_label_classification",
+    "soft": "single_label_classification",
+    "multi-label": "multi_label_classification",
+    "regression": "regression",
+}
 
 
 class ClassifierSettings(Settings):
@@ -51,6 +56,8 @@ class ClassifierSettings(Settings):
         least = {"classes": 2, "soft": 2}.get(self.kind, 1)
         if len(self.labels) < least:
             raise ValueError(f"labels must be {least} or more, found {', '.join(self.labels)}")
+        if self.kind == "regression" and len(self.labels) > 1:
+            raise ValueError(f"labels must be one for a regression, found {', '.join(self.labels)}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
         return self
@@ -61,7 +68,8 @@ class Loaded:
     """A classifier ready to train or to score, on the CPU, in float32.
 
     ``description`` says where the weights come from; ``notes`` what a user should know about how they were read,
-    and ``warnings`` what must not be missed.
+    and ``warnings`` what must not be missed. ``head_is_new``: the classifier's weights are drawn at random, and have
+    not learnt anything.
     """
 
     model: TextClassifier
@@ -70,6 +78,7 @@ class Loaded:
     description: str
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    head_is_new: bool = False
 
     def __post_init__(self) -> None:
         if self.tokenizer.engine != "nanotoken":
@@ -87,8 +96,12 @@ def load_for_training(
     seed: int,
     tokenizer: str | None = None,
     dropouts: Mapping[str, float] | None = None,
+    kind: LabelKind = "classes",
 ) -> Loaded:
-    """The model ``name`` with a classifier for ``labels``.
+    """The model ``name`` with a classifier for ``labels`` of ``kind``.
+
+    A checkpoint's own classifier is kept where it is for the same labels, in the same order, of the same kind (classes
+    and shares of them count as one: both are a softmax) and reads the same pooling.
 
     What the checkpoint lacks of the head is drawn from ``seed``. ``tokenizer`` names another model whose tokenizer to
     take; ``dropouts`` replaces settings of the model by name.
@@ -96,7 +109,7 @@ def load_for_training(
     Raises:
         CheckpointError: see ``find_folder``, ``read_tensors`` and ``assign``.
     """
-    settings = ClassifierSettings(labels=tuple(labels), pooling=pooling, max_length=max_length)
+    settings = ClassifierSettings(labels=tuple(labels), kind=kind, pooling=pooling, max_length=max_length)
     if name in SIZES and not Path(name).is_dir():
         return _random_model(name, settings, seed, tokenizer, dropouts or {})
     folder, description = find_folder(name)
@@ -108,24 +121,23 @@ def load_for_training(
     saved = _saved_settings(folder)
     if saved is not None and saved.pooling == "mean":
         tensors.update(_head_tensors(folder))
-    head_fits = (
-        tuple(_labels_of(values, saved)) == settings.labels
-        and (saved.pooling if saved is not None else "first") == pooling
-        and values.get("problem_type") in _SINGLE_LABEL
-    )
     state: dict[str, Tensor] = {}
-    notes = assign(state, tensors, config, model, str(folder), head_fits=head_fits)
-    if "classifier.linear.weight" in state:
+    notes = assign(state, tensors, config, model, str(folder), _why_head_differs(values, saved, settings))
+    head_is_new = HEAD_WEIGHT not in state
+    if not head_is_new:
         notes.append("the checkpoint's classifier is for the same labels: training goes on from it")
     state |= initial_state(model, config, seed, model.state_dict().keys() - state.keys())
     model.load_state_dict(state, assign=True)
     loaded_tokenizer = load_tokenizer(folder if tokenizer is None else _tokenizer_folder(tokenizer))
     _check_vocabulary(loaded_tokenizer, config, description)
-    return Loaded(model, loaded_tokenizer, settings, description, notes)
+    return Loaded(model, loaded_tokenizer, settings, description, notes, head_is_new=head_is_new)
 
 
 def load_classifier(name: str) -> Loaded:
     """A trained classifier: a run, a run's model folder, or a BertForSequenceClassification folder or hub name.
+
+    Of a folder without bertwright.json, its ``problem_type`` says what kind of labels it is for; without one, a single
+    logit is a regression, as in ``transformers``, and several are classes.
 
     Raises:
         CheckpointError: as ``load_for_training``, or the checkpoint holds no classifier.
@@ -137,16 +149,9 @@ def load_classifier(name: str) -> Loaded:
     config = ModelConfig.from_hugging_face(values, str(folder / "config.json"))
     settings = _saved_settings(folder)
     tensors = read_tensors(folder)
+    read_notes: list[str] = []
     if settings is None:
-        if values.get("problem_type") not in _SINGLE_LABEL:
-            raise CheckpointError(
-                f"{folder}: problem_type is {values['problem_type']!r}; expected a classifier with one label a text"
-            )
-        given = {"labels": tuple(_labels_of(values, None)), "max_length": min(512, config.max_position_embeddings)}
-        try:
-            settings = build(ClassifierSettings, given, str(folder / "config.json"))
-        except UserError as error:
-            raise CheckpointError(str(error)) from None
+        settings = _settings_of_hugging_face(values, config, folder, read_notes)
     elif settings.pooling == "mean":
         tensors.update(_head_tensors(folder))
     _check_length(settings.max_length, config, str(folder))
@@ -154,7 +159,7 @@ def load_classifier(name: str) -> Loaded:
         raise CheckpointError(f"{folder}: tensor classifier.weight is missing; expected a trained classifier")
     model = empty_model(config, len(settings.labels), settings.pooling)
     state: dict[str, Tensor] = {}
-    notes = assign(state, tensors, config, model, str(folder), head_fits=True)
+    notes = read_notes + assign(state, tensors, config, model, str(folder))
     missing = sorted(model.state_dict().keys() - state.keys())
     if missing:
         raise CheckpointError(f"{folder}: tensor {_theirs(missing[0], config)} is missing")
@@ -162,6 +167,50 @@ def load_classifier(name: str) -> Loaded:
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(tokenizer, config, description)
     return Loaded(model, tokenizer, settings, description, notes)
+
+
+def _settings_of_hugging_face(
+    values: dict[str, Any], config: ModelConfig, folder: Path, notes: list[str]
+) -> ClassifierSettings:
+    """What a classifier that ``transformers`` saved is for, by its config.json.
+
+    Raises:
+        CheckpointError: a kind of labels that is not known, or labels that it cannot have.
+    """
+    labels = _labels_of(values, None)
+    problem = _problem_type(values, labels)
+    kinds = [kind for kind, name in _PROBLEM_TYPES.items() if name == problem]
+    if not kinds:
+        known = ", ".join(dict.fromkeys(_PROBLEM_TYPES.values()))
+        raise CheckpointError(f"{folder / 'config.json'}: problem_type is {problem!r}, expected one of {known}")
+    if problem == "regression" and values.get("problem_type") is None:
+        notes.append("one logit and no problem_type: taken for a regression, whose scores are the logits")
+    given = {"labels": tuple(labels), "kind": kinds[0], "max_length": min(512, config.max_position_embeddings)}
+    try:
+        return build(ClassifierSettings, given, str(folder / "config.json"))
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _problem_type(values: dict[str, Any], labels: Sequence[str]) -> Any:
+    """Hugging Face's problem_type or, where it is not said, what ``transformers`` then takes it for."""
+    said = values.get("problem_type")
+    return said if said is not None else _PROBLEM_TYPES["regression" if len(labels) == 1 else "classes"]
+
+
+def _why_head_differs(
+    values: dict[str, Any], saved: ClassifierSettings | None, settings: ClassifierSettings
+) -> str | None:
+    """Why the classifier of a checkpoint is not the one that ``settings`` ask for; None if it is."""
+    labels = tuple(_labels_of(values, saved))
+    if labels != settings.labels:
+        return "for other labels"
+    problem = _problem_type(values, labels) if saved is None else _PROBLEM_TYPES[saved.kind]
+    if problem != _PROBLEM_TYPES[settings.kind]:
+        return f"for labels of another kind ({problem}, not {_PROBLEM_TYPES[settings.kind]})"
+    if (saved.pooling if saved is not None else "first") != settings.pooling:
+        return "over another pooling"
+    return None
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -305,12 +354,13 @@ def assign(
     config: ModelConfig,
     model: TextClassifier,
     source: str,
-    head_fits: bool,
+    why_head_differs: str | None = None,
 ) -> list[str]:
     """Fill ``state`` (our names) from ``tensors`` (Hugging Face's names), as float32. Returns what a user should know.
 
     Every tensor of the encoder must be there in its shape. Of the head, the pooler may be missing; the classifier is
-    taken only where ``head_fits`` (the labels are the same). Known buffers and heads of other tasks are skipped.
+    left out if there is a reason ``why_head_differs`` ("for other labels"). Known buffers and heads of other tasks are
+    skipped.
 
     Raises:
         CheckpointError: a tensor is missing, extra, of another shape, or not of real numbers; by its name.
@@ -350,12 +400,12 @@ def assign(
     for ours, theirs in name_tables.BERT_CLASSIFIER:
         if theirs not in body:
             continue
-        if head_fits:
+        if why_head_differs is None:
             take(ours, theirs)
         else:
             body.pop(theirs)
-    if has_classifier and not head_fits:
-        notes.append("the checkpoint's classifier is for other labels: initialised at random")
+    if has_classifier and why_head_differs is not None:
+        notes.append(f"the checkpoint's classifier is {why_head_differs}: initialised at random")
     elif not has_classifier:
         notes.append("the checkpoint has no classifier: initialised at random")
     skipped = [name for name in name_tables.SKIPPED if body.pop(name, None) is not None]
@@ -427,7 +477,8 @@ def _random_model(
         "Expect far less than from a pretrained model of that size"
     )
     origin = "bert-base-uncased's vocabulary" if tokenizer is None else f"the vocabulary of {tokenizer}"
-    return Loaded(model, loaded_tokenizer, settings, f"{name}, random weights, {origin}", [], [warning])
+    description = f"{name}, random weights, {origin}"
+    return Loaded(model, loaded_tokenizer, settings, description, [], [warning], head_is_new=True)
 
 
 def _tokenizer_folder(name: str) -> Path:
@@ -464,7 +515,7 @@ def save_model(
         "position_embedding_type": "absolute",
     }
     if first:
-        values["problem_type"] = "single_label_classification"
+        values["problem_type"] = _PROBLEM_TYPES[settings.kind]
         values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
         values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     write_json(folder / "config.json", values)

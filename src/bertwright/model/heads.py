@@ -16,6 +16,9 @@ from bertwright.model.cpu_int8 import quantize_weights
 from bertwright.model.encoder import Encoder, EncoderLayer, ModelConfig
 from bertwright.model.gpu_encoder import GpuEncoder, Work, is_small, why_not_compile
 
+HEAD_WEIGHT, HEAD_BIAS = "classifier.linear.weight", "classifier.linear.bias"
+"""The names of the last linear layer's weights, (labels, hidden) and (labels,), in a ``TextClassifier``'s state."""
+
 
 class Pooler(nn.Module):
     """tanh(x W + b) of the first token (arXiv 1810.04805, section 3.2 and the authors' released code)."""

@@ -20,9 +20,17 @@ from bertwright.data.ragged import Ragged
 from bertwright.data.split import count_shared_texts, split_validation
 from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import DataError, UserError
-from bertwright.evaluation.judge import extremes_of, judge, prediction_tables, say_notes, write_predictions
+from bertwright.evaluation.judge import (
+    TASKS,
+    extremes_of,
+    judge,
+    metric_to_choose_by,
+    prediction_tables,
+    say_notes,
+    write_predictions,
+)
 from bertwright.evaluation.metrics import check_metric_name
-from bertwright.evaluation.predictor import Predictor, softmax
+from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import Loaded, load_for_training, save_model
 from bertwright.model.encoder import ModelConfig
@@ -39,7 +47,7 @@ from bertwright.training.loop import (
     learner_logits,
     num_steps_of,
 )
-from bertwright.training.loss import objective_of
+from bertwright.training.loss import Objective, objective_of
 from bertwright.training.optimizer import weight_decay_of
 from bertwright.training.trace import trace_of, weights_sha256
 
@@ -47,8 +55,6 @@ from bertwright.training.trace import trace_of, weights_sha256
 _MOST_TRAIN_METRIC_TEXTS = 50_000
 _DEFAULT_VALIDATION_SHARE = 0.2
 _BASE_HIDDEN_SIZE = 768
-# Metrics that are nothing where all texts are of one class.
-_NEEDS_TWO_CLASSES = ("roc_auc", "average_precision", "matthews")
 
 
 def train(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> runs.Run:
@@ -85,11 +91,14 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     given_texts, train_texts, validation_texts, test_texts = _read(config, reporter)
     read_s = time.perf_counter() - started
 
-    labels = train_texts.labels
+    labels, kind = train_texts.labels, train_texts.kind
+    objective = objective_of(train_texts, config, device)
     loaded = load_for_training(
-        config.model, labels, config.pooling, config.max_length, config.seed, config.tokenizer, _dropouts(config)
+        config.model, labels, config.pooling, config.max_length, config.seed, config.tokenizer, _dropouts(config), kind
     )
-    config = _resolve_late(config, loaded.model.config, len(labels), validation_texts, reporter)
+    if not loaded.head_is_new:
+        loaded.model.load_state_dict(objective.scale(loaded.model.state_dict()))
+    config = _resolve_late(config, loaded.model.config, validation_texts, reporter)
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
@@ -149,12 +158,12 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         }
     )
 
-    outcome = _learn(config, learner, splits, loaded, originals, device, token_budget, writer, reporter)
+    outcome = _learn(config, learner, objective, splits, loaded, originals, device, token_budget, writer, reporter)
     del learner  # and the memory that its batches used
     trace = trace_of(config, train_texts, splits["train"].ragged, outcome.losses, initial_weights)
     write_trace(output / STEPS, trace)
 
-    state = originals | outcome.state
+    state = objective.unscale(originals | outcome.state)
     save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)
     loaded.model.load_state_dict(state)
     predictor = Predictor(loaded.model, loaded.tokenizer, loaded.settings, config)
@@ -183,7 +192,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         else count_shared_texts(train_texts if test_texts is None else given_texts, held_out.texts)
     )
     result: dict[str, Any] = {
-        "task": "single_label",
+        "task": TASKS[kind],
         "labels": list(labels),
         "model": loaded.description,
         "data": {
@@ -229,6 +238,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
 def _learn(
     config: TrainConfig,
     learner: WholeModel | HeadOnFeatures | None,
+    objective: Objective,
     splits: dict[str, Split],
     loaded: Loaded,
     originals: dict[str, Tensor],
@@ -265,9 +275,8 @@ def _learn(
         assert judged is not None
         assert validation is not None
         logits = learner_logits(judged, np.arange(len(validation.texts)), reporter, "Validation")
-        return judge(validation.texts, softmax(logits), loaded.settings.threshold)
+        return judge(validation.texts, objective.scores(logits), loaded.settings.threshold)
 
-    objective = objective_of(train_split.texts, config, device)
     num_steps = num_steps_of(config, objective.num_texts)
     reporter.say(
         f"training on {objective.num_texts:,} texts: {num_steps:,} steps of {config.batch_size} texts, "
@@ -298,8 +307,9 @@ def _read(
 ) -> tuple[LabelledTexts, LabelledTexts, LabelledTexts | None, LabelledTexts | None]:
     """All texts of the training files, those to learn from, and validation and test texts where there are any."""
     given_texts = train_texts = read_labelled(config.train, config)
-    test_texts = read_labelled(config.test, config, train_texts.labels) if config.test else None
-    validation_texts = read_labelled(config.validation, config, train_texts.labels) if config.validation else None
+    labels, kind = train_texts.labels, train_texts.kind
+    test_texts = read_labelled(config.test, config, labels, kind) if config.test else None
+    validation_texts = read_labelled(config.validation, config, labels, kind) if config.validation else None
     for texts in (train_texts, validation_texts, test_texts):
         if texts is not None:
             say_notes(texts, reporter)
@@ -337,7 +347,7 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
 
 
 def _resolve_late(
-    config: TrainConfig, model: ModelConfig, num_labels: int, validation: LabelledTexts | None, reporter: Reporter
+    config: TrainConfig, model: ModelConfig, validation: LabelledTexts | None, reporter: Reporter
 ) -> TrainConfig:
     """Settle what depends on the model and the data."""
     update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
@@ -347,13 +357,9 @@ def _resolve_late(
         else:
             update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
     if validation is not None:
-        assert validation.label_ids is not None
-        metric = config.best_metric or ("roc_auc" if num_labels == 2 else "accuracy")
-        if metric in _NEEDS_TWO_CLASSES and len(np.unique(validation.label_ids)) < 2:
-            if config.best_metric is not None:
-                raise DataError(f"--best-metric {metric} needs validation texts of two classes; found one class only")
-            reporter.say(f"the validation texts are of one class only: states are chosen by log_loss, not by {metric}")
-            metric = "log_loss"
+        metric, note = metric_to_choose_by(validation, config.best_metric)
+        if note is not None:
+            reporter.say(note)
         update["best_metric"] = metric
     return config.model_copy(update=update)
 
