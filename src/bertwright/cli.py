@@ -11,7 +11,7 @@ import cyclopts
 from cyclopts import App, Parameter
 
 from bertwright import __version__
-from bertwright.errors import UserError
+from bertwright.errors import Interrupted, UserError
 
 app = App(
     name="bertwright",
@@ -101,29 +101,23 @@ def _call(run: Callable[[], Any], debug: bool) -> None:
         _fail(str(error), debug)
     except cyclopts.CycloptsError as error:
         _fail(_explain(error), debug)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if not isinstance(stop, Interrupted):  # which has said its line
+            print("stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk, a folder taken away: not of our making
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}", debug)
     except Exception as error:
-        if not _is_out_of_memory(error):
+        from bertwright.hardware import is_out_of_memory
+
+        if not is_out_of_memory(error):
             raise
         _fail(
             "out of memory: pass a smaller --token-budget (the steps stay the same but for dropout), then --max-length",
             debug,
         )
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, Python's, a GPU's or torch's on a CPU; told by names, so that torch is not imported."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (type(error) is RuntimeError and "DefaultCPUAllocator" in str(error))
-    )
 
 
 def _explain(error: cyclopts.CycloptsError) -> str:

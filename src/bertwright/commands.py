@@ -21,7 +21,6 @@ from bertwright.config import (
     Settings,
     TokenizeConfig,
     TokenizeSettings,
-    TrainConfig,
     TrainSettings,
     build,
     read_config_file,
@@ -63,7 +62,9 @@ def train(
     given = _given(settings, config)
     if files or "train" not in given:
         given["train"] = files
-    resolved = build(TrainConfig, given, config or "")
+    from bertwright.training.resume import train_config
+
+    resolved = train_config(given, config or "")
 
     from bertwright.training.train import run_training
 

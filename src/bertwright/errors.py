@@ -21,3 +21,9 @@ class TrainingError(UserError):
 
 class RunError(UserError):
     """A run folder that is missing, unfinished, damaged or in the way."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C while a run was going: what is kept, and how to go on, has been said on standard error."""
+
+    exit_code = 130

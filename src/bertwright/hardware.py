@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 # Most tokens computed at once where nothing else is asked for. On a CPU larger blocks fall out of the cache; on a GPU
 # smaller ones leave it idle.
 _TOKEN_BUDGET = {"cpu": 8_192, "cuda": 65_536}
+# What the messages of torch's plain RuntimeErrors say where memory ran out.
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "can't allocate memory",
+    "not enough memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 # Packages that a result depends on, besides torch and numpy.
 _RECORDED_PACKAGES = ("tokenizers", "nanotoken", "scikit-learn", "pyarrow", "safetensors")
 
@@ -166,6 +175,15 @@ def peak_gpu_bytes(device: torch.device) -> int | None:
     import torch
 
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: Python's, a GPU's, torch's on a CPU or the system's; torch is not loaded to tell."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def cost(usd_per_hour: float | None, seconds: float) -> dict[str, float | None]:

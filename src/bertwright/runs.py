@@ -3,8 +3,9 @@
     config.json          what was asked, resolved; ``bertwright train --config`` runs it again
     environment.json     versions, machine, and what was chosen (dtype, attention kernel, tokenizer) and why
     history.jsonl        a line for each evaluation during training
-    predictions.parquet  the held-out texts with their scores
+    checkpoints/         what a stopped run goes on from; gone once it has finished
     model/               the model in Hugging Face's layout
+    predictions.parquet  the held-out texts with their scores
     result.json          everything measured; written last, so that a folder with it is a finished run
 
 Torch is never imported here.
@@ -12,20 +13,23 @@ Torch is never imported here.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bertwright import __version__
 from bertwright.errors import RunError
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
-PREDICTIONS, MODEL = "predictions.parquet", "model"
+PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
+_LOCK = "lock"
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.
 _RESULT_KEYS = {
@@ -62,6 +66,27 @@ class Run:
         return self.result is not None
 
     @property
+    def saved_step(self) -> int | None:
+        """The step of the newest checkpoint of a training that has not finished; None where there is none."""
+        return None if self.finished else max(checkpoint_steps(self.path), default=None)
+
+    @property
+    def state(self) -> str:
+        """What became of it: "finished", "damaged", "running", "stopped at step 120", "stopped" or "unfinished".
+
+        ``bertwright train --resume`` goes on with what was stopped.
+        """
+        if self.damage is not None:
+            return "damaged"
+        if self.finished:
+            return "finished"
+        if self.act != "train" or not (self.path / CHECKPOINTS).is_dir():
+            return "unfinished"
+        if is_locked(self.path):
+            return "running"
+        return "stopped" if self.saved_step is None else f"stopped at step {self.saved_step:,}"
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """Metrics by split ("train", "validation", "test"); empty for a run that has not finished."""
         return {} if self.result is None else self.result["metrics"]
@@ -72,14 +97,20 @@ class Run:
 
 
 class RunWriter:
-    """Writes a new run's folder. Each file is written beside its place and renamed into it.
+    """Writes a run's folder. Each file is written beside its place and renamed into it.
+
+    With ``resumed`` the folder is there already, and goes on as it is.
 
     Raises:
         RunError: the folder has come to exist since ``prepare_output`` looked.
     """
 
-    def __init__(self, path: Path, act: str, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, act: str, settings: Mapping[str, Any], resumed: bool = False) -> None:
         self.path = path
+        self._history: list[str] = []
+        self._history_bytes = 0  # of the file, as far as it is whole
+        if resumed:
+            return
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -91,9 +122,38 @@ class RunWriter:
     def environment(self, values: Mapping[str, Any]) -> None:
         write_json(self.path / ENVIRONMENT, values)
 
-    def history(self, record: Mapping[str, Any]) -> None:
-        with open(self.path / HISTORY, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+    def history(self, record: Mapping[str, Any]) -> bool:
+        """Add a line to the history; False if the disk took it not: it is then written with a later one."""
+        self._history.append(json.dumps(record, allow_nan=False) + "\n")
+        data = "".join(self._history).encode()
+        try:
+            # Unbuffered: a process that is killed has written a line whole or not at all.
+            with open(self.path / HISTORY, "ab", buffering=0) as file:
+                try:
+                    if file.write(data) != len(data):
+                        raise OSError
+                except OSError:
+                    file.truncate(self._history_bytes)
+                    raise
+        except OSError:
+            return False
+        self._history_bytes += len(data)
+        self._history = []
+        return True
+
+    @property
+    def history_is_whole(self) -> bool:
+        """Whether all lines are on disk."""
+        return not self._history
+
+    def history_from(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Let the history consist of ``records``, whatever it was."""
+        text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
+        self._history, self._history_bytes = [], len(text.encode())
+        if text:
+            write_text(self.path / HISTORY, text)
+        else:
+            (self.path / HISTORY).unlink(missing_ok=True)
 
     def result(self, values: Mapping[str, Any]) -> None:
         write_json(self.path / RESULT, values)
@@ -107,6 +167,11 @@ def prepare_output(path: Path, overwrite: bool) -> None:
     """
     if path.exists():
         if not overwrite:
+            if is_run(path) and not (path / RESULT).is_file():
+                raise RunError(
+                    f"{path} exists and is a run that has not finished; pass --resume to go on with it, another "
+                    "--output, or --overwrite to replace it"
+                )
             raise RunError(f"{path} exists; pass another --output, or --overwrite to replace it")
         if not is_run(path):
             raise RunError(f"{path} exists and is not a run's folder; --overwrite replaces runs only")
@@ -132,6 +197,62 @@ def clear_output(path: Path) -> None:
     """Remove the run that ``prepare_output`` allowed to be replaced."""
     if is_run(path):
         shutil.rmtree(path)
+
+
+def is_unborn(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run that was killed before its config.json was written."""
+    return path.is_dir() and all(file.name == f"{CONFIG}.partial" for file in path.iterdir())
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step of a checkpoint's folder by its name, step-00000120; None for other names."""
+    found = re.fullmatch(r"step-([0-9]{8,12})", name)
+    return int(found[1]) if found else None
+
+
+def checkpoint_steps(path: Path) -> list[int]:
+    """The steps of the checkpoints of the run in ``path``, in no order."""
+    folder = path / CHECKPOINTS
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    return [step for name in names if (step := checkpoint_step(name)) is not None]
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Within it no other process may go on with the run in ``path``; the lock ends with the process, however it ends.
+
+    Raises:
+        RunError: another process works on this run.
+    """
+    (path / CHECKPOINTS).mkdir(exist_ok=True)
+    with open(path / CHECKPOINTS / _LOCK, "ab") as file:
+        if not _lock(file):
+            raise RunError(f"{path}: another process is working on this run; wait for it to end, or stop it")
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process works on the run in ``path``."""
+    try:
+        with open(path / CHECKPOINTS / _LOCK, "rb") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Take the lock; False if another has it. Where there are no locks, such as on Windows, everybody gets it."""
+    try:
+        import fcntl
+    except ImportError:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 def free_name(path: Path) -> Path:
@@ -163,11 +284,11 @@ def open_run(path: str | Path) -> Run:
         raise RunError(f"{path}: no such folder; expected a run's folder (bertwright runs list shows them)")
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: no {CONFIG}; expected a run's folder")
-    config = _read_json(path / CONFIG)
+    config = read_json(path / CONFIG)
     if not isinstance(config.get("act"), str) or not isinstance(config.get("settings"), dict):
         raise RunError(f"{path / CONFIG}: not the record of a run; expected a run's folder, not a model's")
-    environment = _read_json(path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else {}
-    result = _read_json(path / RESULT) if (path / RESULT).is_file() else None
+    environment = read_json(path / ENVIRONMENT) if (path / ENVIRONMENT).is_file() else {}
+    result = read_json(path / RESULT) if (path / RESULT).is_file() else None
     if result is not None:
         _check_result(path / RESULT, result)
     return Run(
@@ -194,7 +315,7 @@ def _open_or_damaged(path: Path) -> Run:
     try:
         return open_run(path)
     except RunError as error:
-        config = _read_json(path / CONFIG)
+        config = read_json(path / CONFIG)
         settings = config.get("settings")
         if not isinstance(settings, dict):
             settings = {}
@@ -236,7 +357,12 @@ def _history(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON.
+
+    Raises:
+        RunError: it cannot be read, or is something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or a huge integer
@@ -247,8 +373,26 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write beside ``path`` and rename: a reader never sees half a file. NaN is refused: JSON has none."""
+    """As ``write_text``. NaN is refused: JSON has none."""
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside ``path``, to the disk, and rename: a reader never sees half a file."""
     partial = path.with_name(path.name + ".partial")
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
-    partial.write_text(text + "\n", encoding="utf-8")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make sure that what was made or renamed in the folder is there after a crash of the machine too."""
+    if os.name != "posix":  # elsewhere a folder cannot be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

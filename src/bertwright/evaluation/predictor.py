@@ -14,6 +14,7 @@ from torch import Tensor
 from bertwright import hardware
 from bertwright.config import LabelKind, MachineSettings, ScoringMachineSettings, WindowPooling
 from bertwright.data.batches import batches_by_length
+from bertwright.data.budget import within_memory
 from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
@@ -158,11 +159,18 @@ class Predictor:
 
         Raises:
             CheckpointError: one of them is not a finite number.
+            UserError: a single text does not fit in memory.
         """
         reporter = reporter or Reporter(quiet=True)
         self.model.eval().compile_for(self._work(ragged), training=False)
         rows = np.arange(len(ragged))
-        logits = compute_logits(self.model, ragged, rows, self.device, self.token_budget, reporter)
+
+        def compute(token_budget: int) -> np.ndarray:
+            return compute_logits(self.model, ragged, rows, self.device, token_budget, reporter)
+
+        logits, self.token_budget = within_memory(
+            compute, ragged.lengths, self.token_budget, self.model.release_memory, reporter, "scoring"
+        )
         if not np.isfinite(logits).all():
             raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
         return logits

@@ -77,6 +77,7 @@ def summary(run: Run) -> dict[str, Any]:
         "act": run.act,
         "started": run.started,
         "finished": run.finished,
+        "state": run.state,
         "damage": run.damage,
         "model": run.settings.get("model") or run.settings.get("run"),
         "data": list(run.settings.get("train") or run.settings.get("data") or []),
@@ -102,7 +103,7 @@ def list_table(found: Sequence[Run]) -> Table:
         table.add_column(_SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
     for run, line in zip(found, lines, strict=True):
         numbers = ["-" if line.get(name) is None else f"{line[name]:.4f}" for name in listed]
-        judged = (line["judged_on"] or "-") if run.finished else "damaged" if run.damage else "unfinished"
+        judged = (line["judged_on"] or "-") if run.finished else run.state
         train = "-" if line["train_s"] is None else duration(line["train_s"])
         started = run.started.replace("T", " ")[:16]
         words = (line["run"], run.act, started, str(line["model"]), judged, *numbers, train)
@@ -112,7 +113,9 @@ def list_table(found: Sequence[Run]) -> Table:
 
 def show_run(run: Run, reporter: Reporter) -> None:
     """One run whole: settings, choices, history, results."""
-    reporter.show(f"{run.path}: {run.act}, started {run.started}" + ("" if run.finished else ", NOT FINISHED"))
+    reporter.show(
+        f"{run.path}: {run.act}, started {run.started}" + ("" if run.finished else f", NOT FINISHED: {run.state}")
+    )
     reporter.show(_pairs_table("Settings", run.settings))
     reporter.show(_pairs_table("Environment", run.environment))
     if run.history:

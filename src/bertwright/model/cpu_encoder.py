@@ -213,6 +213,10 @@ class CpuEncoder:
         with self._turn:
             return self._forward(batch, only_first, keep=False).clone()
 
+    def release_memory(self) -> None:
+        """Let go of the memory that batches share; the next one takes what it needs."""
+        self._memory, self._tape = _Memory(), None
+
     def gradients(self) -> dict[str, Tensor | RowGradients]:
         """The gradients of the last backward pass by the encoder's parameter names; overwritten by the next one."""
         if not self._layer_gradients:

@@ -168,6 +168,13 @@ class TextClassifier(nn.Module):
         self.kernels_reason = reason
         return self
 
+    def release_memory(self) -> None:
+        """Let go of the memory that is kept for the next batch."""
+        if self.cpu_encoder is not None:
+            self.cpu_encoder.release_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     @property
     def cpu_encoder(self) -> CpuEncoder | None:
         """What computes the encoder on a CPU, if the C kernels do."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -13,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bertwright import hardware
 from bertwright.config import TrainConfig
 from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
+from bertwright.data.budget import ADVICE, smaller_budget, within_memory
 from bertwright.data.ragged import Ragged
 from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 from bertwright.errors import TrainingError
@@ -29,6 +32,8 @@ from bertwright.randomness import purpose_seed
 from bertwright.training.loss import Objective
 from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
+from bertwright.training.state import Checkpoints, Damaged, Progress, Saved, random_state, set_random_state
+from bertwright.training.stop import Stop, StopNow
 
 # On a GPU, looking at the loss makes the CPU wait: only this often. On a CPU it costs nothing.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
@@ -39,6 +44,7 @@ class Learner(Protocol):
 
     device: torch.device
     cpu_encoder: CpuEncoder | None
+    token_budget: int
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]: ...
 
@@ -53,6 +59,14 @@ class Learner(Protocol):
         ...
 
     def num_tokens(self, rows: np.ndarray) -> int: ...
+
+    def smaller_budget(self, rows: np.ndarray) -> int | None:
+        """A token budget that cuts a batch of ``rows`` into smaller parts; None if there is none."""
+        ...
+
+    def use_budget(self, token_budget: int) -> None:
+        """Compute no more than this many tokens at once from here on, and let go of memory that is kept for more."""
+        ...
 
 
 class WholeModel:
@@ -97,6 +111,15 @@ class WholeModel:
     def num_tokens(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())
 
+    def smaller_budget(self, rows: np.ndarray) -> int | None:
+        return smaller_budget(self.lengths[rows], self.token_budget)
+
+    def use_budget(self, token_budget: int) -> None:
+        if token_budget < self.token_budget:
+            self._static = None  # its shape is that of a whole batch
+        self.token_budget = token_budget
+        self.model.release_memory()
+
 
 class HeadOnFeatures:
     """Frozen encoder: the classifier learns from features, (texts, hidden) float32, that were computed once."""
@@ -104,6 +127,7 @@ class HeadOnFeatures:
     def __init__(self, model: TextClassifier, features: Tensor, lengths: np.ndarray, device: torch.device) -> None:
         self.model, self.features, self.lengths, self.device = model, features, lengths, device
         self.cpu_encoder: CpuEncoder | None = None  # nothing of the encoder learns
+        self.token_budget = 1  # nothing is cut: a batch of features is small
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [("classifier." + name, parameter) for name, parameter in self.model.classifier.named_parameters()]
@@ -121,23 +145,35 @@ class HeadOnFeatures:
     def num_tokens(self, rows: np.ndarray) -> int:
         return int(self.lengths[rows].sum())
 
+    def smaller_budget(self, rows: np.ndarray) -> int | None:
+        return None
 
-@torch.no_grad()
+    def use_budget(self, token_budget: int) -> None:
+        pass
+
+
 def compute_features(
     model: TextClassifier, ragged: Ragged, device: torch.device, token_budget: int, reporter: Reporter
 ) -> Tensor:
     """(texts, hidden) float32: what the classifier reads of every text, in evaluation mode."""
     model.eval()
     model.compile_for(Work(int(ragged.starts[-1]), 1), training=False)
-    features = torch.empty(len(ragged), model.config.hidden_size, device=device)
-    with reporter.progress("Features", len(ragged)) as advance:
-        texts = texts_on(ragged, device)
-        for rows in batches_by_length(ragged.lengths, token_budget):
-            features[torch.from_numpy(rows).to(device)] = model.features(texts.batch(rows)).float()
-            advance(len(rows))
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # who times this must see all of it
-    return features
+
+    @torch.no_grad()
+    def compute(token_budget: int) -> Tensor:
+        features = torch.empty(len(ragged), model.config.hidden_size, device=device)
+        with reporter.progress("Features", len(ragged)) as advance:
+            texts = texts_on(ragged, device)
+            for rows in batches_by_length(ragged.lengths, token_budget):
+                features[torch.from_numpy(rows).to(device)] = model.features(texts.batch(rows)).float()
+                advance(len(rows))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # who times this must see all of it
+        return features
+
+    return within_memory(
+        compute, ragged.lengths, token_budget, model.release_memory, reporter, "computing features of"
+    )[0]
 
 
 def _index(rows: np.ndarray, learner: Learner) -> Tensor:
@@ -147,10 +183,17 @@ def _index(rows: np.ndarray, learner: Learner) -> Tensor:
 def learner_logits(learner: WholeModel | HeadOnFeatures, rows: np.ndarray, reporter: Reporter, what: str) -> np.ndarray:
     """(rows, classes) float32 logits in evaluation mode."""
     learner.train_mode(False)
-    if isinstance(learner, WholeModel):
-        return compute_logits(learner.model, learner.ragged, rows, learner.device, learner.token_budget, reporter, what)
-    with torch.inference_mode():
-        return learner.logits(rows).cpu().numpy()
+    if isinstance(learner, HeadOnFeatures):
+        with torch.inference_mode():
+            return learner.logits(rows).cpu().numpy()
+
+    def compute(token_budget: int) -> np.ndarray:
+        return compute_logits(learner.model, learner.ragged, rows, learner.device, token_budget, reporter, what)
+
+    free = learner.model.release_memory
+    lengths = learner.lengths[rows]
+    logits, learner.token_budget = within_memory(compute, lengths, learner.token_budget, free, reporter, "scoring")
+    return logits
 
 
 @dataclass
@@ -163,6 +206,7 @@ class Outcome:
         steps: optimizer steps taken; ``best_step`` of them are in ``state``.
         train_s: seconds spent on steps, evaluations left out.
         num_texts, num_tokens: learnt from, counted each time.
+        token_budget: most tokens computed at once, at the end.
     """
 
     state: dict[str, Tensor]
@@ -173,6 +217,7 @@ class Outcome:
     num_texts: int
     num_tokens: int
     stopped_early: bool = False
+    token_budget: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -193,6 +238,8 @@ def fit(
     best_metric: str,
     record: Callable[[dict[str, Any]], None],
     reporter: Reporter,
+    checkpoints: Checkpoints | None = None,
+    stop: Stop | None = None,
 ) -> Outcome:
     """Train ``learner`` on all its texts.
 
@@ -202,87 +249,257 @@ def fit(
             they take the updates, in place.
         evaluate: gives the validation metrics of the weights as they are; None: there is nothing to choose by, and the
             last state is kept.
-        record: is handed each line of the history as soon as it is known.
+        record: is handed each line of the history as soon as it is known, also those of before, where the training goes
+            on from a checkpoint.
+        checkpoints: where the state is saved, and read from. Neither changes the numbers of the training.
+        stop: asked after each part of a step whether to end; then the state after the last whole step is saved.
 
     Raises:
-        TrainingError: the loss, or a weight, is no longer a number.
+        TrainingError: the loss, or a weight, is no longer a number; or a single text does not fit in memory.
+        StopNow: ``stop`` said so.
     """
-    num_texts = objective.num_texts
-    num_steps = num_steps_of(config, num_texts)
-    epoch_steps = steps_per_epoch(num_texts, config.batch_size)
-    eval_every = config.eval_every or epoch_steps
-    num_warmup = math.ceil(config.warmup_ratio * num_steps)
-    check_every = _LOSS_CHECK_STEPS[learner.device.type]
-    losses = torch.zeros(num_steps, device=learner.device)
-    optimizer = make_optimizer(
-        learner.named_parameters(), originals, config, learning_rate, num_steps, learner.cpu_encoder
+    training = _Training(
+        learner, objective, config, learning_rate, originals, evaluate, best_metric, record, reporter, checkpoints, stop
     )
-    outcome = Outcome({}, np.zeros(0, np.float32), 0, 0, 0.0, 0, 0)
-    best: float | None = None
-    worse_in_a_row = 0
-    started, since_record = time.perf_counter(), 0
-
-    torch.manual_seed(purpose_seed(config.seed, "dropout"))
-    learner.train_mode(True)
     try:
-        with settled_objects(), reporter.progress("Training", num_steps, "batches") as advance:
-            for step, rows in enumerate(training_batches(num_texts, config.batch_size, config.seed, num_steps)):
-                step_started = time.perf_counter()
-                factor = rate_factor(config.schedule, step, num_steps, num_warmup)
-                parts = learner.parts(rows)
-                for i, part in enumerate(parts):
-                    part_rows = rows[part]
-                    logits = learner.logits(part_rows)
-                    # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
-                    loss = objective.sum(logits, _index(part_rows, learner)) / len(rows)
-                    optimizer.scaled(loss).backward()
-                    optimizer.collect_gradients(i, len(parts))
-                    losses[step] += loss.detach()
-                optimizer.step(factor)
-                outcome.steps = step + 1
-                outcome.num_texts += len(rows)
-                outcome.num_tokens += learner.num_tokens(rows)
-                last = outcome.steps == num_steps
-                due = last or outcome.steps % eval_every == 0
-                note = ""
-                if due or outcome.steps % check_every == 0:
-                    note = f"loss {_checked_loss(losses, outcome.steps, learning_rate * factor):.3f}"
-                if due:  # on a GPU this also waits for all steps, so that their time is counted
-                    optimizer.check_weights(outcome.steps, learning_rate * factor)
-                outcome.train_s += time.perf_counter() - step_started
-                advance(1, note)
-
-                if due:
-                    metrics = evaluate() if evaluate is not None else {}
-                    learner.train_mode(True)
-                    line = {
-                        "step": outcome.steps,
-                        "epoch": outcome.num_texts / num_texts,
-                        "elapsed_s": time.perf_counter() - started,
-                        "train_loss": float(losses[since_record : outcome.steps].mean()),
-                        "learning_rate": learning_rate * factor,
-                        "validation": metrics,
-                    }
-                    since_record = outcome.steps
-                    outcome.history.append(line)
-                    record(line)
-                    reporter.say(_history_line(line, best_metric))
-                    if evaluate is None:
-                        continue
-                    if best is None or is_better(best_metric, metrics.get(best_metric), best):
-                        best, worse_in_a_row = metrics.get(best_metric), 0
-                        outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
-                    else:
-                        worse_in_a_row += 1
-                        if config.patience is not None and worse_in_a_row >= config.patience and not last:
-                            outcome.stopped_early = True
-                            break
-        if evaluate is None:
-            outcome.state, outcome.best_step = optimizer.master_state(), outcome.steps
+        training.run()
+        return training.outcome()
     finally:
-        optimizer.close()
-    outcome.losses = losses[: outcome.steps].cpu().numpy()
-    return outcome
+        training.optimizer.close()
+
+
+class _Training:
+    """A training on its way; see ``fit``. All that the next step depends on is in ``progress``, the optimizer, the
+    losses, the best state and torch's random state."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        objective: Objective,
+        config: TrainConfig,
+        learning_rate: float,
+        originals: dict[str, Tensor],
+        evaluate: Callable[[], dict[str, Any]] | None,
+        best_metric: str,
+        record: Callable[[dict[str, Any]], None],
+        reporter: Reporter,
+        checkpoints: Checkpoints | None,
+        stop: Stop | None,
+    ) -> None:
+        self.learner, self.objective, self.config, self.learning_rate = learner, objective, config, learning_rate
+        self.evaluate, self.best_metric, self.record, self.reporter = evaluate, best_metric, record, reporter
+        self.checkpoints, self.stop = checkpoints, stop or Stop()
+        self.num_steps = num_steps_of(config, objective.num_texts)
+        self.eval_every = config.eval_every or steps_per_epoch(objective.num_texts, config.batch_size)
+        self.num_warmup = math.ceil(config.warmup_ratio * self.num_steps)
+        self.check_every = _LOSS_CHECK_STEPS[learner.device.type]
+        self.losses = torch.zeros(self.num_steps, device=learner.device)
+        self.optimizer = make_optimizer(
+            learner.named_parameters(), originals, config, learning_rate, self.num_steps, learner.cpu_encoder
+        )
+        self.progress = Progress(asked_budget=learner.token_budget, token_budget=learner.token_budget)
+        self.best_state: dict[str, Tensor] = {}
+        self.started = 0.0
+
+    def run(self) -> None:
+        torch.manual_seed(purpose_seed(self.config.seed, "dropout"))
+        if self.checkpoints is not None:
+            self._resume(self.checkpoints)
+        progress = self.progress
+        self.learner.train_mode(True)
+        self.started = time.perf_counter() - progress.elapsed_s
+        batches = training_batches(self.objective.num_texts, self.config.batch_size, self.config.seed, self.num_steps)
+        remaining = itertools.islice(batches, progress.steps, None)
+        left = self.num_steps - progress.steps
+        try:
+            with self.stop.deferred(), settled_objects(), self.reporter.progress("Training", left, "batches") as bar:
+                if self._judging_is_due() and progress.recorded_steps < progress.steps:
+                    self._judge()  # stopped while it was judged
+                while not self._is_over():
+                    note = self._step(next(remaining))
+                    bar(1, note)
+                    self.stop.check()
+                    if self._judging_is_due():
+                        self._judge()
+                    if self.checkpoints is not None and self.checkpoints.due(progress.steps):
+                        self._save(self.checkpoints)
+        except StopNow:
+            if self.checkpoints is not None and progress.steps:
+                with self.stop.uninterrupted():
+                    self._save(self.checkpoints)
+            raise
+
+    def outcome(self) -> Outcome:
+        progress = self.progress
+        if self.evaluate is None:
+            self.best_state, progress.best_step = self.optimizer.master_state(), progress.steps
+        return Outcome(
+            state=self.best_state,
+            losses=self.losses[: progress.steps].cpu().numpy(),
+            steps=progress.steps,
+            best_step=progress.best_step,
+            train_s=progress.train_s,
+            num_texts=progress.num_texts,
+            num_tokens=progress.num_tokens,
+            stopped_early=progress.steps < self.num_steps,
+            token_budget=self.learner.token_budget,
+            history=progress.history,
+        )
+
+    def _is_over(self) -> bool:
+        progress, patience = self.progress, self.config.patience
+        return progress.steps >= self.num_steps or (patience is not None and progress.worse_in_a_row >= patience)
+
+    def _judging_is_due(self) -> bool:
+        steps = self.progress.steps
+        return steps > 0 and (steps == self.num_steps or steps % self.eval_every == 0)
+
+    # --- a step -------------------------------------------------------------------------------------------------
+
+    def _step(self, rows: np.ndarray) -> str:
+        """Learn from a batch, the texts ``rows``; returns a note for whoever watches."""
+        progress, optimizer = self.progress, self.optimizer
+        started = time.perf_counter()
+        step = progress.steps
+        rate = self.learning_rate * (factor := rate_factor(self.config.schedule, step, self.num_steps, self.num_warmup))
+        while not self._collected_gradients(rows):
+            self._use_less_memory(rows)
+        try:
+            optimizer.step(factor)
+        except Exception as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory while the weights were updated in step {step + 1}. Lower --token-budget, and go on "
+                "from the last checkpoint with --resume"
+            ) from None
+        progress.steps = step + 1
+        progress.num_texts += len(rows)
+        progress.num_tokens += self.learner.num_tokens(rows)
+        note = ""
+        due = self._judging_is_due()
+        if due or progress.steps % self.check_every == 0:
+            note = f"loss {_checked_loss(self.losses, progress.steps, rate):.3f}"
+        if due:  # on a GPU this also waits for all steps, so that their time is counted
+            optimizer.check_weights(progress.steps, rate)
+        progress.train_s += time.perf_counter() - started
+        return note
+
+    def _collected_gradients(self, rows: np.ndarray) -> bool:
+        """Whether memory sufficed for the gradients of a batch. Else nothing of the step is left."""
+        learner, optimizer, step = self.learner, self.optimizer, self.progress.steps
+        random = random_state(learner.device)
+        parts = learner.parts(rows)
+        try:
+            for i, part in enumerate(parts):
+                part_rows = rows[part]
+                logits = learner.logits(part_rows)
+                # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
+                loss = self.objective.sum(logits, _index(part_rows, learner)) / len(rows)
+                optimizer.scaled(loss).backward()
+                optimizer.collect_gradients(i, len(parts))
+                self.losses[step] += loss.detach()
+                self.stop.check()
+        except BaseException as error:
+            optimizer.drop_gradients()
+            self.losses[step] = 0.0
+            set_random_state(random, learner.device)
+            if not hardware.is_out_of_memory(error):
+                raise
+            return False
+        return True
+
+    def _use_less_memory(self, rows: np.ndarray) -> None:
+        learner = self.learner
+        smaller = learner.smaller_budget(rows)
+        if smaller is None:
+            longest = max(learner.num_tokens(rows[i : i + 1]) for i in range(len(rows)))
+            raise TrainingError(
+                f"out of memory in step {self.progress.steps + 1}, in learning from a single text (the longest has "
+                f"{longest:,} tokens): {ADVICE}"
+            )
+        self.reporter.warn(
+            f"out of memory in step {self.progress.steps + 1}, which is done again: --token-budget {smaller:,} from "
+            f"here on, not {learner.token_budget:,} (the same training but for which numbers dropout draws)"
+        )
+        learner.use_budget(smaller)
+
+    # --- between steps ------------------------------------------------------------------------------------------
+
+    def _judge(self) -> None:
+        """Add a line to the history, and keep the state if it is the best so far."""
+        progress = self.progress
+        rate = self.learning_rate * rate_factor(
+            self.config.schedule, progress.steps - 1, self.num_steps, self.num_warmup
+        )
+        metrics: dict[str, Any] = {}
+        if self.evaluate is not None:
+            with self.stop.immediate():
+                metrics = self.evaluate()
+        self.learner.train_mode(True)
+        line = {
+            "step": progress.steps,
+            "epoch": progress.num_texts / self.objective.num_texts,
+            "elapsed_s": time.perf_counter() - self.started,
+            "train_loss": float(self.losses[progress.recorded_steps : progress.steps].mean()),
+            "learning_rate": rate,
+            "validation": metrics,
+        }
+        progress.recorded_steps = progress.steps
+        progress.history.append(line)
+        self.record(line)
+        self.reporter.say(_history_line(line, self.best_metric))
+        if self.evaluate is None:
+            return
+        value = metrics.get(self.best_metric)
+        if progress.best is None or is_better(self.best_metric, value, progress.best):
+            progress.best, progress.worse_in_a_row = value, 0
+            self.best_state, progress.best_step = self.optimizer.master_state(), progress.steps
+        else:
+            progress.worse_in_a_row += 1
+
+    def _save(self, checkpoints: Checkpoints) -> None:
+        self.progress.elapsed_s = time.perf_counter() - self.started
+        self.progress.token_budget = self.learner.token_budget
+        numbers, tensors = self.optimizer.state()
+        tensors["losses"] = self.losses[: self.progress.steps]
+        for kind, state in random_state(self.learner.device).items():
+            tensors["random/" + kind] = state
+        with self.stop.uninterrupted():
+            checkpoints.save(self.progress, numbers, tensors, self.best_state)
+
+    def _resume(self, checkpoints: Checkpoints) -> None:
+        saved = checkpoints.load(self.num_steps, self._use)
+        if saved is None:
+            return
+        for line in self.progress.history:
+            self.record(line)
+        self.reporter.say(
+            f"going on after step {self.progress.steps:,} of {self.num_steps:,}, from {checkpoints.folder}"
+        )
+
+    def _use(self, saved: Saved) -> None:
+        """Go on from ``saved``; raises ``Damaged`` before anything is changed."""
+        progress = saved.progress
+        if bool(saved.best_state) != (self.evaluate is not None and progress.best_step > 0):
+            raise Damaged("its best state is that of another training")
+        shapes = {name: tuple(parameter.shape) for name, parameter in self.learner.named_parameters()}
+        if saved.best_state and shapes != {name: tuple(tensor.shape) for name, tensor in saved.best_state.items()}:
+            raise Damaged("its best state has other weights")
+        before = random_state(self.learner.device)
+        set_random_state(saved.random, self.learner.device)
+        try:
+            self.optimizer.load_state(saved.optimizer, saved.tensors)
+        except ValueError as error:
+            set_random_state(before, self.learner.device)
+            raise Damaged(str(error)) from None
+        self.losses[: progress.steps] = saved.losses.to(self.losses.device)
+        self.best_state = saved.best_state
+        if progress.asked_budget == self.progress.asked_budget:
+            self.learner.use_budget(progress.token_budget)
+        else:
+            progress.asked_budget = self.progress.asked_budget
+        self.progress = progress
 
 
 def _checked_loss(losses: Tensor, steps: int, rate: float) -> float:

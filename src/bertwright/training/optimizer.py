@@ -18,6 +18,8 @@ from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
+# The moments of Adam and AdamW, as torch.optim calls them.
+_ADAM = ("exp_avg", "exp_avg_sq")
 
 
 def takes_decay(name: str) -> bool:
@@ -51,6 +53,26 @@ class Optimizer(Protocol):
 
     def master_state(self) -> dict[str, Tensor]:
         """The float32 weights by name, copied to the CPU."""
+        ...
+
+    def drop_gradients(self) -> None:
+        """Forget what was collected, and what lies in the parameters: the step is not taken, or begun anew."""
+        ...
+
+    def state(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """All that the next steps depend on: some numbers, and tensors by kind and name of the weight.
+
+        "weight/NAME" are the float32 weights, "step/NAME" how often each was updated; moments are called as in
+        torch.optim. Both optimizers understand each other's. The tensors are not copies.
+        """
+        ...
+
+    def load_state(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from a ``state``.
+
+        Raises:
+            ValueError: it is not of these weights and this optimizer; nothing is changed then.
+        """
         ...
 
     def close(self) -> None:
@@ -154,6 +176,53 @@ class MasterOptimizer:
         return {
             name: master.detach().to("cpu", copy=True) for name, master in zip(self._names, self._masters, strict=True)
         }
+
+    def drop_gradients(self) -> None:
+        """As in ``Optimizer``."""
+        for parameter, master in zip(self._parameters, self._masters, strict=True):
+            parameter.grad = master.grad = None
+
+    def state(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """As in ``Optimizer``."""
+        numbers: dict[str, float] = {}
+        if self._scaler is not None:
+            found = self._scaler.state_dict()
+            numbers = {"scale": float(found["scale"]), "growth_tracker": float(found["_growth_tracker"])}
+        tensors: dict[str, Tensor] = {}
+        for name, master in zip(self._names, self._masters, strict=True):
+            tensors[f"weight/{name}"] = master.detach()
+            for kind, tensor in self.optimizer.state.get(master, {}).items():
+                if isinstance(tensor, Tensor):
+                    tensors[f"{kind}/{name}"] = tensor.long() if kind == "step" else tensor
+        return numbers, tensors
+
+    @torch.no_grad()
+    def load_state(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """As in ``Optimizer``."""
+        masters = dict(zip(self._names, self._masters, strict=True))
+        _check_state({name: tuple(master.shape) for name, master in masters.items()}, tensors, _moments(self.optimizer))
+        scale, growth = numbers.get("scale", 1.0), numbers.get("growth_tracker", 0.0)
+        if not (0 < scale < 1e30 and 0 <= growth < 1e9):
+            raise ValueError(f"the scale of its loss is {scale:g}")
+        if self._scaler is not None and "scale" in numbers:
+            found = self._scaler.state_dict()
+            self._scaler.load_state_dict({**found, "scale": scale, "_growth_tracker": int(growth)})
+        for group in self.optimizer.param_groups:
+            for master in group["params"]:
+                self.optimizer.state.pop(master, None)
+        fused = bool(self.optimizer.param_groups[0].get("fused"))
+        for name, master in masters.items():
+            master.copy_(tensors[f"weight/{name}"])
+            found = {}
+            for kind in ("step", *_moments(self.optimizer)):
+                if f"{kind}/{name}" in tensors:
+                    tensor = tensors[f"{kind}/{name}"]
+                    where = "cpu" if kind == "step" and not fused else master.device
+                    found[kind] = tensor.to(where, torch.float32, copy=True)
+            if found:
+                self.optimizer.state[master] = found
+        if self._low:
+            torch._foreach_copy_([p for p, _ in self._low], [m for _, m in self._low])
 
     def close(self) -> None:
         """Nothing is left to do."""
@@ -321,6 +390,50 @@ class KernelAdamW:
         self._update_table(None, None, 1.0)
         return {name: master.detach().clone() for name, master in self._masters.items()}
 
+    def drop_gradients(self) -> None:
+        """As in ``Optimizer``."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
+        self._gradients, self._rows = {}, []
+
+    def state(self) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """As in ``Optimizer``."""
+        self._update_table(None, None, 1.0)
+        tensors: dict[str, Tensor] = {}
+        for name, master in self._masters.items():
+            tensors[f"weight/{name}"] = master.detach()
+            for kind, moment in zip(_ADAM, self._moments[name], strict=True):
+                tensors[f"{kind}/{name}"] = torch.from_numpy(moment).view(master.shape)
+            tensors[f"step/{name}"] = torch.tensor(self._done)
+        return {}, tensors
+
+    @torch.no_grad()
+    def load_state(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
+        """As in ``Optimizer``."""
+        _check_state({name: tuple(master.shape) for name, master in self._masters.items()}, tensors, _ADAM)
+        steps = {int(tensors[f"step/{name}"]) for name in self._masters if f"step/{name}" in tensors} or {0}
+        if len(steps) > 1 or max(steps) > len(self._table_steps):
+            raise ValueError(f"its weights were updated {', '.join(map(str, sorted(steps)[:5]))} times")
+        for name, master in self._masters.items():
+            master.copy_(tensors[f"weight/{name}"])
+            parameter = self._parameters[name]
+            if parameter.dtype != torch.float32:
+                parameter.copy_(master)
+            for kind, moment in zip(_ADAM, self._moments[name], strict=True):
+                if self._done:
+                    moment.fill(0)
+                found = tensors.get(f"{kind}/{name}")
+                if found is None:
+                    continue
+                values = found.contiguous().numpy()
+                if values.ndim < 2:
+                    moment[:] = values.reshape(-1)
+                else:  # rows of zeros are left untouched: they take no memory
+                    rows = values.view(np.int32).any(axis=1)
+                    moment.reshape(values.shape)[rows] = values[rows]
+        self._done = max(steps)
+        self._row_steps.fill(self._done)  # all rows are up to date
+
     def close(self) -> None:
         """Bring all rows up to date and let go of the encoder."""
         self._update_table(None, None, 1.0)
@@ -384,6 +497,46 @@ def _merged(parts: list[RowGradients], kernels: Kernels) -> RowGradients | None:
         values.data_ptr(), order.ctypes.data, starts.ctypes.data, len(distinct), values.shape[1], merged.data_ptr()
     )
     return RowGradients(distinct, merged)
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
+    """What torch.optim calls the moments that the optimizer keeps."""
+    if isinstance(optimizer, torch.optim.SGD):
+        return ("momentum_buffer",)
+    return ("exp_avg", "exp_inf") if isinstance(optimizer, torch.optim.Adamax) else _ADAM
+
+
+def _check_state(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], moments: tuple[str, ...]
+) -> None:
+    """Make sure that ``tensors`` are a state of weights of ``shapes``, by an optimizer with these ``moments``.
+
+    A weight that had no gradient yet has no moments.
+
+    Raises:
+        ValueError: something is missing, extra, of another shape or type, or a negative square or count.
+    """
+    expected: set[str] = set()
+    for name, shape in shapes.items():
+        for kind in ("weight", *moments, "step"):
+            key = f"{kind}/{name}"
+            expected.add(key)
+            tensor = tensors.get(key)
+            if tensor is None:
+                if kind == "weight":
+                    raise ValueError(f"{key} is missing")
+                continue
+            wanted = ((), torch.int64) if kind == "step" else (shape, torch.float32)
+            if (tuple(tensor.shape), tensor.dtype) != wanted:
+                raise ValueError(f"{key} has shape {tuple(tensor.shape)} of {tensor.dtype}, expected {wanted[0]}")
+            if kind in ("step", "exp_avg_sq", "exp_inf") and bool((tensor < 0).any()):
+                raise ValueError(f"{key} is negative")
+        present = {kind for kind in moments if f"{kind}/{name}" in tensors}
+        if present and len(present) < len(moments):
+            raise ValueError(f"{name} has no {(set(moments) - present).pop()}")
+    extra = sorted(set(tensors) - expected)
+    if extra:
+        raise ValueError(f"{extra[0]} is not of this training")
 
 
 def _check_weights(masters: list[Tensor] | list[nn.Parameter], step: int, rate: float) -> None:

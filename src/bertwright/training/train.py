@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bertwright import hardware, runs
-from bertwright.config import TrainConfig, build
+from bertwright.config import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.split import count_shared_texts, split_validation
 from bertwright.data.tokenize import token_folders, token_ids_of
-from bertwright.errors import DataError, UserError
+from bertwright.errors import DataError, Interrupted, RunError, UserError
 from bertwright.evaluation.judge import (
     TASKS,
     extremes_of,
@@ -32,7 +34,7 @@ from bertwright.evaluation.judge import (
 from bertwright.evaluation.metrics import check_metric_name
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
-from bertwright.model.checkpoint import Loaded, load_for_training, save_model
+from bertwright.model.checkpoint import Loaded, load_classifier, load_for_training, save_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
@@ -49,6 +51,10 @@ from bertwright.training.loop import (
 )
 from bertwright.training.loss import Objective, objective_of
 from bertwright.training.optimizer import weight_decay_of
+from bertwright.training.phases import Inputs, Phases, Trained, remove_leftovers
+from bertwright.training.resume import command, settings_that_count, train_config
+from bertwright.training.state import Checkpoints
+from bertwright.training.stop import Stop, StopNow
 from bertwright.training.trace import trace_of, weights_sha256
 
 # More training texts than this are sampled for the metrics of the training texts.
@@ -57,16 +63,20 @@ _DEFAULT_VALIDATION_SHARE = 0.2
 _BASE_HIDDEN_SIZE = 768
 
 
-def train(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> runs.Run:
+def train(data: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any) -> runs.Run:
     """Train a classifier on the labelled texts in ``data`` (a file or several) and return its run.
 
     ``settings`` are those of ``bertwright train``, with underscores: ``train("comments.csv", model="all-MiniLM-L6-v2",
-    epochs=2)``. Score texts with ``bertwright.load(run.path)``.
+    epochs=2)``. Score texts with ``bertwright.load(run.path)``. ``train(resume=True, output="runs/comments")`` goes on
+    with a run that was stopped.
+
+    In the main thread, Ctrl-C and SIGTERM save the state first; then ``KeyboardInterrupt`` or ``SystemExit`` is raised.
 
     Raises:
         UserError: bad settings, data or a model that cannot be used, an output in the way, or a loss that is no number.
     """
-    config = build(TrainConfig, {**settings, "train": data})
+    files = () if data is None else data
+    config = train_config({**settings, "train": files} if files or not settings.get("resume") else settings)
     return run_training(config, Reporter(quiet=quiet, results=not quiet))
 
 
@@ -79,17 +89,68 @@ class Split:
 
 
 def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
-    """Read, tokenise, train, score, judge, save: a run folder, shown and returned."""
-    started = time.perf_counter()
+    """Read, tokenise, train, score, judge, save: a run folder, shown and returned.
+
+    With ``config.resume`` what is on disk already is used again, and a finished run is only shown.
+    """
     config = _resolve_early(config)
     output = Path(config.output or "")
-    runs.prepare_output(output, config.overwrite)
+    if config.resume and runs.is_unborn(output):
+        shutil.rmtree(output)
+    resumed = config.resume and output.exists()
+    if resumed and (output / runs.RESULT).is_file():
+        return _show_finished(output, reporter)
+    if not resumed:
+        runs.prepare_output(output, config.overwrite)
+    phases = Phases(output, reporter, resumed)
+    try:
+        with Stop() as stop, phases:
+            result = _run_phases(config, phases, stop, reporter)
+    except StopNow as signal:
+        _leave(signal, phases, reporter)
+    except OSError as error:
+        if not phases.begun or hardware.is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"{error.filename or output}: {error.strerror or error}. {phases.kept().capitalize()}; when there is room, "
+            f"go on with: {command(output)}"
+        ) from error
+    show_result(result, reporter)
+    reporter.say(f"run: {output}")
+    return runs.open_run(output)
+
+
+def _leave(signal: StopNow, phases: Phases, reporter: Reporter) -> NoReturn:
+    """End the process as the signal asks, with a line that says what is kept."""
+    line = f"stopped by {signal.name} while {phases.doing}: "
+    if phases.begun:
+        line += f"{phases.kept()}. Go on with: {command(phases.output)}"
+    else:
+        line += "nothing was written. Start it again with the same command"
+    reporter.errors.print(line, markup=False)
+    if signal.exit_code == Interrupted.exit_code:
+        raise Interrupted(line) from None
+    raise SystemExit(signal.exit_code) from None
+
+
+def _show_finished(output: Path, reporter: Reporter) -> runs.Run:
+    run = runs.open_run(output)
+    assert run.result is not None
+    remove_leftovers(output)  # of one that was killed behind its last file
+    reporter.say(f"{output} has finished: nothing to go on with")
+    show_result(run.result, reporter)
+    return run
+
+
+def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Reporter) -> dict[str, Any]:
+    """Everything between the settings and the result, which is written and returned."""
+    started = time.perf_counter()
     device = hardware.choose_device(config.device)
     dtype, dtype_reason = hardware.choose_dtype(config.dtype, device)
     token_budget = hardware.token_budget(config.token_budget, device)
 
     given_texts, train_texts, validation_texts, test_texts = _read(config, reporter)
-    read_s = time.perf_counter() - started
+    phases.spent("read", time.perf_counter() - started)
 
     labels, kind = train_texts.labels, train_texts.kind
     objective = objective_of(train_texts, config, device)
@@ -104,7 +165,13 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         reporter.say(f"model: {note}")
     for warning in loaded.warnings:
         reporter.warn(warning)
+    originals = dict(loaded.model.state_dict())
+    initial_weights = weights_sha256(originals)  # now: they are updated in place
+    inputs = _inputs(config, train_texts, validation_texts, test_texts, initial_weights, device, dtype)
+    if phases.resumed:
+        phases.check_inputs(inputs)
 
+    phases.doing = "tokenising"
     tokenize_started = time.perf_counter()
     num_bad_rows = len(train_texts.bad_rows) + (len(test_texts.bad_rows) if test_texts is not None else 0)
     if config.validation and validation_texts is not None:  # drawn from the training texts, it shares their bad rows
@@ -116,6 +183,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         if texts is not None
     }
     tokenize_s = time.perf_counter() - tokenize_started
+    phases.spent("tokenize", tokenize_s)
     truncated = sum(split.ragged.num_truncated for split in splits.values())
     num_texts = sum(len(split.texts) for split in splits.values())
     num_tokenized = sum(len(split.texts) for split in splits.values() if split.texts.tokens is None)
@@ -125,11 +193,10 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             f"{config.max_length} tokens and lost their end"
         )
 
-    originals = dict(loaded.model.state_dict())
-    initial_weights = weights_sha256(originals)  # now: they are updated in place
+    trained = phases.trained() if phases.resumed else None
     model = loaded.model.to(device).compute_in(dtype, config.compile == "auto").train()
     learner = None
-    if not config.freeze_encoder:
+    if trained is None and not config.freeze_encoder:
         learner = WholeModel(model, splits["train"].ragged, device, token_budget)
         num_learnt = len(train_texts)
         num_steps = num_steps_of(config, num_learnt)
@@ -141,56 +208,77 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         f"{torch.get_num_threads()} threads"
     )
     if config.overwrite:
-        runs.clear_output(output)
-    writer = runs.RunWriter(output, "train", _rerunnable(config))
-    writer.environment(
-        {
-            **hardware.describe(device),
-            "dtype": str(dtype).removeprefix("torch."),
-            "dtype_reason": dtype_reason,
-            **chosen,
-            "tokenizer": loaded.tokenizer.engine,
-            "tokenizer_reason": loaded.tokenizer.reason,
-            "token_ids_from": token_folders(split.texts for split in splits.values()),
-            "token_budget": token_budget,
-            "model": loaded.description,
-            "model_notes": loaded.notes + loaded.warnings,
-        }
-    )
-
-    outcome = _learn(config, learner, objective, splits, loaded, originals, device, token_budget, writer, reporter)
-    del learner  # and the memory that its batches used
-    trace = trace_of(config, train_texts, splits["train"].ragged, outcome.losses, initial_weights)
-    write_trace(output / STEPS, trace)
-
-    state = objective.unscale(originals | outcome.state)
-    save_model(output / runs.MODEL, loaded.model.config, state, loaded.tokenizer, loaded.settings)
+        runs.clear_output(phases.output)
+    writer = runs.RunWriter(phases.output, "train", _rerunnable(config), phases.resumed)
+    if not phases.resumed:
+        phases.lock()
+        phases.check_inputs(inputs)
+    if trained is None:
+        writer.environment(
+            {
+                **hardware.describe(device),
+                "dtype": str(dtype).removeprefix("torch."),
+                "dtype_reason": dtype_reason,
+                **chosen,
+                "tokenizer": loaded.tokenizer.engine,
+                "tokenizer_reason": loaded.tokenizer.reason,
+                "token_ids_from": token_folders(split.texts for split in splits.values()),
+                "token_budget": token_budget,
+                "model": loaded.description,
+                "model_notes": loaded.notes + loaded.warnings,
+            }
+        )
+        phases.doing = "training"
+        outcome = _learn(
+            config,
+            learner,
+            objective,
+            splits,
+            loaded,
+            originals,
+            device,
+            token_budget,
+            inputs,
+            phases,
+            writer,
+            stop,
+            reporter,
+        )
+        del learner  # and the memory that its batches used
+        trace = trace_of(config, train_texts, splits["train"].ragged, outcome.losses, initial_weights)
+        write_trace(phases.output / STEPS, trace)
+        phases.doing = "saving the model"
+        state = objective.unscale(originals | outcome.state)
+        trained = _trained(outcome)
+        phases.save_model(
+            trained, lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings)
+        )
+    else:
+        reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
+        state = load_classifier(str(phases.output / runs.MODEL)).model.state_dict()
+        writer.history_from(trained.history)
+    if not writer.history_is_whole:
+        writer.history_from(trained.history)
     loaded.model.load_state_dict(state)
     predictor = Predictor(loaded.model, loaded.tokenizer, loaded.settings, config)
 
-    held_out = splits.get("test") or splits.get("validation")
-    infer_started = time.perf_counter()
-    probabilities = None if held_out is None else _score(predictor, held_out.ragged, reporter)
-    infer_s = None if held_out is None else time.perf_counter() - infer_started
-    metrics = _metrics(config, splits, predictor, held_out, probabilities, reporter)
+    held_out = next((name for name in ("test", "validation") if name in splits), None)
+    scored = _score(config, splits, held_out, predictor, phases, reporter)
+    phases.doing = "writing the result"
+    metrics = {name: judge(one.texts, one.probabilities, loaded.settings.threshold) for name, one in scored.items()}
     extremes: dict[str, Any] = {"highest": [], "lowest": []}
-    if held_out is not None and probabilities is not None:
-        threshold = loaded.settings.threshold
-        tables = prediction_tables(held_out.texts, probabilities, labels, threshold, config.texts)
-        write_predictions(output / runs.PREDICTIONS, tables)
-        extremes = extremes_of(held_out.texts, probabilities, labels, config.num_extremes, config.texts)
+    infer_s = infer_rate = infer_token_rate = None
+    shared_texts = 0
+    if held_out is not None:
+        texts, probabilities, infer_s = scored[held_out].texts, scored[held_out].probabilities, scored[held_out].seconds
+        infer_rate = len(texts) / infer_s
+        infer_token_rate = int(splits[held_out].ragged.starts[-1]) / infer_s
+        extremes = extremes_of(texts, probabilities, labels, config.num_extremes, config.texts)
+        shared_texts = count_shared_texts(train_texts if test_texts is None else given_texts, texts)
     else:
         reporter.say("no held-out texts: nothing to judge on. Pass --test or --validation-share")
 
-    total_s = time.perf_counter() - started
-    train_s = outcome.train_s
-    infer_rate = None if held_out is None or infer_s is None else len(held_out.ragged) / infer_s
-    infer_token_rate = None if held_out is None or infer_s is None else int(held_out.ragged.starts[-1]) / infer_s
-    shared_texts = (
-        0
-        if held_out is None
-        else count_shared_texts(train_texts if test_texts is None else given_texts, held_out.texts)
-    )
+    total_s, train_s = phases.seconds("total"), trained.train_s
     result: dict[str, Any] = {
         "task": TASKS[kind],
         "labels": list(labels),
@@ -205,12 +293,18 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             "truncated_share": truncated / num_texts,
             "bad_rows": num_bad_rows,
         },
-        "seconds": {"read": read_s, "tokenize": tokenize_s, "train": train_s, "infer": infer_s, "total": total_s},
+        "seconds": {
+            "read": phases.seconds("read"),
+            "tokenize": phases.seconds("tokenize"),
+            "train": train_s,
+            "infer": infer_s,
+            "total": total_s,
+        },
         "rates": {
             "tokenize_texts_per_s": num_tokenized / tokenize_s if num_tokenized else None,
-            "train_texts_per_s": outcome.num_texts / train_s,
-            "train_tokens_per_s": outcome.num_tokens / train_s,
-            "train_batches_per_s": outcome.steps / train_s,
+            "train_texts_per_s": trained.num_texts / train_s,
+            "train_tokens_per_s": trained.num_tokens / train_s,
+            "train_batches_per_s": trained.steps / train_s,
             "infer_texts_per_s": infer_rate,
             "infer_tokens_per_s": infer_token_rate,
         },
@@ -219,10 +313,12 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             "peak_gpu_bytes": hardware.peak_gpu_bytes(device),
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
-        "metrics": metrics,
+        "metrics": {"train": {}, "validation": {}, "test": {}} | metrics,
         "extremes": extremes,
-        "steps": outcome.steps,
-        "best_step": outcome.best_step,
+        "steps": trained.steps,
+        "best_step": trained.best_step,
+        "token_budget": trained.token_budget,
+        "resumed": phases.num_resumed,
     }
     if shared_texts:
         reporter.say(
@@ -230,9 +326,48 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
             "the figures for them are too good"
         )
     writer.result(result)
-    show_result(result, reporter)
-    reporter.say(f"run: {output}")
-    return runs.open_run(output)
+    phases.finish()
+    return result
+
+
+def _inputs(
+    config: TrainConfig,
+    train: LabelledTexts,
+    validation: LabelledTexts | None,
+    test: LabelledTexts | None,
+    initial_weights_sha256: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Inputs:
+    """What the run depends on; a run that goes on must find the same."""
+    inputs: dict[str, Any] = {
+        "model (its weights' SHA-256)": initial_weights_sha256,
+        "labels": list(train.labels),
+    }
+    for name, value in settings_that_count(_rerunnable(config)).items():
+        inputs["--" + name.replace("_", "-")] = value
+    for name, texts in (("training", train), ("validation", validation), ("test", test)):
+        inputs[f"{name} texts (their number)"] = None if texts is None else len(texts)
+        inputs[f"{name} texts (their files' SHA-256)"] = None if texts is None else texts.sha256
+    machine = {
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "version of torch": torch.__version__,
+    }
+    return Inputs(inputs=inputs, machine=machine)
+
+
+def _trained(outcome: Outcome) -> Trained:
+    return Trained(
+        steps=outcome.steps,
+        best_step=outcome.best_step,
+        train_s=outcome.train_s,
+        num_texts=outcome.num_texts,
+        num_tokens=outcome.num_tokens,
+        token_budget=outcome.token_budget,
+        history=outcome.history,
+    )
 
 
 def _learn(
@@ -244,7 +379,10 @@ def _learn(
     originals: dict[str, Tensor],
     device: torch.device,
     token_budget: int,
+    inputs: Inputs,
+    phases: Phases,
     writer: runs.RunWriter,
+    stop: Stop,
     reporter: Reporter,
 ) -> Outcome:
     """Train the loaded model, whose float32 weights by name are ``originals``, in place.
@@ -263,12 +401,13 @@ def _learn(
             features = compute_features(model, split.ragged, device, token_budget, reporter)
             return HeadOnFeatures(model, features, split.ragged.lengths, device)
 
+        phases.doing = "computing features"
         features_started = time.perf_counter()
         learner = on_features(train_split)
-        features_s = time.perf_counter() - features_started
+        phases.spent("features", time.perf_counter() - features_started)
         judged = None if validation is None else on_features(validation)
+        phases.doing = "training"
     else:
-        features_s = 0.0
         judged = None if validation is None else WholeModel(model, validation.ragged, device, token_budget)
 
     def judge_validation() -> dict[str, Any]:
@@ -277,6 +416,19 @@ def _learn(
         logits = learner_logits(judged, np.arange(len(validation.texts)), reporter, "Validation")
         return judge(validation.texts, objective.scores(logits), loaded.settings.threshold)
 
+    def record(line: dict[str, Any]) -> None:
+        if not writer.history(line):
+            reporter.warn(f"{phases.output / runs.HISTORY}: a line could not be written; it will be with a later one")
+
+    writer.history_from(())
+    checkpoints = Checkpoints(
+        phases.output,
+        reporter,
+        config.checkpoint_minutes,
+        config.checkpoint_steps,
+        inputs.inputs,
+        on_saved=phases.note_time,
+    )
     num_steps = num_steps_of(config, objective.num_texts)
     reporter.say(
         f"training on {objective.num_texts:,} texts: {num_steps:,} steps of {config.batch_size} texts, "
@@ -291,10 +443,14 @@ def _learn(
         originals,
         None if judged is None else judge_validation,
         config.best_metric or "",
-        writer.history,
+        record,
         reporter,
+        checkpoints,
+        stop,
     )
-    outcome.train_s += features_s
+    outcome.train_s += phases.seconds("features")
+    if config.freeze_encoder:
+        outcome.token_budget = token_budget
     if outcome.stopped_early:
         reporter.say(f"stopped early at step {outcome.steps:,}: no better {config.best_metric} for a while")
     if judged is not None:
@@ -334,7 +490,8 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
         data = Path(config.train[0]).name.split(".")[0] or "data"
         model = Path(config.model).name or "model"
         frozen = "-frozen" if config.freeze_encoder else ""
-        update["output"] = str(runs.free_name(Path("runs") / f"{data}-{model}{frozen}"))
+        path = Path("runs") / f"{data}-{model}{frozen}"
+        update["output"] = str(path if config.resume else runs.free_name(path))
     if config.best_metric is not None:
         check_metric_name(config.best_metric)
     share = update.get("validation_share", config.validation_share)
@@ -376,7 +533,7 @@ def _dropouts(config: TrainConfig) -> dict[str, float]:
 
 def _rerunnable(config: TrainConfig) -> dict[str, Any]:
     """The resolved settings as they can be given again."""
-    values = config.model_dump(mode="json", exclude_none=True, exclude={"overwrite"})
+    values = config.model_dump(mode="json", exclude_none=True, exclude={"overwrite", "resume"})
     if config.steps is not None:
         del values["epochs"]
     if config.validation:
@@ -384,30 +541,41 @@ def _rerunnable(config: TrainConfig) -> dict[str, Any]:
     return values
 
 
-def _score(predictor: Predictor, ragged: Ragged, reporter: Reporter) -> np.ndarray:
-    return predictor.probabilities(predictor.logits(ragged, reporter))
+@dataclass(frozen=True)
+class Scored:
+    """Texts with their probabilities (texts, labels), and the seconds that scoring them took."""
+
+    texts: LabelledTexts
+    probabilities: np.ndarray
+    seconds: float
 
 
-def _metrics(
+def _score(
     config: TrainConfig,
     splits: dict[str, Split],
+    held_out: str | None,
     predictor: Predictor,
-    held_out: Split | None,
-    probabilities: np.ndarray | None,
+    phases: Phases,
     reporter: Reporter,
-) -> dict[str, dict[str, Any]]:
-    """Metrics of every split by the kept weights, in evaluation mode; of the training texts at most 50,000."""
-    metrics: dict[str, dict[str, Any]] = {"train": {}, "validation": {}, "test": {}}
-    for name, split in splits.items():
-        texts, ragged = split.texts, split.ragged
-        if split is held_out and probabilities is not None:
-            scored = probabilities
-        else:
-            if len(texts) > _MOST_TRAIN_METRIC_TEXTS and name == "train":
-                generator = np.random.default_rng(purpose_seed(config.seed, "train metrics"))
-                rows = np.sort(generator.choice(len(texts), _MOST_TRAIN_METRIC_TEXTS, replace=False))
-                reporter.say(f"train metrics: a sample of {len(rows):,} of the {len(texts):,} training texts")
-                texts, ragged = texts.take(rows), ragged.take(rows)
-            scored = _score(predictor, ragged, reporter)
-        metrics[name] = judge(texts, scored, predictor.settings.threshold)
-    return metrics
+) -> dict[str, Scored]:
+    """Every split scored by the kept weights, in evaluation mode; of the training texts at most 50,000.
+
+    The held-out texts come first, and their predictions go to disk as soon as they are known.
+    """
+    scored: dict[str, Scored] = {}
+    for name in sorted(splits, key=lambda name: name != held_out):
+        texts, ragged = splits[name].texts, splits[name].ragged
+        if name == "train" and len(texts) > _MOST_TRAIN_METRIC_TEXTS:
+            generator = np.random.default_rng(purpose_seed(config.seed, "train metrics"))
+            rows = np.sort(generator.choice(len(texts), _MOST_TRAIN_METRIC_TEXTS, replace=False))
+            reporter.say(f"train metrics: a sample of {len(rows):,} of the {len(texts):,} training texts")
+            texts, ragged = texts.take(rows), ragged.take(rows)
+        phases.doing = f"scoring the {name} texts"
+        shape = len(texts), predictor.model.classifier.linear.out_features
+        logits, seconds = phases.scores(name, shape, functools.partial(predictor.logits, ragged, reporter))
+        scored[name] = one = Scored(texts, predictor.probabilities(logits), seconds)
+        if name == held_out:
+            settings = predictor.settings
+            tables = prediction_tables(texts, one.probabilities, settings.labels, settings.threshold, config.texts)
+            phases.predictions(functools.partial(write_predictions, tables=tables))
+    return scored

@@ -1,0 +1,106 @@
+"""The settings of a training that goes on: those on record, unless others are given. Torch is never imported here."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bertwright import runs
+from bertwright.config import TrainConfig, build
+from bertwright.errors import RunError, UserError
+
+# What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
+# contents must be the same.
+_FREE = {
+    *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps"),
+    *("device", "dtype", "compile", "token_budget", "usd_per_hour"),
+    *("train", "test", "validation"),
+}
+_NAMES_OF_FOLDERS = ("model", "tokenizer")
+
+
+def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
+    """The settings of a training from those that were given; ``source`` is the file that they come from.
+
+    With ``resume`` and a run in ``output``, those on record there. What is given besides must be the same, but for
+    settings that change no result. Without a run there, a new one starts.
+
+    Raises:
+        UserError: as ``build``; ``overwrite`` with ``resume``; nothing to go on with; another setting than on record.
+    """
+    if not given.get("resume"):
+        return build(TrainConfig, given, source)
+    if given.get("overwrite"):
+        raise UserError("--resume and --overwrite exclude each other: give one of them")
+    has_files = bool(given.get("train"))
+    if not given.get("output"):
+        if not has_files:
+            raise UserError("--resume needs the run to go on with: pass --output RUN, or the files of the training")
+        return build(TrainConfig, given, source)
+    output = Path(given["output"])
+    if not output.exists() or runs.is_unborn(output):
+        if not has_files:
+            raise UserError(f"{output}: no such run; to start it, give the files of labelled texts to learn from")
+        return build(TrainConfig, given, source)
+    recorded = recorded_settings(output)
+    _check_same(output, recorded, given, source)
+    free = {name: value for name, value in given.items() if name in _FREE and value not in (None, ())}
+    return build(TrainConfig, {**recorded, **free}, str(output / runs.CONFIG))
+
+
+def recorded_settings(output: Path) -> dict[str, Any]:
+    """The settings of the training in the folder ``output``.
+
+    Raises:
+        RunError: it is no training's.
+    """
+    if not runs.is_run(output):
+        raise RunError(
+            f"{output} exists and is not a run's folder; --resume goes on with runs of bertwright train only"
+        )
+    config = runs.read_json(output / runs.CONFIG)
+    if config["act"] != "train":
+        raise RunError(f"{output}: found a run of bertwright {config['act']}, expected one of bertwright train")
+    if not isinstance(config.get("settings"), dict):
+        raise RunError(f"{output / runs.CONFIG}: not the record of a run; the file is damaged")
+    return config["settings"]
+
+
+def _check_same(output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+    """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too."""
+    files = given.get("train") or recorded.get("train") or ()
+    asked = build(TrainConfig, {**given, "train": files}, source).model_dump(mode="json")
+    for name, value in given.items():
+        if name in _FREE or value is None or value == ():
+            continue
+        found, expected = asked[name], recorded.get(name)
+        if found == expected or (name in _NAMES_OF_FOLDERS and _same_place(found, expected)):
+            continue
+        flag = "--" + name.replace("_", "-")
+        known = "not given" if expected is None else shown(expected)
+        raise UserError(
+            f"{flag}: found {shown(found)}, expected {known} as in {output / runs.CONFIG}; a run goes on with the "
+            "settings that it began with. Leave it out, or pass another --output"
+        )
+
+
+def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run must go on with."""
+    return {name: value for name, value in settings.items() if name not in _FREE}
+
+
+def shown(value: Any) -> str:
+    """A setting as it would be typed."""
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    return isinstance(other, str) and os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other)
+
+
+def command(output: Path) -> str:
+    """What to type to go on with the run in ``output``."""
+    return f"bertwright train --resume --output {shlex.quote(str(output))}"
