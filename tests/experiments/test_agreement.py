@@ -115,6 +115,7 @@ def test_another_learning_rate_is_told(base, examples, folder):
     )
     assert pair.steps.other_rate == 1
     assert pair.steps.any_difference == 2  # the first loss comes before the first update
+    assert [d.what.split()[0] for d in pair.results[:2]] == ["test", "test"]  # what matters most comes first
     assert not pair.weights
 
 

@@ -406,7 +406,7 @@ def _results(first: _Known, other: _Known, scores: ScoresCompared | None) -> lis
     """Metrics that are not the same to four decimals, other steps, other extremes."""
     found = []
     one, two = (_flat(known.run.metrics) for known in (first, other))
-    for name in dict.fromkeys([*one, *two]):
+    for name in sorted(dict.fromkeys([*one, *two]), key=_importance):
         if not _close(one.get(name), two.get(name)):
             found.append(Difference(name, one.get(name), two.get(name)))
     for name in ("steps", "best_step"):
@@ -424,6 +424,12 @@ def _results(first: _Known, other: _Known, scores: ScoresCompared | None) -> lis
     if scores is not None and scores.num_only_one:
         found.append(Difference("texts judged in one run alone", scores.num_only_one, scores.num_only_one))
     return found
+
+
+def _importance(name: str) -> tuple[bool, int]:
+    """What held-out texts say comes first, and what is of all classes before what is of one."""
+    split, *rest = name.split(" ")
+    return len(rest) > 1, ("test", "validation", "train").index(split) if split in SPLITS else len(SPLITS)
 
 
 def _entries(values: Any) -> list[Mapping[str, Any]]:
@@ -499,7 +505,7 @@ def _agreeing(pair: Pair) -> str:
 
 
 def _share(found: StepsCompared) -> str:
-    return f"{found.largest:.1e}"
+    return f"{found.largest:.1e}" if found.largest else "0"
 
 
 def _where(pair: Pair, first: Run, other: Run) -> str:

@@ -142,6 +142,7 @@ def show_comparison(records: Sequence[dict[str, Any]], reporter: Reporter) -> No
 
 
 def _quality_table(records: Sequence[dict[str, Any]]) -> Table:
+    names = _short_names(records)
     present = dict.fromkeys(name for record in records for name in record["metrics"] if name != "num_texts")
     shown = [name for name in _SHOWN_METRICS if name in present] or list(present)
     split = records[0]["judged_on"]
@@ -151,12 +152,13 @@ def _quality_table(records: Sequence[dict[str, Any]]) -> Table:
     for name in ("seed", "epochs", "train accuracy", *shown):
         table.add_column(name, justify="right")
     for record in records:
-        words = [str(record["run"]), str(record["model"]), _word(record["seed"]), _epochs(record)]
+        words = [names[record["run"]], str(record["model"]), _word(record["seed"]), _epochs(record)]
         add_row(table, *words, number(record["train_accuracy"]), *(number(record["metrics"].get(n)) for n in shown))
     return table
 
 
 def _resources_table(records: Sequence[dict[str, Any]]) -> Table:
+    names = _short_names(records)
     phases = [
         p for p in ("tokenize", "train", "infer", "total") if any(r["seconds"].get(p) is not None for r in records)
     ]
@@ -175,8 +177,16 @@ def _resources_table(records: Sequence[dict[str, Any]]) -> Table:
             cells.append(_mebibytes(record["peak_gpu_bytes"]))
         if with_cost:
             cells.append(number(record["usd"]))
-        add_row(table, str(record["run"]), _word(record["device"]), _word(record["dtype"]), *cells)
+        add_row(table, names[record["run"]], _word(record["device"]), _word(record["dtype"]), *cells)
     return table
+
+
+def _short_names(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Runs by the folder's own name, where all lie in one folder; else by their paths."""
+    paths = [record["run"] for record in records]
+    if len({str(Path(path).absolute().parent) for path in paths}) > 1:
+        return {path: path for path in paths}
+    return {path: Path(path).name for path in paths}
 
 
 def empty_table(title: str) -> Table:
