@@ -38,7 +38,7 @@ def raw_pieces(path: str, on_bytes: Callable[[bytes], object] | None = None) -> 
         DataError: the file cannot be read.
     """
     with refusing_unreadable(path):
-        file = Path(path).open("rb", buffering=0)
+        file = Path(path).open("rb", buffering=0)  # noqa: SIM115
     with file:
         while True:
             with refusing_unreadable(path):
@@ -75,18 +75,14 @@ def decompressed_pieces(
             raise DataError(f"{path}: the file is empty, expected rows of texts")
         if not head.startswith(magics):
             found = head[:2].hex(" ")
-            raise DataError(
-                f"{path}: not a {name} file (it starts with {found}). Take the {compression} off its name"
-            )
+            raise DataError(f"{path}: not a {name} file (it starts with {found}). Take the {compression} off its name")
         empty = True
         try:
             for piece in _DECOMPRESSED[compression](file):
                 empty = False
                 yield piece
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again"
-            ) from None
+            raise DataError(f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again") from None
         if empty:
             raise DataError(f"{path}: the file is empty once decompressed, expected rows of texts")
 
@@ -136,7 +132,7 @@ class _Raw(io.RawIOBase):
     def __init__(self, path: str, on_bytes: Callable[[bytes], object] | None) -> None:
         self._path, self._on_bytes = path, on_bytes
         with refusing_unreadable(path):
-            self._file = Path(path).open("rb", buffering=0)
+            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
 
     def readable(self) -> bool:
         return True

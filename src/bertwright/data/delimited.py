@@ -36,8 +36,8 @@ _MOST_FIELD = 16 << 20
 class _Before:
     """What the parts of a file know of those before them.
 
-    ``width`` is how many fields a row has, as the first one, which starts on line ``first_line``; ``records`` counts the
-    rows so far, and ``slow_bytes`` those bytes that were read row by row (None: that was said).
+    ``width`` is how many fields a row has, as the first one, which starts on line ``first_line``; ``records`` counts
+    the rows so far, and ``slow_bytes`` those bytes that were read row by row (None: that was said).
     """
 
     kind: str
@@ -308,7 +308,9 @@ def _read_by_row(stream: TextStream, before: _Before, why: str) -> Table:
     if rows:
         flush()
     empty = [[pa.nulls(0, pa.large_string())] for _ in range(before.width)]
-    columns = [pa.chunked_array(pieces, pa.large_string()) for pieces in (zip(*chunks, strict=True) if chunks else empty)]
+    columns = [
+        pa.chunked_array(pieces, pa.large_string()) for pieces in (zip(*chunks, strict=True) if chunks else empty)
+    ]
     numbers = np.array(lines, np.int64)
     table = _without_header(
         path,

@@ -48,8 +48,8 @@ def local_files(name: str) -> list[str]:
             return _fetched(name, repository, revision, folder, chosen)
         nothing_on_main = nothing_on_main or _extensions(files)
     raise DataError(
-        f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub made "
-        "of it. Download its files, and name them"
+        f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub "
+        "made of it. Download its files, and name them"
     )
 
 
@@ -77,7 +77,9 @@ def group_files(files: list[str]) -> Files:
 def _parsed(name: str) -> tuple[str, str | None, str | None]:
     pieces = name.removeprefix(_PREFIX).split(":")
     if len(pieces) > 3 or not all(pieces) or pieces[0].count("/") > 1:
-        raise DataError(f"{name}: not the name of a data set, expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT")
+        raise DataError(
+            f"{name}: not the name of a data set, expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT"
+        )
     config = pieces[1] if len(pieces) == 3 else None
     return pieces[0], config, pieces[-1] if len(pieces) > 1 else None
 
@@ -107,8 +109,8 @@ def _chosen(name: str, grouped: Files, config: str | None, split: str | None) ->
     counts = {int(shard["count"]) for shard in shards if shard}
     if counts and (len(counts) > 1 or len(files) != next(iter(counts))):
         raise DataError(
-            f"{name}: found {len(files):,} files for split {show(wanted)}, expected {min(counts):,} as their names say. "
-            "Fetch it again while the hub can be reached"
+            f"{name}: found {len(files):,} files for split {show(wanted)}, expected {min(counts):,} as their names "
+            "say. Fetch it again while the hub can be reached"
         )
     return files
 
@@ -155,7 +157,9 @@ def _cached(repository: str, revision: str) -> Path | None:
         return None
     for found in repositories:
         if found.repo_type == "dataset" and found.repo_id == repository:
-            return next((Path(snapshot.snapshot_path) for snapshot in found.revisions if revision in snapshot.refs), None)
+            return next(
+                (Path(snapshot.snapshot_path) for snapshot in found.revisions if revision in snapshot.refs), None
+            )
     return None
 
 
@@ -168,9 +172,7 @@ def _fetched(name: str, repository: str, revision: str, folder: Path | None, fil
     try:
         # the first file last: where the others are not counted by their names, it shows that all of them were fetched
         for file in reversed(files):
-            paths.append(
-                huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision)
-            )
+            paths.append(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision))
     except (OSError, ValueError, _http_error()) as error:
         raise _refusal(name, error) from None
     return paths[::-1]
