@@ -127,8 +127,9 @@ def _list(name: str, repository: str, revision: str) -> tuple[Path | None, list[
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision, repo_type="dataset")
-            return None, list(files)
+            # one request; list_repo_files asks again and again, for half a minute, where the hub is not reached
+            found = huggingface_hub.HfApi().dataset_info(repository, revision=revision)
+            return None, [file.rfilename for file in found.siblings or ()]
     except errors.RevisionNotFoundError:
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
