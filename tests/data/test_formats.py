@@ -71,7 +71,11 @@ def test_compressed_text(file, extension):
     assert b"".join(seen) == packed
     several = pack(first) + pack(second)
     assert cells(read_table(file("b.csv" + extension, several)))["text"] == ["a", "b"]
-    for name, content in {"c.jsonl": b'{"text": "a"}\n', "d.txt": b"1 ||| a\n", "e.tsv": b"text\tlabel\na\t1\n"}.items():
+    for name, content in {
+        "c.jsonl": b'{"text": "a"}\n',
+        "d.txt": b"1 ||| a\n",
+        "e.tsv": b"text\tlabel\na\t1\n",
+    }.items():
         assert cells(read_table(file(name + extension, pack(content))))["text"] == ["a"]
 
 
@@ -194,7 +198,9 @@ def test_arrow_whose_texts_point_outside_is_refused(file):
     assert whole.count(offsets) == 1
     wrong = whole.replace(offsets, struct.pack("<4i", 0, 3, 1_000_000_000, 2_000_000_000))
     assert "damaged or not an Arrow file" in refusal(file("a.arrow", wrong))
-    coded = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0, 1, 77], pa.int32()), pa.array([f"t{i}" for i in range(78)]))
+    coded = pa.DictionaryArray.from_arrays(
+        pa.array([0, 1, 0, 1, 77], pa.int32()), pa.array([f"t{i}" for i in range(78)])
+    )
     whole = arrow({"text": coded})
     indices = struct.pack("<5i", 0, 1, 0, 1, 77)
     assert whole.count(indices) == 1
@@ -236,7 +242,10 @@ def both_formats(file, table):
 
 
 def test_classes_are_named_as_the_file_says(file):
-    features = {"label": {"names": ["neg", "pos"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    features = {
+        "label": {"names": ["neg", "pos"], "_type": "ClassLabel"},
+        "text": {"dtype": "string", "_type": "Value"},
+    }
     made = with_features({"text": list("abcde"), "label": pa.array([1, 0, -1, None, 2])}, features)
     for table in both_formats(file, made):
         assert cells(table)["label"] == ["pos", "neg", None, None, None]
@@ -300,7 +309,7 @@ def test_npz_types(file, save, order):
         buffer,
         text=np.array(["a", "é\nlong", "\U0001f600"], f"{order}U9"),
         raw=np.array(["a", "é", ""]).astype("U1").astype(object).astype("U1"),
-        encoded=np.array(["a".encode(), "é".encode(), b"c"]),
+        encoded=np.array([b"a", "é".encode(), b"c"]),
         label=np.array([1, 0, 2], f"{order}i8"),
         small=np.array([1, 0, 2], np.uint8),
         half=np.array([1, 0.5, 2], f"{order}f2"),

@@ -90,17 +90,16 @@ class _Hub(http.server.BaseHTTPRequestHandler):
         if files is None:
             return self.refuse(404, "RevisionNotFound")
         headers = {"X-Repo-Commit": f"{abs(hash(rest[0])):040x}"[:40]}
-        if verb == "tree":
-            body = json.dumps(
-                [{"type": "file", "path": name, "size": len(files[name]), "oid": "0" * 40} for name in files]
-            ).encode()
+        if verb == "revision":
+            siblings = [{"rfilename": name} for name in files]
+            body = json.dumps({"id": repository, "sha": "a" * 40, "siblings": siblings}).encode()
         elif (name := urllib.parse.unquote("/".join(rest[1:]))) in files:
             body = files[name]
             headers["ETag"] = f'"{abs(hash(repository + rest[0] + name)):040x}"'
         else:
             return self.refuse(404, "EntryNotFound")
         self.send_response(200)
-        self.send_header("Content-Type", "application/json" if verb == "tree" else "application/octet-stream")
+        self.send_header("Content-Type", "application/json" if verb == "revision" else "application/octet-stream")
         self.send_header("Content-Length", str(len(body)))
         for key, value in headers.items():
             self.send_header(key, value)

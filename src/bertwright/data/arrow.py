@@ -29,17 +29,14 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
                     "pandas.read_feather(...).to_parquet(...), with a pyarrow that still reads it"
                 )
             is_file = head == b"ARROW1"
-            with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as found:
-                schema = found.schema
-            columns = columns_of(path, schema)
-            options = pa.ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns.kept])
-            source.seek(0)
-            with (
-                pa.ipc.open_file(source, options=options) if is_file else pa.ipc.open_stream(source, options=options)
-            ) as reader:
+            # all columns are opened: a choice of them would be read at once, instead of mapped
+            with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
+                schema = reader.schema
+                columns = columns_of(path, schema)
                 batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+                kept = [schema.get_field_index(name) for name in columns.kept]
                 empty = True
-                for table in tables_of(path, "arrow", columns, map(_checked, batches)):
+                for table in tables_of(path, "arrow", columns, (_checked(batch, kept) for batch in batches)):
                     empty = False
                     yield table
             if empty:
@@ -48,18 +45,18 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
         raise DataError(f"{path}: damaged or not an Arrow file ({one_line(error)}). Copy or write it again") from None
 
 
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """The batch with texts as bytes, once it is certain that nothing in it points outside of it.
+def _checked(batch: pa.RecordBatch, kept: list[int]) -> pa.RecordBatch:
+    """The columns ``kept`` with texts as bytes, once it is certain that nothing in them points outside of them.
 
     Arrow's format is read without a check, so that a damaged or malicious file could make any later use crash.
 
     Raises:
         pyarrow.ArrowInvalid: something does.
     """
-    arrays = [_as_bytes(array) for array in batch.columns]
+    arrays = [_as_bytes(batch.column(index)) for index in kept]
     for array in arrays:
         array.validate(full=True)
-    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+    return pa.RecordBatch.from_arrays(arrays, names=[batch.schema.names[index] for index in kept])
 
 
 def _as_bytes(array: pa.Array) -> pa.Array:

@@ -38,7 +38,7 @@ def raw_pieces(path: str, on_bytes: Callable[[bytes], object] | None = None) -> 
         DataError: the file cannot be read.
     """
     with refusing_unreadable(path):
-        file = Path(path).open("rb", buffering=0)
+        file = Path(path).open("rb", buffering=0)  # noqa: SIM115
     with file:
         while True:
             with refusing_unreadable(path):
@@ -132,7 +132,7 @@ class _Raw(io.RawIOBase):
     def __init__(self, path: str, on_bytes: Callable[[bytes], object] | None) -> None:
         self._path, self._on_bytes = path, on_bytes
         with refusing_unreadable(path):
-            self._file = Path(path).open("rb", buffering=0)
+            self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
 
     def readable(self) -> bool:
         return True

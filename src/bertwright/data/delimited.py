@@ -36,8 +36,8 @@ _MOST_FIELD = 16 << 20
 class _Before:
     """What the parts of a file know of those before them.
 
-    ``width`` is how many fields a row has, as the first one, which starts on line ``first_line``; ``records`` counts the
-    rows so far, and ``slow_bytes`` those bytes that were read row by row (None: that was said).
+    ``width`` is how many fields a row has, as the first one, which starts on line ``first_line``; ``records`` counts
+    the rows so far, and ``slow_bytes`` those bytes that were read row by row (None: that was said).
     """
 
     kind: str

@@ -48,8 +48,8 @@ def local_files(name: str) -> list[str]:
             return _fetched(name, repository, revision, folder, chosen)
         nothing_on_main = nothing_on_main or _extensions(files)
     raise DataError(
-        f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub made "
-        "of it. Download its files, and name them"
+        f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub "
+        "made of it. Download its files, and name them"
     )
 
 
@@ -109,8 +109,8 @@ def _chosen(name: str, grouped: Files, config: str | None, split: str | None) ->
     counts = {int(shard["count"]) for shard in shards if shard}
     if counts and (len(counts) > 1 or len(files) != next(iter(counts))):
         raise DataError(
-            f"{name}: found {len(files):,} files for split {show(wanted)}, expected {min(counts):,} as their names say. "
-            "Fetch it again while the hub can be reached"
+            f"{name}: found {len(files):,} files for split {show(wanted)}, expected {min(counts):,} as their names "
+            "say. Fetch it again while the hub can be reached"
         )
     return files
 
@@ -127,8 +127,9 @@ def _list(name: str, repository: str, revision: str) -> tuple[Path | None, list[
 
     try:
         if not constants.HF_HUB_OFFLINE:
-            files = huggingface_hub.HfApi().list_repo_files(repository, revision=revision, repo_type="dataset")
-            return None, list(files)
+            # one request; list_repo_files asks again and again, for half a minute, where the hub is not reached
+            found = huggingface_hub.HfApi().dataset_info(repository, revision=revision)
+            return None, [file.rfilename for file in found.siblings or ()]
     except errors.RevisionNotFoundError:
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import IO
 
 import numpy as np
@@ -196,7 +197,7 @@ def _parts(
                             f"{path}: array {show(array.name)} is damaged (there is more data than its header says). "
                             "Write it again"
                         )
-            rows = np.arange(start, start + count)
+            rows = np.arange(start, start + count, dtype=np.int64)
             yield Table(
                 path,
                 "npz",
@@ -204,7 +205,7 @@ def _parts(
                 True,
                 rows,
                 count,
-                lambda rows=rows: rows + 1,
+                partial(np.add, rows, 1),
                 notes=notes if start == 0 else [],
                 cell_kinds={name: kinds for name, (_, kinds) in found.items() if kinds is not None},
                 unusable=unusable,
@@ -221,8 +222,8 @@ def _values(path: str, array: _Array, file: IO[bytes], count: int, start: int) -
     if len(data) < count * size:
         held = start + len(data) // max(size, 1)
         raise DataError(
-            f"{path}: array {show(array.name)} is damaged (it holds {held:,} values, expected {array.shape[0]:,} as its "
-            "header says). Write it again"
+            f"{path}: array {show(array.name)} is damaged (it holds {held:,} values, expected {array.shape[0]:,} as "
+            "its header says). Write it again"
         )
     if array.dtype.kind not in "US":
         values = np.frombuffer(data, array.dtype).astype(array.dtype.newbyteorder("="))
@@ -236,7 +237,7 @@ def _values(path: str, array: _Array, file: IO[bytes], count: int, start: int) -
     else:
         points = np.frombuffer(data, np.dtype("u4").newbyteorder(array.dtype.byteorder)).reshape(count, size // 4)
         bad = (points > 0x10FFFF) | ((points >= 0xD800) & (points < 0xE000))  # (rows, characters)
-        broken = bad.any(axis=1)
+        broken = np.asarray(bad.any(axis=1))
         if broken.any():
             points = points.copy()
             points[broken] = 0
