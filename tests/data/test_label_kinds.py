@@ -567,7 +567,7 @@ def test_hub_names_are_read_as_their_files(file, monkeypatch):
 
     path = file("a.csv", "text,label\na,1\nb,0\n")
     hub = ModuleType("bertwright.data.hub")
-    hub.local_files = lambda name: {"me/comments": [path, path]}[name]
+    hub.local_files = lambda name: {"hub:me/comments": [path, path]}[name]
     monkeypatch.setitem(sys.modules, "bertwright.data.hub", hub)
     assert len(labelled("hub:me/comments")) == 4
     assert len(read_unlabelled(["hub:me/comments", path])) == 6
