@@ -67,14 +67,20 @@ def test_all_ways_to_the_texts(texts):
             texts[place]
     assert Texts.joined([texts, Texts.of(["x"])]).to_pylist() == [*STRINGS, "x"]
     assert Texts.joined([texts.take([3, 1]), texts[5:], texts.take([])]).to_pylist() == [
-        STRINGS[3], STRINGS[1], *STRINGS[5:]
+        STRINGS[3],
+        STRINGS[1],
+        *STRINGS[5:],
     ]
 
 
 @pytest.mark.parametrize("max_bytes", [1, 7, 20, 1 << 20])
 def test_chunks_are_all_texts_in_order_and_no_larger_than_asked(texts, max_bytes):
     order = np.array([6, 0, 3, 3, 1])
-    for some, expected in ((texts, STRINGS), (texts.take(order), [STRINGS[i] for i in order]), (texts[2:6], STRINGS[2:6])):
+    for some, expected in (
+        (texts, STRINGS),
+        (texts.take(order), [STRINGS[i] for i in order]),
+        (texts[2:6], STRINGS[2:6]),
+    ):
         chunks = list(some.chunks(max_bytes))
         assert [text for chunk in chunks for text in chunk.to_pylist()] == expected
         for chunk in chunks:

@@ -196,7 +196,7 @@ def _text_and_label(table: Table, columns: Columns, label: str | None) -> tuple[
     if text is None:
         text = _known(table, TEXT_COLUMN_NAMES, {label, *taken})
     if label is None:
-        label = _known(table, LABEL_COLUMN_NAMES, {text, *taken})
+        label = _known(table, LABEL_COLUMN_NAMES, {text, columns.pair})
     if len(free) == 2 and (text is None or label is None):
         if text is not None:
             label = _other(free, text)
@@ -215,7 +215,7 @@ def _text_and_label(table: Table, columns: Columns, label: str | None) -> tuple[
         )
     if guess_label and fold_name(label) not in _PLAIN_LABELS:
         others = [name for name in free if fold_name(name) in LABEL_COLUMN_NAMES and name not in (label, text)]
-        several = _zero_one(table, {text, *taken})
+        several = _zero_one(table, {text, *taken} - {label})
         if label in several and len(several) > 1:
             notes.append(f"took column {show(label)} alone for the labels; for several a text: {_label_flag(several)}")
         elif others:

@@ -262,7 +262,7 @@ def _sources(paths: Any) -> list[Any]:
         if isinstance(source, str) and source.startswith(_HUB):
             from bertwright.data.hub import local_files
 
-            sources += local_files(source.removeprefix(_HUB))
+            sources += local_files(source)
         else:
             sources.append(source)
     return sources

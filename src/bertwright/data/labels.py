@@ -68,19 +68,18 @@ class LabelRules:
     def _check(self) -> None:
         asked = self.asked
         if self.kind is not None and asked not in ("auto", self.kind) and (asked, self.kind) != ("soft", "classes"):
-            raise DataError(
-                f"--label-kind {asked}: the labels of the training are of kind {self.kind}, expected the same"
-            )
-        if self.wanted == "regression" and (self.threshold is not None or self.hard):
+            raise DataError(f"--label-kind {asked}: the training's labels are of kind {self.kind}, expected the same")
+        self._check_kind(self.wanted)
+
+    def _check_kind(self, kind: str) -> None:
+        """Refuse settings that labels of this kind do not have."""
+        if kind == "regression" and (self.threshold is not None or self.hard):
             flag = "--hard-labels" if self.threshold is None else "--label-threshold"
             raise DataError(f"{flag} makes classes and regression learns numbers: give one of them")
-        if self.wanted in ("multi-label", "regression") and self.positive is not None:
-            raise DataError(f"--positive-label names one of two classes, found {self.wanted} labels: leave it out")
-        between = self.threshold is None or 0 < self.threshold <= 1
-        if self.wanted in ("soft", "multi-label") and not between:
-            raise DataError(
-                f"--label-threshold: found {self.threshold:g}, expected more than 0 and at most 1 for shares"
-            )
+        if kind in ("multi-label", "regression") and self.positive is not None:
+            raise DataError(f"--positive-label names one of two classes, found {kind} labels: leave it out")
+        if kind in ("soft", "multi-label") and self.threshold is not None and not 0 < self.threshold <= 1:
+            raise DataError(f"--label-threshold: found {self.threshold:g}, for shares expected above 0 and at most 1")
 
     @property
     def wanted(self) -> Literal["auto", LabelKind]:
@@ -97,7 +96,7 @@ class LabelRules:
         """How the labels in ``columns`` of the file ``path`` are read.
 
         Raises:
-            DataError: labels of the kind that is wanted cannot be in so many columns.
+            DataError: labels of the kind that is wanted cannot be in so many columns, or do not have a setting given.
         """
         wanted, several = self.wanted, len(columns) > 1
         if wanted == "auto":
@@ -109,6 +108,7 @@ class LabelRules:
                 f"{path}: found {len(columns)} label columns ({', '.join(map(show, columns[:10]))}), expected one for "
                 f"{wanted} labels. Name one with --label-column"
             )
+        self._check_kind(wanted)
         if wanted == "classes" and self.threshold is not None:
             return "threshold"
         if wanted == "soft" and not several and self.labels is not None and set(self.labels) != {"0", "1"}:
@@ -566,7 +566,7 @@ class NumberLabels:
             sums = values.sum(axis=1)
             part.mark(
                 np.abs(sums - 1) > _MOST_FROM_ONE,
-                lambda row: f"the shares of the classes sum to {sums[row]:g}, expected 1",
+                lambda row: f"the shares sum to {sums[row]:g}, expected 1",
             )
             values = values / np.where(sums > 0, sums, 1)[:, None]
         hard = values >= self._threshold

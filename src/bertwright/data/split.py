@@ -112,11 +112,16 @@ def _mixed(hashes: np.ndarray, words: np.ndarray) -> np.ndarray:
 
 def _digests(columns: list[pa.Array], rows: np.ndarray) -> np.ndarray:
     """(rows,) hashes of the texts ``rows``."""
-    taken = [texts.cast(pa.large_binary()).take(pa.array(rows)).to_pylist() for texts in columns]
+    starts_and_ends, contents = [], []
+    for texts in columns:
+        offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, texts.offset * 8)
+        starts_and_ends += [offsets[rows].tolist(), offsets[rows + 1].tolist()]
+        contents.append(memoryview(texts.buffers()[2] or b""))
     digests = []
-    for row in zip(*taken, strict=True):
-        digest = hashlib.blake2b(row[0], digest_size=_DIGEST_BYTES)
-        for text in row[1:]:
-            digest.update(b"\xff" + text)  # a byte that no UTF-8 has
+    for start, end, *second in zip(*starts_and_ends, strict=True):
+        digest = hashlib.blake2b(contents[0][start:end], digest_size=_DIGEST_BYTES)
+        if second:
+            digest.update(b"\xff")  # a byte that no UTF-8 has
+            digest.update(contents[1][second[0] : second[1]])
         digests.append(digest.digest())
     return np.frombuffer(b"".join(digests), f"V{_DIGEST_BYTES}")

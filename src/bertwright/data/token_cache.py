@@ -512,9 +512,9 @@ def _read_groups(path: Path, manifest: Manifest) -> dict[str, pa.ChunkedArray]:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
             table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+            names = tuple(table.column_names)  # may be no UTF-8
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or changed: {one_line(error)}. {_AGAIN}") from None
-    names = tuple(table.column_names)
     _check(path, names == manifest.group_columns, f"other columns ({', '.join(names)[:100]})")
     _check(path, len(table) == manifest.num_texts, f"{len(table):,} rows, expected {manifest.num_texts:,}")
     types = pa.types
