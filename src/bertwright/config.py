@@ -179,8 +179,8 @@ class LearningSettings(Settings):
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; once an epoch if not given.")
     best_metric: str | None = Field(
         None,
-        description="Metric of the validation texts by which a state is kept; if not given, roc_auc for two classes and "
-        "for several labels a text, accuracy for more classes, mean_squared_error for numbers.",
+        description="Metric of the validation texts by which a state is kept; if not given, roc_auc for two classes "
+        "and for several labels a text, accuracy for more classes, mean_squared_error for numbers.",
     )
     patience: int | None = Field(
         None, ge=1, description="Stop after this many evaluations without a better one; never if not given."

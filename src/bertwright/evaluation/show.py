@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 # More classes than this make a confusion matrix that no terminal shows.
 _MOST_SHOWN_CLASSES = 12
 _LISTED_METRICS = ("accuracy", "macro_f1", "roc_auc")
-_SHORT_NAMES = {"root_mean_squared_error": "rmse"}
 # Listed only where a run has them.
-_LISTED_OF_NUMBERS = ("root_mean_squared_error", "r2", "pearson")
+_LISTED_OF_NUMBERS = ("r2", "pearson")
 _KINDS: dict[str, LabelKind] = {"multi_label": "multi-label", "soft_label": "soft", "regression": "regression"}
 
 
@@ -100,7 +99,7 @@ def list_table(found: Sequence[Run]) -> Table:
     lines = [summary(run) for run in found]
     listed = (*_LISTED_METRICS, *(name for name in _LISTED_OF_NUMBERS if any(name in line for line in lines)))
     for name in (*listed, "train"):
-        table.add_column(_SHORT_NAMES.get(name, name), justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
     for run, line in zip(found, lines, strict=True):
         numbers = ["-" if line.get(name) is None else f"{line[name]:.4f}" for name in listed]
         judged = (line["judged_on"] or "-") if run.finished else run.state
@@ -148,8 +147,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
         if any(line["validation"].get(name) is not None for line in history)
     ]
     table = Table(title="History", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
-    shown = (f"validation {_SHORT_NAMES.get(name, name)}" for name in names)
-    for column in ("step", "epoch", "train loss", "learning rate", *shown):
+    for column in ("step", "epoch", "train loss", "learning rate", *(f"validation {name}" for name in names)):
         table.add_column(column, justify="right")
     for line in history:
         found = [line["validation"].get(name) for name in names]
