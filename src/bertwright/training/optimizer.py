@@ -201,9 +201,7 @@ class MasterOptimizer:
         """As in ``Optimizer``."""
         masters = dict(zip(self._names, self._masters, strict=True))
         _check_state({name: tuple(master.shape) for name, master in masters.items()}, tensors, _moments(self.optimizer))
-        scale, growth = numbers.get("scale", 1.0), numbers.get("growth_tracker", 0.0)
-        if not (0 < scale < 1e30 and 0 <= growth < 1e9):
-            raise ValueError(f"the scale of its loss is {scale:g}")
+        scale, growth = _checked_scale(numbers)
         if self._scaler is not None and "scale" in numbers:
             found = self._scaler.state_dict()
             self._scaler.load_state_dict({**found, "scale": scale, "_growth_tracker": int(growth)})
@@ -411,6 +409,7 @@ class KernelAdamW:
     def load_state(self, numbers: Mapping[str, float], tensors: Mapping[str, Tensor]) -> None:
         """As in ``Optimizer``."""
         _check_state({name: tuple(master.shape) for name, master in self._masters.items()}, tensors, _ADAM)
+        _checked_scale(numbers)
         steps = {int(tensors[f"step/{name}"]) for name in self._masters if f"step/{name}" in tensors} or {0}
         if len(steps) > 1 or max(steps) > len(self._table_steps):
             raise ValueError(f"its weights were updated {', '.join(map(str, sorted(steps)[:5]))} times")
@@ -504,6 +503,18 @@ def _moments(optimizer: torch.optim.Optimizer) -> tuple[str, ...]:
     if isinstance(optimizer, torch.optim.SGD):
         return ("momentum_buffer",)
     return ("exp_avg", "exp_inf") if isinstance(optimizer, torch.optim.Adamax) else _ADAM
+
+
+def _checked_scale(numbers: Mapping[str, float]) -> tuple[float, float]:
+    """The scale of the loss, and the steps since it last changed; 1 and 0 where none is needed.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    scale, growth = numbers.get("scale", 1.0), numbers.get("growth_tracker", 0.0)
+    if not (0 < scale < 1e30 and 0 <= growth < 1e9):
+        raise ValueError(f"the scale of its loss is {scale:g}")
+    return scale, growth
 
 
 def _check_state(

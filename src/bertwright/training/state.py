@@ -165,6 +165,7 @@ class Checkpoints:
             final = self.folder / f"step-{steps:08}"
             if final.exists():  # refused on reading
                 _remove(final)
+                self._refused = [path for path in self._refused if path != final]
             os.rename(partial, final)
             fsync_folder(self.folder)
         except (OSError, MemoryError) as error:

@@ -109,7 +109,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     except StopNow as signal:
         _leave(signal, phases, reporter)
     except OSError as error:
-        if not phases.begun or hardware.is_out_of_memory(error):
+        if not phases.begun or isinstance(error, BrokenPipeError) or hardware.is_out_of_memory(error):
             raise
         raise RunError(
             f"{error.filename or output}: {error.strerror or error}. {phases.kept().capitalize()}; when there is room, "
