@@ -191,6 +191,11 @@ def test_arrow_damaged_or_of_no_use(file):
     assert "Name it .arrow" in refusal(file("g.csv", whole))
 
 
+def test_arrow_column_named_by_bytes_that_are_not_utf8(file):
+    content = arrow({"words": ["a"]})
+    assert "damaged or not an Arrow file" in refusal(file("a.arrow", content.replace(b"words", b"wor\xffs")))
+
+
 def test_arrow_whose_texts_point_outside_is_refused(file):
     texts = pa.array(["abc", "defg", "hi"])
     offsets = np.frombuffer(texts.buffers()[1], np.int32)[:4].tobytes()

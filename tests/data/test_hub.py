@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.parse
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,7 +54,9 @@ def test_names_that_are_none(name):
 def test_what_is_a_hub_name():
     assert hub.is_hub_name("hub:imdb")
     assert not hub.is_hub_name("imdb")
+    assert hub.is_hub_name(Path("hub:own/imdb"))
     assert not hub.is_hub_name(None)
+    assert not hub.is_hub_name(io.BytesIO())
 
 
 def parquet(texts):

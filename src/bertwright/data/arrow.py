@@ -41,7 +41,7 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
                     yield table
             if empty:
                 raise no_rows(path, schema.names)
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged or not an Arrow file ({one_line(error)}). Copy or write it again") from None
 
 

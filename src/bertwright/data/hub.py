@@ -21,10 +21,10 @@ Files = dict[str, dict[str, list[str]]]
 
 def is_hub_name(name: object) -> bool:
     """Whether ``name``, given where a file may stand, names a data set of the hub."""
-    return isinstance(name, str) and name.startswith(_PREFIX)
+    return isinstance(name, str | os.PathLike) and os.fspath(name).startswith(_PREFIX)
 
 
-def local_files(name: str) -> list[str]:
+def local_files(name: str | os.PathLike[str]) -> list[str]:
     """The parquet files of a data set's split on this machine, fetched through huggingface_hub's cache.
 
     ``name`` is hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT, where NAME may have an owner (owner/name). The split
@@ -35,6 +35,7 @@ def local_files(name: str) -> list[str]:
     Raises:
         DataError: there is no such data set, configuration or split, it has no parquet files, or it cannot be fetched.
     """
+    name = os.fspath(name)
     repository, config, split = _parsed(name)
     nothing_on_main = ""
     for revision in ("main", _CONVERTED):

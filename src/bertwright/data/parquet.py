@@ -25,6 +25,11 @@ def read_parquet(path: str, stored: str) -> Iterator[Table]:
                 raise no_rows(path, schema.names)
             columns = columns_of(path, schema)
             batches = file.iter_batches(batch_size=STEP_ROWS, columns=list(columns.kept), use_threads=False)
-            yield from tables_of(path, "parquet", columns, batches)
-    except (pa.ArrowException, OSError) as error:
+            rows = 0
+            for table in tables_of(path, "parquet", columns, batches):
+                rows += len(table)
+                yield table
+            if rows != file.metadata.num_rows:
+                raise OSError(f"it holds {rows:,} rows and says {file.metadata.num_rows:,}")
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged or not a parquet file ({one_line(error)}). Copy or write it again") from None
