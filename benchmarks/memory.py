@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py TEXTS.csv --output memory.jsonl
 
-TEXTS.csv is what ``benchmarks/make_tokenize_data.py`` makes: 1.5 million comments. The first 15,000 of them are the small
-file. Labels are drawn at random: only memory and time are looked at. One line of JSON for each act and size.
+TEXTS.csv is what ``benchmarks/make_tokenize_data.py`` makes: 1.5 million comments. The first 15,000 of them are the
+small file. Labels are drawn at random: only memory and time are looked at. One line of JSON for each act and size.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ from typing import Any
 
 import numpy as np
 
+_FEW_STEPS = ["--model", "bert-tiny", "--steps", "50", "--validation-share", "0.01"]
 ACTS: dict[str, list[str]] = {
     "tokenize": ["tokenize", "{file}", "--model", "bert-tiny", "--output", "tokens"],
-    "train": ["train", "{file}", "--model", "bert-tiny", "--steps", "50", "--validation-share", "0.01", "--output", "run"],
-    "train from token ids": [
-        "train", "tokens", "--model", "bert-tiny", "--steps", "50", "--validation-share", "0.01", "--output", "run-2",
-    ],
+    "train": ["train", "{file}", *_FEW_STEPS, "--output", "run"],
+    "train from token ids": ["train", "tokens", *_FEW_STEPS, "--output", "run-2"],
     "predict": ["predict", "run", "{file}", "--output", "scores.parquet"],
-}  # fmt: skip
+}
 
 
 def write_rows(source: Path, target: Path, num_rows: int | None) -> int:

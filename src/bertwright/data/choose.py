@@ -292,7 +292,7 @@ def _found_columns(table: Table) -> str:
         if meant is not None:
             found += f" (are its fields separated by {meant}? .csv takes commas, .tsv tabs)"
     if table.bad_rows:
-        found += f"; line {table.bad_rows[0].line:,}: {table.bad_rows[0].reason}"
+        found += f"; {table.bad_rows[0]}"
     return found
 
 

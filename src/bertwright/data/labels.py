@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from bertwright.config import DataSettings, LabelKind
 from bertwright.data.choose import MOST_LABELS
 from bertwright.data.numbers import NUMBER, number_text
-from bertwright.data.rows import MOST_BAD_ROWS, LabelColumn, Part, bad_row_of
+from bertwright.data.rows import MOST_BAD_ROWS, LabelColumn, Part
 from bertwright.data.table import BadRow, CellKind, show
 from bertwright.errors import DataError
 
@@ -410,7 +410,7 @@ class ClassLabels:
         rows = np.flatnonzero(np.isin(codes, nan) & part.good)
         some = rows[: MOST_BAD_ROWS - sum(map(len, self._nan_rows.values()))].tolist()
         kept = self._nan_rows.setdefault(file, [])
-        kept += [bad_row_of(part.table, row, "there is no label (NaN)") for row in some]
+        kept += [part.table.bad_row(row, "there is no label (NaN)") for row in some]
         self._num_nan[file] += len(rows)
 
     def check(self) -> tuple[np.ndarray | None, dict[int, list[BadRow]], Counter[int]]:

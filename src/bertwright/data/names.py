@@ -29,6 +29,10 @@ TEXT_COLUMN_NAMES = (
     "description",
     "abstract",
     "title",
+    "texts",
+    "sentences",
+    "comments",
+    "reviews",
 )
 """Names by which a text column is found, the first that is there wins; case, spaces and hyphens do not count."""
 
@@ -50,6 +54,7 @@ LABEL_COLUMN_NAMES = (
     "stars",
     "rating",
     "score",
+    "targets",
 )
 """Names by which a label column is found, the first that is there wins; case, spaces and hyphens do not count."""
 

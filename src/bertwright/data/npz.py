@@ -22,7 +22,7 @@ from bertwright.data.names import LABEL_COLUMN_NAMES, TEXT_COLUMN_NAMES, fold_na
 from bertwright.data.table import CellKind, Table, one_line, show
 from bertwright.errors import DataError
 
-_ALIASES = {"text": ("x", "texts", "sentences", "data"), "label": ("y", "targets")}
+_ALIASES = {"text": ("x", "data"), "label": ("y",)}
 _MOST_HEADER_BYTES = 10_000
 _MOST_TEXT_BYTES = 64 << 20
 _MOST_ARRAYS = 1_000

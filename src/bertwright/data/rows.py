@@ -130,7 +130,7 @@ class Part:
         rows = np.flatnonzero(self.problem)
         kept = list(table.bad_rows[:most])
         if len(rows) and most:
-            kept += [bad_row_of(table, row, self.reason(row)) for row in rows[:most].tolist()]
+            kept += [table.bad_row(row, self.reason(row)) for row in rows[:most].tolist()]
             kept.sort(key=lambda bad: bad.line)
         return BadRows(kept[:most], len(table.bad_rows) + len(rows))
 
@@ -138,11 +138,6 @@ class Part:
         """Why ``row`` cannot be used."""
         reason = self._reasons[self.problem[row]]
         return reason if isinstance(reason, str) else reason(row)
-
-
-def bad_row_of(table: Table, row: int, reason: str) -> BadRow:
-    """Row ``row`` of a part of a file as one that cannot be used."""
-    return BadRow(table.path, table.line_of(row), reason, table.unit)
 
 
 @dataclass(frozen=True)
