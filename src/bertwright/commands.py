@@ -115,6 +115,9 @@ def predict(
         Parameter(help="Files of texts, or a folder made by bertwright tokenize; - or nothing: standard input."),
     ],
     text: Annotated[tuple[str, ...], Parameter(help="A text to score; may be repeated.")] = (),
+    pair: Annotated[
+        tuple[str, ...], Parameter(help="The second text of each --text, for a classifier of pairs; may be repeated.")
+    ] = (),
     settings: Annotated[PredictSettings, Flags] = PredictSettings(),
     json_line: Json = False,
     quiet: Quiet = False,
@@ -122,7 +125,7 @@ def predict(
     """Score texts: given with --text, in files, or on standard input."""
     from bertwright.evaluation.predict import run_prediction
 
-    run_prediction(run, text, files, settings, _reporter(True, quiet), as_json=json_line)
+    run_prediction(run, text, files, settings, _reporter(True, quiet), as_json=json_line, given_pairs=pair)
 
 
 def runs_list(

@@ -287,6 +287,7 @@ class PredictSettings(ScoringMachineSettings):
     """Settings of scoring texts."""
 
     text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    pair_column: str | None = Field(None, description="Column of a second text, where texts are judged in pairs.")
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
     )

@@ -96,6 +96,11 @@ class Ragged:
         sequences = places_of(self.window_starts[rows], counts)
         return sequences, None if len(sequences) == len(rows) else starts_of(counts)
 
+    def sequence_lengths(self, rows: np.ndarray) -> np.ndarray:
+        """(their sequences,) int64, tokens of each sequence of the texts ``rows``."""
+        sequences = self.sequences_of(rows)[0]
+        return self.starts[sequences + 1] - self.starts[sequences]
+
     def gather(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The ids of the texts ``rows`` end to end, (their tokens,), and the lengths of their sequences."""
         return self.gather_sequences(self.sequences_of(rows)[0])

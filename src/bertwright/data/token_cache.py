@@ -26,7 +26,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -35,8 +35,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from bertwright import __version__
-from bertwright.config import Settings, build
-from bertwright.data.ragged import Ragged, chunks_of, starts_of
+from bertwright.config import LongTexts, Settings, build
+from bertwright.data.ragged import Ragged, chunks_of, cut_to, starts_of
 from bertwright.data.rows import BadRows, LabelColumn, SourceColumns, UnsettledTexts
 from bertwright.data.table import BadRow, one_line, show
 from bertwright.data.texts import TEXTS_SCHEMA, MappedTexts, Texts
@@ -178,10 +178,11 @@ class CachedTokens:
 
     Attributes:
         ids: (tokens,) uint16 or int32, text after text, mapped from the folder or taken from there.
-        starts: (texts + 1,) int64.
+        starts: (texts + 1,) int64, running sum of the texts' lengths.
         truncated: (texts,) bool, which texts lost their end.
         folder: where they are from, for messages.
         manifest: the folder's.
+        places: (texts,) int64, where each text starts in ``ids``; None: they lie end to end.
     """
 
     ids: np.ndarray
@@ -189,19 +190,32 @@ class CachedTokens:
     truncated: np.ndarray
     folder: str
     manifest: Manifest
+    places: np.ndarray | None = None
+
+    def whole(self) -> Ragged:
+        """The ids as they are stored."""
+        return Ragged(self.ids, self.starts, 0, places=self.places)
 
     def take(self, rows: np.ndarray) -> CachedTokens:
         """Those of the texts at ``rows`` (any number of texts, in any order)."""
-        taken = Ragged(self.ids, self.starts, 0).take(rows)
-        return CachedTokens(taken.ids, taken.starts, self.truncated[rows], self.folder, self.manifest)
+        taken = self.whole().take(rows)
+        return CachedTokens(taken.ids, taken.starts, self.truncated[rows], self.folder, self.manifest, taken.places)
 
-    def ragged(self, tokenizer: Tokenizer, max_length: int, model: str) -> Ragged:
-        """The ids, cut to ``max_length`` where they are longer, for a model whose tokenizer is ``tokenizer``.
+    def ragged(
+        self,
+        tokenizer: Tokenizer,
+        max_length: int,
+        model: str,
+        long_texts: LongTexts = "head",
+        window_overlap: int = 0,
+    ) -> Ragged:
+        """The ids for a model whose tokenizer is ``tokenizer``, of longer texts what :func:`cut_to` says.
 
         ``model`` is its name, for messages.
 
         Raises:
-            DataError: they are of another tokenizer, or texts are cut to less than ``max_length``.
+            DataError: they are of another tokenizer, texts are cut to less than ``max_length``, or what ``long_texts``
+                asks for of them is lost.
         """
         made = self.manifest
         if made.tokenizer.sha256 != tokenizer.sha256:
@@ -210,15 +224,21 @@ class CachedTokens:
                 f"tokenizer of {model}. Make others: {self._command(model, max_length)}"
             )
         num_truncated = int(np.count_nonzero(self.truncated))
-        if max_length > made.max_length and num_truncated:
+        if num_truncated and (max_length > made.max_length or long_texts != "head"):
             cut_texts = f"{num_truncated:,} {'text' if num_truncated == 1 else 'texts'} cut to {made.max_length} tokens"
+            if long_texts != "head":
+                raise DataError(
+                    f"{self.folder}: found {cut_texts}, expected whole ones for --long-texts {long_texts}. Make "
+                    f"others: {self._command(model, 1_000_000)}"
+                )
             raise DataError(
                 f"{self.folder}: found {cut_texts}, expected up to {max_length}. Make others: "
                 f"{self._command(model, max_length)} (or train with --max-length {made.max_length})"
             )
-        if max_length >= made.max_length:
-            return Ragged(self.ids, self.starts, num_truncated)
-        return Ragged(*cut(self.ids, self.starts, max_length, tokenizer.sep_id))
+        found = cut_to(self.ids, self.starts, max_length, long_texts, window_overlap, self.places)
+        if max_length < made.max_length:  # then all that were cut there are cut here again, and counted
+            return found
+        return replace(found, num_truncated=num_truncated)
 
     def _command(self, model: str, max_length: int) -> str:
         names = " ".join(shlex.quote(source.name) for source in self.manifest.sources[:3])
@@ -249,7 +269,7 @@ def joined_tokens(parts: Sequence[CachedTokens]) -> CachedTokens:
                     "Make both with the same bertwright tokenize settings"
                 )
     lengths = np.concatenate([np.diff(part.starts) for part in parts])
-    ids = np.concatenate([part.ids for part in parts])
+    ids = np.concatenate([piece for part in parts for _, piece in part.whole().pieces()])
     truncated = np.concatenate([part.truncated for part in parts])
     return CachedTokens(ids, starts_of(lengths), truncated, first.folder, first.manifest)
 

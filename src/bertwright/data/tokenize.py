@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bertwright import hardware, runs
 from bertwright.config import TokenizeConfig, build
@@ -27,6 +27,9 @@ from bertwright.errors import DataError
 from bertwright.model.sources import tokenizer_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.progress import Reporter, duration
+
+if TYPE_CHECKING:  # it brings torch
+    from bertwright.model.checkpoint import ClassifierSettings
 
 _HASHED_BYTES = 1 << 20
 
@@ -93,17 +96,54 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
     return result
 
 
-def token_ids_of(texts: LabelledTexts, tokenizer: Tokenizer, max_length: int, model: str, reporter: Reporter) -> Ragged:
-    """The token ids of ``texts``, each cut to ``max_length``: those that came with them, else made now.
+def token_ids_of(
+    texts: LabelledTexts, tokenizer: Tokenizer, settings: ClassifierSettings, model: str, reporter: Reporter
+) -> Ragged:
+    """The token ids of ``texts`` for a classifier of these settings: those that came with them, else made now.
 
     ``model`` is the name of the model that ``tokenizer`` belongs to, for messages.
 
     Raises:
-        DataError: those that came with them do not fit the tokenizer or the length.
+        DataError: those that came with them do not fit the tokenizer or the settings; pairs where single texts are
+            expected, or the other way round.
     """
+    if settings.pairs != (texts.pairs is not None):
+        found, expected = ("single texts", "pairs") if settings.pairs else ("pairs", "single texts")
+        more = ": name the column of the second texts with --pair-column" if settings.pairs else ""
+        raise DataError(f"found {found}, expected {expected}, which {model} judges{more}")
     if texts.tokens is not None:
-        return texts.tokens.ragged(tokenizer, max_length, model)
-    return tokenize_texts(tokenizer, texts.texts, max_length, reporter)
+        return texts.tokens.ragged(tokenizer, settings.max_length, model, settings.long_texts, settings.window_overlap)
+    return tokenize_texts(
+        tokenizer,
+        texts.texts,
+        settings.max_length,
+        reporter,
+        pairs=texts.pairs,
+        long_texts=settings.long_texts,
+        window_overlap=settings.window_overlap,
+    )
+
+
+def how_read(splits: Sequence[Ragged], settings: ClassifierSettings) -> str | None:
+    """One line on the texts that are longer than the model reads at once; None if there are none."""
+    num_texts = sum(len(ragged) for ragged in splits)
+    what = "pairs of texts" if settings.pairs else "texts"
+    num_truncated = sum(ragged.num_truncated for ragged in splits)
+    if num_truncated:
+        lost = "their middle" if settings.long_texts == "head+tail" else "their end"
+        return (
+            f"{num_truncated:,} of {num_texts:,} {what} ({num_truncated / num_texts:.1%}) are longer than --max-length "
+            f"{settings.max_length} tokens and lost {lost}"
+        )
+    num_in_windows = sum(ragged.num_in_windows for ragged in splits)
+    if num_in_windows:
+        num_windows = sum(ragged.num_sequences for ragged in splits)
+        return (
+            f"{num_in_windows:,} of {num_texts:,} texts ({num_in_windows / num_texts:.1%}) are longer than "
+            f"--max-length {settings.max_length} tokens and are read in several windows: {num_windows:,} windows of "
+            "all texts"
+        )
+    return None
 
 
 def token_folders(texts: Iterable[LabelledTexts]) -> list[str]:

@@ -49,7 +49,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     say_notes(texts, reporter)
     read_s = time.perf_counter() - read_started
     tokenize_started = time.perf_counter()
-    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings.max_length, config.run, reporter)
+    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings, config.run, reporter)
     tokenize_s = time.perf_counter() - tokenize_started
     infer_started = time.perf_counter()
     scores = predictor.probabilities(predictor.logits(ragged, reporter))

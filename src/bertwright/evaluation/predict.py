@@ -17,7 +17,7 @@ import pyarrow as pa
 from bertwright.config import PredictSettings, ScoringMachineSettings, build
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.data.texts import Texts
-from bertwright.data.tokenize import token_ids_of
+from bertwright.data.tokenize import how_read, token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
@@ -47,10 +47,12 @@ def run_prediction(
     settings: PredictSettings,
     reporter: Reporter,
     as_json: bool = False,
+    given_pairs: Sequence[str] = (),
 ) -> None:
     """Score ``given`` texts, or the texts of ``files`` ("-": standard input, a text a line), and write or show them.
 
-    ``as_json`` shows one object a line or, where the scores go to a file, one object that names it.
+    ``given_pairs`` are the second texts of ``given``, for a classifier of pairs. ``as_json`` shows one
+    object a line or, where the scores go to a file, one object that names it.
 
     Raises:
         UserError: as ``predict``; also files that cannot be read, an unknown output format, an output in the way.
@@ -60,20 +62,26 @@ def run_prediction(
         _check_output(output, settings.overwrite)
     if given and files:
         raise UserError("--text and files exclude each other: give one of them")
+    if given_pairs and len(given_pairs) != len(given):
+        raise UserError(f"found {len(given)} --text and {len(given_pairs)} --pair, expected a --pair for each --text")
     predictor = Predictor.from_loaded(load_classifier(run), settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())
     if not given and not files and sys.stdin.isatty():
         reporter.say("reading texts from standard input, one a line")
-    texts = _given_texts(given) if given else read_unlabelled(files or ["-"], settings.text_column, settings.on_bad_row)
-    say_notes(texts, reporter)
-    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings.max_length, run, reporter)
-    if ragged.num_truncated:
-        reporter.say(
-            f"{ragged.num_truncated:,} of {len(ragged):,} texts are longer than {predictor.settings.max_length} tokens "
-            "and lost their end"
+    texts = (
+        _given_texts(given, given_pairs)
+        if given
+        else read_unlabelled(
+            files or ["-"], settings.text_column, settings.on_bad_row, pair_column=settings.pair_column
         )
+    )
+    say_notes(texts, reporter)
+    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings, run, reporter)
+    longer = how_read([ragged], predictor.settings)
+    if longer is not None:
+        reporter.say(longer)
     scores = predictor.probabilities(predictor.logits(ragged, reporter))
     kind = predictor.settings.kind
     tables = prediction_tables(texts, scores, predictor.labels, predictor.settings.threshold, True, kind)
@@ -91,13 +99,13 @@ def run_prediction(
         print(json.dumps(done, ensure_ascii=False))
 
 
-def _given_texts(given: Sequence[str]) -> LabelledTexts:
+def _given_texts(given: Sequence[str], pairs: Sequence[str]) -> LabelledTexts:
     try:
-        strings = Texts.of(given)
+        strings, second = Texts.of(given), Texts.of(pairs) if pairs else None
     except UnicodeEncodeError:
-        raise UserError("--text: found bytes that are not valid UTF-8, expected text") from None
-    digest = hashlib.sha256("\n".join(given).encode()).hexdigest()
-    return LabelledTexts(strings, None, (), np.arange(len(given)), [], [], digest)
+        raise UserError("--text, --pair: found bytes that are not valid UTF-8, expected text") from None
+    digest = hashlib.sha256("\n".join([*given, *pairs]).encode()).hexdigest()
+    return LabelledTexts(strings, None, (), np.arange(len(given)), [], [], digest, pairs=second)
 
 
 def json_lines(tables: Iterator[pa.Table]) -> Iterator[str]:

@@ -169,7 +169,7 @@ class Predictor:
             return compute_logits(self.model, ragged, rows, self.device, token_budget, reporter)
 
         logits, self.token_budget = within_memory(
-            compute, ragged.lengths, self.token_budget, self.model.release_memory, reporter, "scoring"
+            compute, ragged.sequence_lengths(rows), self.token_budget, self.model.release_memory, reporter, "scoring"
         )
         if not np.isfinite(logits).all():
             raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")

@@ -81,6 +81,7 @@ class Loaded:
     head_is_new: bool = False
 
     def __post_init__(self) -> None:
+        self.model.window_pooling = self.settings.window_pooling
         if self.tokenizer.engine != "nanotoken":
             self.notes.append(f"tokenising with tokenizers, which is slower: {self.tokenizer.reason}")
 
@@ -97,6 +98,10 @@ def load_for_training(
     tokenizer: str | None = None,
     dropouts: Mapping[str, float] | None = None,
     kind: LabelKind = "classes",
+    pairs: bool = False,
+    long_texts: LongTexts = "head",
+    window_overlap: int = 0,
+    window_pooling: WindowPooling = "mean",
 ) -> Loaded:
     """The model ``name`` with a classifier for ``labels`` of ``kind``.
 
@@ -109,7 +114,16 @@ def load_for_training(
     Raises:
         CheckpointError: see ``find_folder``, ``read_tensors`` and ``assign``.
     """
-    settings = ClassifierSettings(labels=tuple(labels), kind=kind, pooling=pooling, max_length=max_length)
+    settings = ClassifierSettings(
+        labels=tuple(labels),
+        kind=kind,
+        pooling=pooling,
+        max_length=max_length,
+        pairs=pairs,
+        long_texts=long_texts,
+        window_overlap=window_overlap,
+        window_pooling=window_pooling,
+    )
     if name in SIZES and not Path(name).is_dir():
         return _random_model(name, settings, seed, tokenizer, dropouts or {})
     folder, description = find_folder(name)

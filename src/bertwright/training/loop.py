@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from bertwright import hardware
 from bertwright.config import TrainConfig
-from bertwright.data.batches import batches_by_length, split_by_budget, steps_per_epoch, training_batches
+from bertwright.data.batches import split_by_budget, steps_per_epoch, training_batches
 from bertwright.data.budget import ADVICE, smaller_budget, within_memory
 from bertwright.data.ragged import Ragged
 from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 from bertwright.errors import TrainingError
 from bertwright.evaluation.metrics import is_better
-from bertwright.evaluation.predictor import compute_logits
+from bertwright.evaluation.predictor import compute_logits, compute_texts
 from bertwright.model.cpu_encoder import CpuEncoder
 from bertwright.model.gpu_encoder import GpuEncoder, Work
 from bertwright.model.heads import TextClassifier
@@ -84,7 +84,7 @@ class WholeModel:
             return
         sizes = [(len(rows), self.num_tokens(rows)) for rows in batches]
         tokens = [num_tokens for _, num_tokens in sizes]
-        one_shape = max(tokens) <= self.token_budget
+        one_shape = self.ragged.window_starts is None and max(tokens) <= self.token_budget
         self.model.compile_for(Work(sum(tokens), len(tokens)), True, varied_shapes=not one_shape, always=always)
         fast = self.model.encoder.fast
         if isinstance(fast, GpuEncoder) and fast.graphs:
@@ -159,20 +159,19 @@ def compute_features(
     model.eval()
     model.compile_for(Work(int(ragged.starts[-1]), 1), training=False)
 
+    rows, width = np.arange(len(ragged)), model.config.hidden_size
+
     @torch.no_grad()
     def compute(token_budget: int) -> Tensor:
-        features = torch.empty(len(ragged), model.config.hidden_size, device=device)
-        with reporter.progress("Features", len(ragged)) as advance:
-            texts = texts_on(ragged, device)
-            for rows in batches_by_length(ragged.lengths, token_budget):
-                features[torch.from_numpy(rows).to(device)] = model.features(texts.batch(rows)).float()
-                advance(len(rows))
+        features = compute_texts(
+            model.features, width, ragged, rows, device, token_budget, "mean", reporter, "Features"
+        )
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # who times this must see all of it
         return features
 
     return within_memory(
-        compute, ragged.lengths, token_budget, model.release_memory, reporter, "computing features of"
+        compute, ragged.sequence_lengths(rows), token_budget, model.release_memory, reporter, "computing features of"
     )[0]
 
 
@@ -191,7 +190,7 @@ def learner_logits(learner: WholeModel | HeadOnFeatures, rows: np.ndarray, repor
         return compute_logits(learner.model, learner.ragged, rows, learner.device, token_budget, reporter, what)
 
     free = learner.model.release_memory
-    lengths = learner.lengths[rows]
+    lengths = learner.ragged.sequence_lengths(rows)
     logits, learner.token_budget = within_memory(compute, lengths, learner.token_budget, free, reporter, "scoring")
     return logits
 

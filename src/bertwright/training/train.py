@@ -18,9 +18,9 @@ from bertwright import hardware, runs
 from bertwright.config import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts, read_labelled
-from bertwright.data.ragged import Ragged
+from bertwright.data.ragged import Ragged, check_long_texts
 from bertwright.data.split import count_shared_texts, split_validation
-from bertwright.data.tokenize import token_folders, token_ids_of
+from bertwright.data.tokenize import how_read, token_folders, token_ids_of
 from bertwright.errors import DataError, Interrupted, RunError, UserError
 from bertwright.evaluation.judge import (
     TASKS,
@@ -32,7 +32,7 @@ from bertwright.evaluation.judge import (
     write_predictions,
 )
 from bertwright.evaluation.metrics import check_metric_name
-from bertwright.evaluation.predictor import Predictor
+from bertwright.evaluation.predictor import Predictor, check_pairs
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import Loaded, load_classifier, load_for_training, save_model
 from bertwright.model.encoder import ModelConfig
@@ -155,8 +155,22 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     labels, kind = train_texts.labels, train_texts.kind
     objective = objective_of(train_texts, config, device)
     loaded = load_for_training(
-        config.model, labels, config.pooling, config.max_length, config.seed, config.tokenizer, _dropouts(config), kind
+        config.model,
+        labels,
+        config.pooling,
+        config.max_length,
+        config.seed,
+        config.tokenizer,
+        _dropouts(config),
+        kind,
+        pairs=train_texts.pairs is not None,
+        long_texts=config.long_texts,
+        window_overlap=config.window_overlap,
+        window_pooling=config.window_pooling,
     )
+    if loaded.settings.pairs:
+        _check_long_texts(config, pairs=True)
+        check_pairs(loaded.model, loaded.tokenizer)
     if not loaded.head_is_new:
         loaded.model.load_state_dict(objective.scale(loaded.model.state_dict()))
     config = _resolve_late(config, loaded.model.config, validation_texts, reporter)
@@ -178,7 +192,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         num_bad_rows += len(validation_texts.bad_rows)
     tokenizer_name = config.tokenizer or config.model
     splits = {
-        name: Split(texts, token_ids_of(texts, loaded.tokenizer, config.max_length, tokenizer_name, reporter))
+        name: Split(texts, token_ids_of(texts, loaded.tokenizer, loaded.settings, tokenizer_name, reporter))
         for name, texts in (("train", train_texts), ("validation", validation_texts), ("test", test_texts))
         if texts is not None
     }
@@ -187,17 +201,21 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     truncated = sum(split.ragged.num_truncated for split in splits.values())
     num_texts = sum(len(split.texts) for split in splits.values())
     num_tokenized = sum(len(split.texts) for split in splits.values() if split.texts.tokens is None)
-    if truncated:
-        reporter.say(
-            f"{truncated:,} of {num_texts:,} texts ({truncated / num_texts:.1%}) are longer than --max-length "
-            f"{config.max_length} tokens and lost their end"
-        )
+    longer = how_read([split.ragged for split in splits.values()], loaded.settings)
+    if longer is not None:
+        reporter.say(longer)
 
     trained = phases.trained() if phases.resumed else None
     model = loaded.model.to(device).compute_in(dtype, config.compile == "auto").train()
     learner = None
     if trained is None and not config.freeze_encoder:
-        learner = WholeModel(model, splits["train"].ragged, device, token_budget)
+        learnt, num_limited = splits["train"].ragged.limited(token_budget)
+        if num_limited:
+            reporter.say(
+                f"{num_limited:,} training texts have more windows than --token-budget {token_budget} tokens hold: "
+                "of each, as many as fit are learnt from, spread evenly over the text"
+            )
+        learner = WholeModel(model, learnt, device, token_budget)
         num_learnt = len(train_texts)
         num_steps = num_steps_of(config, num_learnt)
         learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
@@ -291,6 +309,8 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
             "test_sha256": None if test_texts is None else test_texts.sha256,
             "shared_texts": shared_texts,
             "truncated_share": truncated / num_texts,
+            "in_windows_share": sum(split.ragged.num_in_windows for split in splits.values()) / num_texts,
+            "windows": sum(split.ragged.num_sequences for split in splits.values()),
             "bad_rows": num_bad_rows,
         },
         "seconds": {
@@ -482,6 +502,7 @@ def _read(
 
 def _resolve_early(config: TrainConfig) -> TrainConfig:
     """Settle what depends on other settings alone."""
+    _check_long_texts(config, pairs=config.pair_column is not None)
     update: dict[str, Any] = {}
     if config.validation_share is None:
         held_out = bool(config.test or config.validation)
@@ -501,6 +522,17 @@ def _resolve_early(config: TrainConfig) -> TrainConfig:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} needs validation texts: pass --validation FILE or --validation-share 0.1")
     return config.model_copy(update=update)
+
+
+def _check_long_texts(config: TrainConfig, pairs: bool) -> None:
+    check_long_texts(
+        config.max_length,
+        config.long_texts,
+        config.window_overlap,
+        config.window_pooling,
+        pairs=pairs,
+        freeze_encoder=config.freeze_encoder,
+    )
 
 
 def _resolve_late(
