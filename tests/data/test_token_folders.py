@@ -114,6 +114,18 @@ def test_the_first_format_is_kept_where_it_is_enough(made):
         assert read_manifest(Path(made(name, **settings_given)[1])).format == 2
 
 
+def test_what_is_said_of_labels(made, tmp_path, capsys):
+    path, _ = made()
+    for number, (given_columns, found, said) in enumerate(
+        [("x,y", None, "with 2 columns of labels"), ("y", 3, "with 3 different labels"), ((), None, "with no labels")]
+    ):
+        result = bertwright.tokenize(
+            path, tmp_path / f"said{number}", label_column=given_columns, labels=bool(given_columns), on_bad_row="skip"
+        )
+        assert result["labels"] == found
+        assert said in capsys.readouterr().out
+
+
 def test_of_many_skipped_rows_all_are_counted(made, monkeypatch):
     from bertwright.data import columns as columns_module
 

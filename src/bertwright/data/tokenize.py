@@ -244,6 +244,7 @@ def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
         "truncated_share": manifest.truncated_share,
         "max_length": manifest.max_length,
         "labels": _num_labels(manifest),
+        "label_columns": [column.column for column in manifest.labels],
         "bad_rows": manifest.num_skipped,
         "tokenizer": manifest.tokenizer.model_dump(mode="json"),
         "source_sha256": manifest.source_sha256,
@@ -252,11 +253,9 @@ def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
 
 
 def _num_labels(manifest: Manifest) -> int | None:
-    """Different labels of one column, or columns of labels; None without labels, and for a column of numbers."""
-    stored = manifest.labels
-    if len(stored) != 1:
-        return len(stored) or None
-    return None if stored[0].names is None else len(stored[0].names)
+    """Different labels of the one column that holds some; None without labels, for several columns and for numbers."""
+    names = manifest.labels[0].names if len(manifest.labels) == 1 else None
+    return None if names is None else len(names)
 
 
 def _show(lines: Sequence[str], reporter: Reporter) -> None:
@@ -269,6 +268,9 @@ def _show(lines: Sequence[str], reporter: Reporter) -> None:
 def _lines(result: dict[str, Any]) -> list[str]:
     seconds = result["seconds"]
     labels = "no labels" if result["labels"] is None else f"{result['labels']:,} different labels"
+    if result["label_columns"] and result["labels"] is None:
+        columns = len(result["label_columns"])
+        labels = f"{columns:,} columns of labels" if columns > 1 else "numbers as labels"
     return [
         f"texts      {result['texts']:>14,}   with {labels}",
         f"tokens     {result['tokens']:>14,}   {result['tokens'] / result['texts']:.1f} a text",
