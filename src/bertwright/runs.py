@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -29,7 +30,7 @@ from bertwright.errors import RunError
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
 PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
-_LOCK = "lock"
+_LOCK, _LOCK_TRIES = "lock", 50
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.
 _RESULT_KEYS = {
@@ -226,7 +227,11 @@ def locked(path: Path) -> Iterator[None]:
     """
     (path / CHECKPOINTS).mkdir(exist_ok=True)
     with open(path / CHECKPOINTS / _LOCK, "ab") as file:
-        if not _lock(file):
+        for _ in range(_LOCK_TRIES):  # whoever looks whether it is locked has it for a moment
+            if _lock(file):
+                break
+            time.sleep(0.01)
+        else:
             raise RunError(f"{path}: another process is working on this run; wait for it to end, or stop it")
         yield
 

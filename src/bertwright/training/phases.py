@@ -100,8 +100,7 @@ class Phases:
             self._before = self._read("parts.json", Parts) or Parts()
             self._before.resumed += 1
             self.note_time()
-            for path in self.output.glob("*.partial"):
-                path.unlink()
+            _remove_partial_files(self.output)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -302,8 +301,14 @@ def remove_leftovers(output: Path) -> None:
     """Remove what a finished run does not need."""
     for path in [output / runs.CHECKPOINTS, output / _PARTIAL_MODEL]:
         shutil.rmtree(path, ignore_errors=True)
+    _remove_partial_files(output)
+
+
+def _remove_partial_files(output: Path) -> None:
+    """Remove files of the run that were not written to their end."""
     for path in output.glob("*.partial"):
-        path.unlink(missing_ok=True)
+        if path.is_file():
+            path.unlink()
 
 
 def _read_array(path: Path, record: FileRecord, shape: tuple[int, int]) -> np.ndarray:
