@@ -65,6 +65,8 @@ def test_the_result_holds_what_is_promised(run):
         "extremes",
         "steps",
         "best_step",
+        "token_budget",
+        "resumed",
     ]
     data = result["data"]
     assert (data["train_texts"], data["validation_texts"], data["test_texts"]) == (652, 72, 244)

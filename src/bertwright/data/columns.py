@@ -17,7 +17,7 @@ import pyarrow as pa
 from bertwright.config import DataSettings, LabelKind
 from bertwright.data.choose import Asked, Columns, choose, choose_any_labels, choose_texts, named_columns
 from bertwright.data.labels import LabelReader, LabelRules, StoredLabels, label_reader
-from bertwright.data.read import read_lines, read_parts
+from bertwright.data.read import read_line_parts, read_parts
 from bertwright.data.rows import (
     MOST_BAD_ROWS,
     BadRows,
@@ -290,9 +290,9 @@ def _parts_of(source: FilePath | IO[Any], names: Sequence[str], on_bytes: Callab
     if not isinstance(source, str | os.PathLike):
         name = getattr(source, "name", None)
         shown = "standard input" if name == "<stdin>" else name if isinstance(name, str) else "file object"
-        yield read_lines(source, shown, on_bytes)
+        yield from read_line_parts(source, shown, on_bytes)
     elif os.fspath(source) == "-":
-        yield read_lines(sys.stdin.buffer, "standard input", on_bytes)
+        yield from read_line_parts(sys.stdin.buffer, "standard input", on_bytes)
     else:
         yield from read_parts(source, names, plain_text=True, on_bytes=on_bytes)
 

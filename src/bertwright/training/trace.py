@@ -13,7 +13,7 @@ from torch import Tensor
 from bertwright.config import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts
-from bertwright.data.ragged import Ragged
+from bertwright.data.ragged import Ragged, starts_of
 from bertwright.steps import Trace
 from bertwright.training.loop import num_steps_of
 from bertwright.training.schedule import rate_factor
@@ -76,12 +76,15 @@ def trace_of(
 
 def _hashes_of_texts(ragged: Ragged) -> tuple[np.ndarray, str]:
     """(texts,) uint64, a hash of each text's token ids, and the SHA-256 of all of them with their lengths."""
-    found, starts = np.zeros(len(ragged), "<u8"), ragged.starts
-    digest = hashlib.sha256(_little_endian(ragged.lengths, "<i8"))
+    found, lengths = np.zeros(len(ragged), "<u8"), ragged.lengths
+    digest = hashlib.sha256(_little_endian(lengths, "<i8"))
+    if ragged.second_starts is not None:  # of pairs, where the second texts start
+        digest.update(_little_endian(ragged.second_starts, "<i4"))
+    starts = starts_of(lengths)
     first = 0
     while first < len(ragged):
         last = max(first + 1, int(np.searchsorted(starts, starts[first] + _AT_ONCE, side="right")) - 1)
-        data = _little_endian(ragged.ids[starts[first] : starts[last]], "<i4")
+        data = _little_endian(ragged.gather(np.arange(first, last))[0], "<i4")
         digest.update(data)
         ends = ((starts[first : last + 1] - starts[first]) * 4).tolist()
         found[first:last] = [_hash(data[ends[i] : ends[i + 1]]) for i in range(last - first)]
