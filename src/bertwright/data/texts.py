@@ -176,6 +176,7 @@ class Texts(Sequence[str]):
         for array, local, places in self._located(rows):
             pieces.append(array.take(pa.array(local)))
             order.append(places)
+            self._give_back()  # at once: few rows here and there may touch every page of the file
         together = pa.concat_arrays(pieces)
         back = np.argsort(np.concatenate(order), kind="stable")
         return together if np.array_equal(back, np.arange(len(back))) else together.take(pa.array(back))
