@@ -64,6 +64,8 @@ def test_the_result_holds_what_is_promised(run):
         "extremes",
         "steps",
         "best_step",
+        "token_budget",
+        "resumed",
     ]
     data = result["data"]
     assert (data["train_texts"], data["validation_texts"], data["test_texts"]) == (652, 72, 244)
@@ -91,6 +93,8 @@ def test_the_result_holds_what_is_promised(run):
         )
     assert result["steps"] == 6 * 21
     assert result["best_step"] in range(21, 127, 21)
+    assert result["token_budget"] == run.environment["token_budget"]
+    assert result["resumed"] == 0
 
 
 def test_it_has_learnt(run):

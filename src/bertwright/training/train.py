@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -154,7 +155,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     for warning in loaded.warnings:
         reporter.warn(warning)
     originals = dict(loaded.model.state_dict())
-    inputs = _inputs(config, train_texts, validation_texts, test_texts, originals, device, dtype)
+    inputs = _inputs(config, loaded, train_texts, validation_texts, test_texts, device, dtype)
     if phases.resumed:
         phases.check_inputs(inputs)
 
@@ -305,16 +306,17 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
 
 def _inputs(
     config: TrainConfig,
+    loaded: Loaded,
     train: LabelledTexts,
     validation: LabelledTexts | None,
     test: LabelledTexts | None,
-    originals: dict[str, Tensor],
     device: torch.device,
     dtype: torch.dtype,
 ) -> Inputs:
     """What the run depends on; a run that goes on must find the same."""
     inputs: dict[str, Any] = {
-        "model (its weights' SHA-256)": weights_sha256(originals),
+        "model (its weights' SHA-256)": weights_sha256(loaded.model.state_dict()),
+        "tokenizer (its SHA-256)": hashlib.sha256(loaded.tokenizer.json_text.encode()).hexdigest(),
         "labels": list(train.labels),
     }
     for name, value in settings_that_count(_rerunnable(config)).items():
