@@ -94,6 +94,8 @@ def test_the_result_holds_what_is_promised(run):
         )
     assert result["steps"] == 6 * 21
     assert result["best_step"] in range(21, 127, 21)
+    assert result["token_budget"] == run.environment["token_budget"]
+    assert result["resumed"] == 0
 
 
 def test_it_has_learnt(run):

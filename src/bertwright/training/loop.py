@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
 from bertwright.training.state import Checkpoints, Damaged, Progress, Saved, random_state, set_random_state
 from bertwright.training.stop import Stop, StopNow
+
+Done = TypeVar("Done")
 
 # On a GPU, looking at the loss makes the CPU wait: only this often. On a CPU it costs nothing.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
@@ -331,7 +333,7 @@ class _Training:
     def outcome(self) -> Outcome:
         progress = self.progress
         if self.evaluate is None:
-            self.best_state, progress.best_step = self.optimizer.master_state(), progress.steps
+            self.best_state, progress.best_step = self._with_room(self.optimizer.master_state), progress.steps
         return Outcome(
             state=self.best_state,
             losses=self.losses[: progress.steps].cpu().numpy(),
@@ -363,15 +365,7 @@ class _Training:
         rate = self.learning_rate * (factor := rate_factor(self.config.schedule, step, self.num_steps, self.num_warmup))
         while not self._collected_gradients(rows):
             self._use_less_memory(rows)
-        try:
-            optimizer.step(factor)
-        except Exception as error:
-            if not hardware.is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"out of memory while the weights were updated in step {step + 1}. Lower --token-budget, and go on "
-                "from the last checkpoint with --resume"
-            ) from None
+        self._update_weights(factor)
         progress.steps = step + 1
         progress.num_texts += len(rows)
         progress.num_tokens += self.learner.num_tokens(rows)
@@ -383,6 +377,33 @@ class _Training:
             optimizer.check_weights(progress.steps, rate)
         progress.train_s += time.perf_counter() - started
         return note
+
+    def _update_weights(self, rate_factor: float) -> None:
+        def update() -> None:
+            self.optimizer.step(rate_factor)
+
+        try:
+            if self.optimizer.can_step_again:
+                self._with_room(update)
+            else:
+                update()
+        except Exception as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+            raise TrainingError(
+                f"out of memory while the weights were updated in step {self.progress.steps + 1}. Lower "
+                "--token-budget, and go on from the last checkpoint with --resume"
+            ) from None
+
+    def _with_room(self, act: Callable[[], Done]) -> Done:
+        """``act()``, which leaves nothing half-done where memory runs out, at once or without the memory of batches."""
+        try:
+            return act()
+        except Exception as error:
+            if not hardware.is_out_of_memory(error):
+                raise
+        self.learner.use_budget(self.learner.token_budget)  # lets go of it
+        return act()
 
     def _collected_gradients(self, rows: np.ndarray) -> bool:
         """Whether memory sufficed for the gradients of a batch. Else nothing of the step is left."""
@@ -453,7 +474,7 @@ class _Training:
         value = metrics.get(self.best_metric)
         if progress.best is None or is_better(self.best_metric, value, progress.best):
             progress.best, progress.worse_in_a_row = value, 0
-            self.best_state, progress.best_step = self.optimizer.master_state(), progress.steps
+            self.best_state, progress.best_step = self._with_room(self.optimizer.master_state), progress.steps
         else:
             progress.worse_in_a_row += 1
 

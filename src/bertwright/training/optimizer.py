@@ -35,7 +35,12 @@ def weight_decay_of(settings: TrainSettings) -> float:
 
 
 class Optimizer(Protocol):
-    """What the loop asks of an optimizer."""
+    """What the loop asks of an optimizer.
+
+    ``can_step_again``: a ``step`` that ran out of memory has changed nothing, and may be called again.
+    """
+
+    can_step_again: bool
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss to go back from."""
@@ -91,6 +96,8 @@ class MasterOptimizer:
     ``encoder`` computes the gradients of the parameters under ``encoder.`` itself, outside of autograd.
     After each part of a batch call ``collect_gradients``; after the last, ``step``.
     """
+
+    can_step_again = False
 
     def __init__(
         self,
@@ -234,6 +241,7 @@ class KernelAdamW:
     ``MasterOptimizer``; by each gradient's own norm, that of the token embeddings is the whole table's.
     """
 
+    can_step_again = True  # all memory is taken before the first weight is touched
     _TABLE = "encoder.embeddings.token.weight"
 
     def __init__(

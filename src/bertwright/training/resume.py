@@ -19,7 +19,8 @@ _FREE = {
     *("device", "dtype", "compile", "token_budget", "usd_per_hour"),
     *("train", "test", "validation"),
 }
-_NAMES_OF_FOLDERS = ("model", "tokenizer")
+# May lie elsewhere by now: hashes of the weights and of the tokenizer tell whether they are the same.
+_FOLDERS = {"model", "tokenizer"}
 
 
 def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
@@ -47,7 +48,7 @@ def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
         return build(TrainConfig, given, source)
     recorded = recorded_settings(output)
     _check_same(output, recorded, given, source)
-    free = {name: value for name, value in given.items() if name in _FREE and value not in (None, ())}
+    free = {name: value for name, value in given.items() if name in _FREE | _FOLDERS and value not in (None, ())}
     return build(TrainConfig, {**recorded, **free}, str(output / runs.CONFIG))
 
 
@@ -77,7 +78,7 @@ def _check_same(output: Path, recorded: Mapping[str, Any], given: Mapping[str, A
         if name in _FREE or value is None or value == ():
             continue
         found, expected = asked[name], recorded.get(name)
-        if found == expected or (name in _NAMES_OF_FOLDERS and _same_place(found, expected)):
+        if found == expected or (name in _FOLDERS and os.path.isdir(found)):
             continue
         flag = "--" + name.replace("_", "-")
         known = "not given" if expected is None else shown(expected)
@@ -89,16 +90,12 @@ def _check_same(output: Path, recorded: Mapping[str, Any], given: Mapping[str, A
 
 def settings_that_count(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a run must go on with."""
-    return {name: value for name, value in settings.items() if name not in _FREE}
+    return {name: value for name, value in settings.items() if name not in _FREE | _FOLDERS}
 
 
 def shown(value: Any) -> str:
     """A setting as it would be typed."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _same_place(one: Any, other: Any) -> bool:
-    return isinstance(other, str) and os.path.exists(one) and os.path.realpath(one) == os.path.realpath(other)
 
 
 def command(output: Path) -> str:

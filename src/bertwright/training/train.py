@@ -181,7 +181,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         reporter.warn(warning)
     originals = dict(loaded.model.state_dict())
     initial_weights = weights_sha256(originals)  # now: they are updated in place
-    inputs = _inputs(config, train_texts, validation_texts, test_texts, initial_weights, device, dtype)
+    inputs = _inputs(config, loaded, train_texts, validation_texts, test_texts, initial_weights, device, dtype)
     if phases.resumed:
         phases.check_inputs(inputs)
 
@@ -352,6 +352,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
 
 def _inputs(
     config: TrainConfig,
+    loaded: Loaded,
     train: LabelledTexts,
     validation: LabelledTexts | None,
     test: LabelledTexts | None,
@@ -362,6 +363,7 @@ def _inputs(
     """What the run depends on; a run that goes on must find the same."""
     inputs: dict[str, Any] = {
         "model (its weights' SHA-256)": initial_weights_sha256,
+        "tokenizer (its SHA-256)": loaded.tokenizer.sha256,
         "labels": list(train.labels),
     }
     for name, value in settings_that_count(_rerunnable(config)).items():
