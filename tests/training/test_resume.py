@@ -113,7 +113,15 @@ def test_a_run_goes_on_from_its_own_record(kills, stopped, whole, capsys):
     assert kills.record(stopped) == whole
     assert run.result["resumed"] == 1
     assert {path.name for path in stopped.iterdir()} == {
-        *("config.json", "environment.json", "history.jsonl", "result.json", "predictions.parquet", "model")
+        *(
+            "config.json",
+            "environment.json",
+            "history.jsonl",
+            "steps.parquet",
+            "result.json",
+            "predictions.parquet",
+            "model",
+        )
     }
     assert "going on after step 9 of 12" in capsys.readouterr().err
 
