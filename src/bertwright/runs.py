@@ -6,6 +6,7 @@
     checkpoints/         what a stopped run goes on from; gone once it has finished
     model/               the model in Hugging Face's layout
     predictions.parquet  the held-out texts with their scores
+    steps.parquet        a line for each step of the training: its loss, rate and texts (see bertwright.steps)
     result.json          everything measured; written last, so that a folder with it is a finished run
 
 Torch is never imported here.
@@ -100,22 +101,25 @@ class Run:
 class RunWriter:
     """Writes a run's folder. Each file is written beside its place and renamed into it.
 
-    With ``resumed`` the folder is there already, and goes on as it is.
+    With ``resumed`` the folder is there already, and goes on as it is; with ``rewritten`` its settings are replaced.
 
     Raises:
         RunError: the folder has come to exist since ``prepare_output`` looked.
     """
 
-    def __init__(self, path: Path, act: str, settings: Mapping[str, Any], resumed: bool = False) -> None:
+    def __init__(
+        self, path: Path, act: str, settings: Mapping[str, Any], resumed: bool = False, rewritten: bool = False
+    ) -> None:
         self.path = path
         self._history: list[str] = []
         self._history_bytes = 0  # of the file, as far as it is whole
-        if resumed:
+        if resumed and not rewritten:
             return
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            raise RunError(f"{path} exists; another run was started with the same --output") from None
+        if not resumed:
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                raise RunError(f"{path} exists; another run was started with the same --output") from None
         started = datetime.now(UTC).isoformat(timespec="seconds")
         record = {"act": act, "bertwright": __version__, "started": started, "settings": dict(settings)}
         write_json(path / CONFIG, record)
@@ -195,9 +199,12 @@ def check_can_be_made(path: Path) -> None:
 
 
 def clear_output(path: Path) -> None:
-    """Remove the run that ``prepare_output`` allowed to be replaced."""
+    """Remove the run that ``prepare_output`` allowed to be replaced. No half of it ever bears its name."""
     if is_run(path):
-        shutil.rmtree(path)
+        doomed = path.with_name(f".{path.name}.old.partial")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(path, doomed)
+        shutil.rmtree(doomed)
 
 
 def is_unborn(path: Path) -> bool:

@@ -6,11 +6,13 @@ import importlib.util
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -628,3 +630,66 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(kills, tmp_path, mo
         assert kills.record(output) == expected
         count, number = count + len(done), number + 1
     assert pq.read_table(tmp_path / "whole" / "predictions.parquet").num_rows == 80
+
+
+# --- what a signal, a full disk and other files must not do -------------------------------------------------------
+
+
+def small_file(name: str, labels: tuple[str, str] = ("1", "0")) -> str:
+    rows = [f"a good film {i},{labels[0]}\na bad film {i},{labels[1]}" for i in range(20)]
+    Path(name).write_text("text,label\n" + "\n".join(rows) + "\n")
+    return name
+
+
+QUICK = {"model": "bert-tiny", "steps": 3, "batch_size": 4, "max_length": 16, "quiet": True}
+
+
+def test_a_signal_after_the_last_step_waits_for_the_model(monkeypatch):
+    def stopped(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return save(*arguments, **more)
+
+    save = train.save_model
+    monkeypatch.setattr(train, "save_model", stopped)
+    with pytest.raises(SystemExit) as stop:
+        bertwright.train(small_file("a.csv"), output="run", **QUICK)
+    assert stop.value.code == 143
+    monkeypatch.setattr(train, "save_model", save)
+    monkeypatch.setattr(train, "fit", None)  # nothing is learnt again
+    run = bertwright.train("a.csv", output="run", resume=True, **QUICK)
+    assert run.finished
+    assert (run.path / "steps.parquet").is_file()
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_files():
+    bertwright.train(small_file("a.csv"), output="run", **QUICK)
+    small_file("b.csv", ("0", "1"))
+    with pytest.raises(RunError, match="has finished: the training files: found b.csv"):
+        bertwright.train("b.csv", output="run", resume=True, **QUICK)
+    Path("same.csv").write_bytes(Path("a.csv").read_bytes())
+    assert bertwright.train("same.csv", output="run", resume=True, **QUICK).finished
+
+
+def test_a_signal_while_a_run_is_replaced_does_not_bring_the_old_one_back(monkeypatch, capsys):
+    bertwright.train(small_file("a.csv"), output="run", **QUICK)
+
+    def stopped(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read(*arguments, **more)
+
+    read = train.read_labelled
+    monkeypatch.setattr(train, "read_labelled", stopped)
+    with pytest.raises(SystemExit):
+        bertwright.train(small_file("b.csv"), output="run", overwrite=True, **QUICK)
+    assert "nothing was written" in capsys.readouterr().err
+    assert bertwright.open_run("run").finished
+
+
+def test_a_run_killed_before_its_inputs_were_known_takes_the_files_given():
+    bertwright.train(small_file("a.csv"), output="run", **QUICK)
+    for path in Path("run").iterdir():
+        if path.name != "config.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    small_file("b.csv", ("0", "1"))
+    run = bertwright.train("b.csv", output="run", resume=True, **QUICK)
+    assert run.settings["train"] == ["b.csv"]

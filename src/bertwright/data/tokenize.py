@@ -196,7 +196,7 @@ def _already_there(
         DataError: it holds something else, or is damaged.
     """
     manifest = read_manifest(folder)
-    if "-" in config.data or manifest.key != cache_key(config, _files_sha256(config.data), tokenizer):
+    if "-" in config.data or manifest.key != cache_key(config, files_sha256(config.data), tokenizer):
         raise DataError(
             f"{folder} exists and holds other token ids (other texts, columns, tokenizer or --max-length); pass "
             "another --output, or --overwrite to replace it"
@@ -216,7 +216,7 @@ def _already_there(
     return result
 
 
-def _files_sha256(names: Sequence[str]) -> str:
+def files_sha256(names: Sequence[str]) -> str:
     """The hash of the files' bytes, one after the other, as ``LabelledTexts`` has it; "" if one cannot be read."""
     digest = hashlib.sha256()
     try:

@@ -3,6 +3,7 @@
     checkpoints/inputs.json         what the run depends on: hashes of the data and the weights, and the settings
     checkpoints/parts.json          how often it was gone on with, and the seconds spent so far
     checkpoints/trained.json        what the training did, and the hashes of the files in model/
+    checkpoints/losses.npy          the loss of each step, from which steps.parquet is made
     checkpoints/scores-<split>.npy  logits, with scores-<split>.json beside: their hash, and the model's that gave them
     checkpoints/predictions.json    the hash of predictions.parquet
 
@@ -69,6 +70,7 @@ class Trained(StrictRecord):
     num_tokens: int = Field(ge=0)
     token_budget: int = Field(ge=1)
     history: list[dict[str, Any]]
+    losses: FileRecord | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
 
 
@@ -83,11 +85,15 @@ class Phases:
 
     Attributes:
         doing: what the run is at, in words, for whoever stops it.
+        begun: whether there is a folder of this run to go on with.
+        inputs_known: whether it is on record what the run began with; else nothing has been learnt yet.
     """
 
     def __init__(self, output: Path, reporter: Reporter, resumed: bool) -> None:
         self.output, self.folder, self.reporter, self.resumed = output, output / runs.CHECKPOINTS, reporter, resumed
         self.doing = "reading"
+        self.begun = resumed
+        self.inputs_known = False
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._model_sha256 = ""
@@ -113,11 +119,6 @@ class Phases:
             RunError: another one works on it.
         """
         self._held.enter_context(runs.locked(self.output))
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a folder to go on with."""
-        return runs.is_run(self.output)
 
     def kept(self) -> str:
         """What is kept if the run stops now, in words."""
@@ -157,6 +158,7 @@ class Phases:
         """
         recorded = self._read("inputs.json", Inputs)
         expected = saved_inputs(self.folder) if recorded is None else recorded.inputs
+        self.inputs_known = expected is not None
         if expected is not None:
             self._refuse_others(found.inputs, expected)
         if recorded is not None:
@@ -207,8 +209,11 @@ class Phases:
                 raise Damaged(f"{name!r} is no plain file name")
             check_file(folder / name, file)
 
-    def save_model(self, record: Trained, write: Callable[[Path], None]) -> None:
-        """Let ``write`` make the model's folder, which is then there whole or not at all."""
+    def save_model(self, record: Trained, losses: np.ndarray, write: Callable[[Path], None]) -> None:
+        """Let ``write`` make the model's folder, which is then there whole or not at all.
+
+        ``losses`` (steps,) float32 are kept until the run has finished.
+        """
         model, partial = self.output / runs.MODEL, self.output / _PARTIAL_MODEL
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -219,12 +224,35 @@ class Phases:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             record.files[path.name] = file_record(path)
+        record.losses = self._write_array("losses.npy", losses)
         self._write("trained.json", record)
         if model.exists():  # damaged
             shutil.rmtree(model)
         os.rename(partial, model)
         runs.fsync_folder(self.output)
         self._model_sha256 = record.files[_WEIGHTS].sha256
+
+    def losses(self, record: Trained) -> np.ndarray | None:
+        """(steps,) float32, the loss of each step of a training that is over; None where they are lost."""
+        if record.losses is None:
+            return None
+        path = self.folder / "losses.npy"
+        try:
+            return _read_array(path, record.losses, (record.steps,))
+        except Damaged as error:
+            self.reporter.warn(f"{path}: {error}")
+            return None
+
+    def _write_array(self, name: str, array: np.ndarray) -> FileRecord | None:
+        """Put an array on disk; None where that cannot be. A run does not need it as long as it is not stopped."""
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        try:
+            self.folder.mkdir(exist_ok=True)
+            return write_file(self.folder / name, buffer.getbuffer())
+        except OSError as error:
+            self.reporter.warn(f"{self.folder / name}: not written ({error.strerror}); the run goes on")
+            return None
 
     # --- scores -------------------------------------------------------------------------------------------------
 
@@ -246,13 +274,8 @@ class Phases:
         started = time.perf_counter()
         logits = compute()
         seconds = time.perf_counter() - started
-        buffer = io.BytesIO()
-        np.save(buffer, logits, allow_pickle=False)
-        try:
-            file = write_file(path, buffer.getbuffer())
-        except OSError as error:
-            self.reporter.warn(f"{path}: not written ({error.strerror}); the run goes on")
-        else:
+        file = self._write_array(path.name, logits)
+        if file is not None:
             self._write(record_name, _Scores(file=file, model_sha256=self._model_sha256, seconds=seconds))
             self.note_time()
         return logits, seconds
@@ -311,7 +334,7 @@ def _remove_partial_files(output: Path) -> None:
             path.unlink()
 
 
-def _read_array(path: Path, record: FileRecord, shape: tuple[int, int]) -> np.ndarray:
+def _read_array(path: Path, record: FileRecord, shape: tuple[int, ...]) -> np.ndarray:
     check_file(path, record)
     try:
         with open(path, "rb") as file:

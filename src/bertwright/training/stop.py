@@ -72,13 +72,14 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[Callable[[], None]]:
-        """Within it a signal waits for ``check``, which is yielded; at its end for nothing."""
+        """Within it a signal waits for ``check``, which is yielded; at the end of the outermost for nothing."""
         before, self._deferred = self._deferred, True
         try:
             yield self.check
         finally:
             self._deferred = before
-        self.check()
+        if not before:
+            self.check()
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:

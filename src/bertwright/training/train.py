@@ -18,24 +18,21 @@ from bertwright import hardware, runs
 from bertwright.config import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts, read_labelled
-from bertwright.data.ragged import Ragged, check_long_texts
+from bertwright.data.ragged import Ragged
 from bertwright.data.split import count_shared_texts, split_validation
-from bertwright.data.tokenize import how_read, token_folders, token_ids_of
-from bertwright.errors import DataError, Interrupted, RunError, UserError
+from bertwright.data.tokenize import files_sha256, how_read, token_folders, token_ids_of
+from bertwright.errors import DataError, Interrupted, RunError
 from bertwright.evaluation.judge import (
     TASKS,
     extremes_of,
     judge,
-    metric_to_choose_by,
     prediction_tables,
     say_notes,
     write_predictions,
 )
-from bertwright.evaluation.metrics import check_metric_name
 from bertwright.evaluation.predictor import Predictor, check_pairs
 from bertwright.evaluation.show import show_result
 from bertwright.model.checkpoint import Loaded, load_classifier, load_for_training, save_model
-from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.steps import FILE as STEPS
@@ -50,17 +47,15 @@ from bertwright.training.loop import (
     num_steps_of,
 )
 from bertwright.training.loss import Objective, objective_of
-from bertwright.training.optimizer import weight_decay_of
 from bertwright.training.phases import Inputs, Phases, Trained, remove_leftovers
 from bertwright.training.resume import command, settings_that_count, train_config
+from bertwright.training.settings import check_pairs_or_long_texts, dropouts_of, rerunnable, resolve_early, resolve_late
 from bertwright.training.state import Checkpoints
 from bertwright.training.stop import Stop, StopNow
 from bertwright.training.trace import trace_of, weights_sha256
 
 # More training texts than this are sampled for the metrics of the training texts.
 _MOST_TRAIN_METRIC_TEXTS = 50_000
-_DEFAULT_VALIDATION_SHARE = 0.2
-_BASE_HIDDEN_SIZE = 768
 
 
 def train(data: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any) -> runs.Run:
@@ -93,13 +88,13 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
     With ``config.resume`` what is on disk already is used again, and a finished run is only shown.
     """
-    config = _resolve_early(config)
+    config = resolve_early(config)
     output = Path(config.output or "")
     if config.resume and runs.is_unborn(output):
         shutil.rmtree(output)
     resumed = config.resume and output.exists()
     if resumed and (output / runs.RESULT).is_file():
-        return _show_finished(output, reporter)
+        return _show_finished(config, output, reporter)
     if not resumed:
         runs.prepare_output(output, config.overwrite)
     phases = Phases(output, reporter, resumed)
@@ -133,9 +128,22 @@ def _leave(signal: StopNow, phases: Phases, reporter: Reporter) -> NoReturn:
     raise SystemExit(signal.exit_code) from None
 
 
-def _show_finished(output: Path, reporter: Reporter) -> runs.Run:
+def _show_finished(config: TrainConfig, output: Path, reporter: Reporter) -> runs.Run:
+    """Show the finished run in ``output``.
+
+    Raises:
+        RunError: it is of other files than those that ``config`` names.
+    """
     run = runs.open_run(output)
     assert run.result is not None
+    for name, flag in (("train", "the training files"), ("test", "--test"), ("validation", "--validation")):
+        found, expected = list(getattr(config, name)), list(run.settings.get(name, ()))
+        recorded = run.result["data"].get(f"{name}_sha256")
+        if found != expected and (recorded is None or files_sha256(found) != recorded):
+            raise RunError(
+                f"{output} has finished: {flag}: found {', '.join(found) or 'none'}, expected "
+                f"{', '.join(expected) or 'none'} as it began with. Pass another --output for another run"
+            )
     remove_leftovers(output)  # of one that was killed behind its last file
     reporter.say(f"{output} has finished: nothing to go on with")
     show_result(run.result, reporter)
@@ -161,7 +169,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         config.max_length,
         config.seed,
         config.tokenizer,
-        _dropouts(config),
+        dropouts_of(config),
         kind,
         pairs=train_texts.pairs is not None,
         long_texts=config.long_texts,
@@ -169,11 +177,11 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         window_pooling=config.window_pooling,
     )
     if loaded.settings.pairs:
-        _check_long_texts(config, pairs=True)
+        check_pairs_or_long_texts(config, pairs=True)
         check_pairs(loaded.model, loaded.tokenizer)
     if not loaded.head_is_new:
         loaded.model.load_state_dict(objective.scale(loaded.model.state_dict()))
-    config = _resolve_late(config, loaded.model.config, validation_texts, reporter)
+    config = resolve_late(config, loaded.model.config, validation_texts, reporter)
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
@@ -226,8 +234,11 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         f"{torch.get_num_threads()} threads"
     )
     if config.overwrite:
-        runs.clear_output(phases.output)
-    writer = runs.RunWriter(phases.output, "train", _rerunnable(config), phases.resumed)
+        with stop.uninterrupted():
+            runs.clear_output(phases.output)
+        stop.check()
+    writer = runs.RunWriter(phases.output, "train", rerunnable(config), phases.resumed, not phases.inputs_known)
+    phases.begun = True
     if not phases.resumed:
         phases.lock()
         phases.check_inputs(inputs)
@@ -246,35 +257,40 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
                 "model_notes": loaded.notes + loaded.warnings,
             }
         )
-        phases.doing = "training"
-        outcome = _learn(
-            config,
-            learner,
-            objective,
-            splits,
-            loaded,
-            originals,
-            device,
-            token_budget,
-            inputs,
-            phases,
-            writer,
-            stop,
-            reporter,
-        )
-        del learner  # and the memory that its batches used
-        trace = trace_of(config, train_texts, splits["train"].ragged, outcome.losses, initial_weights)
-        write_trace(phases.output / STEPS, trace)
-        phases.doing = "saving the model"
-        state = objective.unscale(originals | outcome.state)
-        trained = _trained(outcome)
-        phases.save_model(
-            trained, lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings)
-        )
+        # A signal between the last step and the saved model waits: what was learnt is not lost.
+        with stop.deferred():
+            phases.doing = "training"
+            outcome = _learn(
+                config,
+                learner,
+                objective,
+                splits,
+                loaded,
+                originals,
+                device,
+                token_budget,
+                inputs,
+                phases,
+                writer,
+                stop,
+                reporter,
+            )
+            del learner  # and the memory that its batches used
+            phases.doing = "saving the model"
+            state = objective.unscale(originals | outcome.state)
+            trained = _trained(outcome)
+            phases.save_model(
+                trained,
+                outcome.losses,
+                lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings),
+            )
+        losses: np.ndarray | None = outcome.losses
     else:
         reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
         state = load_classifier(str(phases.output / runs.MODEL)).model.state_dict()
         writer.history_from(trained.history)
+        losses = phases.losses(trained)
+    _write_trace(config, splits["train"], losses, initial_weights, phases, reporter)
     if not writer.history_is_whole:
         writer.history_from(trained.history)
     loaded.model.load_state_dict(state)
@@ -350,6 +366,25 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     return result
 
 
+def _write_trace(
+    config: TrainConfig,
+    split: Split,
+    losses: np.ndarray | None,
+    initial_weights_sha256: str,
+    phases: Phases,
+    reporter: Reporter,
+) -> None:
+    """Write steps.parquet, unless it is there; ``losses`` (steps,) are None where they are no longer known."""
+    path = phases.output / STEPS
+    if path.exists():
+        return
+    if losses is None:
+        reporter.warn(f"{path}: not written, since the losses of the steps were lost; the run goes on")
+        return
+    phases.doing = "writing the trace"
+    write_trace(path, trace_of(config, split.texts, split.ragged, losses, initial_weights_sha256))
+
+
 def _inputs(
     config: TrainConfig,
     loaded: Loaded,
@@ -366,7 +401,7 @@ def _inputs(
         "tokenizer (its SHA-256)": loaded.tokenizer.sha256,
         "labels": list(train.labels),
     }
-    for name, value in settings_that_count(_rerunnable(config)).items():
+    for name, value in settings_that_count(rerunnable(config)).items():
         inputs["--" + name.replace("_", "-")] = value
     for name, texts in (("training", train), ("validation", validation), ("test", test)):
         inputs[f"{name} texts (their number)"] = None if texts is None else len(texts)
@@ -425,9 +460,10 @@ def _learn(
 
         phases.doing = "computing features"
         features_started = time.perf_counter()
-        learner = on_features(train_split)
-        phases.spent("features", time.perf_counter() - features_started)
-        judged = None if validation is None else on_features(validation)
+        with stop.immediate():
+            learner = on_features(train_split)
+            phases.spent("features", time.perf_counter() - features_started)
+            judged = None if validation is None else on_features(validation)
         phases.doing = "training"
     else:
         judged = None if validation is None else WholeModel(model, validation.ragged, device, token_budget)
@@ -500,79 +536,6 @@ def _read(
             )
         train_texts, validation_texts = train_texts.take(learnt), train_texts.take(held)
     return given_texts, train_texts, validation_texts, test_texts
-
-
-def _resolve_early(config: TrainConfig) -> TrainConfig:
-    """Settle what depends on other settings alone."""
-    _check_long_texts(config, pairs=config.pair_column is not None)
-    update: dict[str, Any] = {}
-    if config.validation_share is None:
-        held_out = bool(config.test or config.validation)
-        update["validation_share"] = 0.0 if held_out else _DEFAULT_VALIDATION_SHARE
-    if config.output is None:
-        data = Path(config.train[0]).name.split(".")[0] or "data"
-        model = Path(config.model).name or "model"
-        frozen = "-frozen" if config.freeze_encoder else ""
-        path = Path("runs") / f"{data}-{model}{frozen}"
-        update["output"] = str(path if config.resume else runs.free_name(path))
-    if config.best_metric is not None:
-        check_metric_name(config.best_metric)
-    share = update.get("validation_share", config.validation_share)
-    if not config.validation and not share:
-        for name in ("patience", "best_metric"):
-            if getattr(config, name) is not None:
-                flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} needs validation texts: pass --validation FILE or --validation-share 0.1")
-    return config.model_copy(update=update)
-
-
-def _check_long_texts(config: TrainConfig, pairs: bool) -> None:
-    check_long_texts(
-        config.max_length,
-        config.long_texts,
-        config.window_overlap,
-        config.window_pooling,
-        pairs=pairs,
-        freeze_encoder=config.freeze_encoder,
-    )
-
-
-def _resolve_late(
-    config: TrainConfig, model: ModelConfig, validation: LabelledTexts | None, reporter: Reporter
-) -> TrainConfig:
-    """Settle what depends on the model and the data."""
-    update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
-    if config.learning_rate is None:
-        if config.freeze_encoder:
-            update["learning_rate"] = 1e-2
-        else:
-            update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
-    if validation is not None:
-        metric, note = metric_to_choose_by(validation, config.best_metric)
-        if note is not None:
-            reporter.say(note)
-        update["best_metric"] = metric
-    return config.model_copy(update=update)
-
-
-def _dropouts(config: TrainConfig) -> dict[str, float]:
-    """The model settings that the training's dropouts replace."""
-    dropouts: dict[str, float] = {"attention_probs_dropout_prob": config.attention_dropout}
-    if config.hidden_dropout is not None:
-        dropouts["hidden_dropout_prob"] = config.hidden_dropout
-    if config.classifier_dropout is not None:
-        dropouts["classifier_dropout"] = config.classifier_dropout
-    return dropouts
-
-
-def _rerunnable(config: TrainConfig) -> dict[str, Any]:
-    """The resolved settings as they can be given again."""
-    values = config.model_dump(mode="json", exclude_none=True, exclude={"overwrite", "resume"})
-    if config.steps is not None:
-        del values["epochs"]
-    if config.validation:
-        del values["validation_share"]
-    return values
 
 
 @dataclass(frozen=True)

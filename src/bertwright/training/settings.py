@@ -1,0 +1,93 @@
+"""Settings of a training that follow from others, from the model or from the data; and as a record has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bertwright import runs
+from bertwright.config import TrainConfig
+from bertwright.data.columns import LabelledTexts
+from bertwright.data.ragged import check_long_texts
+from bertwright.errors import UserError
+from bertwright.evaluation.judge import metric_to_choose_by
+from bertwright.evaluation.metrics import check_metric_name
+from bertwright.model.encoder import ModelConfig
+from bertwright.progress import Reporter
+from bertwright.training.optimizer import weight_decay_of
+
+_DEFAULT_VALIDATION_SHARE = 0.2
+_BASE_HIDDEN_SIZE = 768
+
+
+def resolve_early(config: TrainConfig) -> TrainConfig:
+    """Settle what depends on other settings alone."""
+    check_pairs_or_long_texts(config, pairs=config.pair_column is not None)
+    update: dict[str, Any] = {}
+    if config.validation_share is None:
+        held_out = bool(config.test or config.validation)
+        update["validation_share"] = 0.0 if held_out else _DEFAULT_VALIDATION_SHARE
+    if config.output is None:
+        data = Path(config.train[0]).name.split(".")[0] or "data"
+        model = Path(config.model).name or "model"
+        frozen = "-frozen" if config.freeze_encoder else ""
+        path = Path("runs") / f"{data}-{model}{frozen}"
+        update["output"] = str(path if config.resume else runs.free_name(path))
+    if config.best_metric is not None:
+        check_metric_name(config.best_metric)
+    share = update.get("validation_share", config.validation_share)
+    if not config.validation and not share:
+        for name in ("patience", "best_metric"):
+            if getattr(config, name) is not None:
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} needs validation texts: pass --validation FILE or --validation-share 0.1")
+    return config.model_copy(update=update)
+
+
+def check_pairs_or_long_texts(config: TrainConfig, pairs: bool) -> None:
+    check_long_texts(
+        config.max_length,
+        config.long_texts,
+        config.window_overlap,
+        config.window_pooling,
+        pairs=pairs,
+        freeze_encoder=config.freeze_encoder,
+    )
+
+
+def resolve_late(
+    config: TrainConfig, model: ModelConfig, validation: LabelledTexts | None, reporter: Reporter
+) -> TrainConfig:
+    """Settle what depends on the model and the data."""
+    update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
+    if config.learning_rate is None:
+        if config.freeze_encoder:
+            update["learning_rate"] = 1e-2
+        else:
+            update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
+    if validation is not None:
+        metric, note = metric_to_choose_by(validation, config.best_metric)
+        if note is not None:
+            reporter.say(note)
+        update["best_metric"] = metric
+    return config.model_copy(update=update)
+
+
+def dropouts_of(config: TrainConfig) -> dict[str, float]:
+    """The model settings that the training's dropouts replace."""
+    dropouts: dict[str, float] = {"attention_probs_dropout_prob": config.attention_dropout}
+    if config.hidden_dropout is not None:
+        dropouts["hidden_dropout_prob"] = config.hidden_dropout
+    if config.classifier_dropout is not None:
+        dropouts["classifier_dropout"] = config.classifier_dropout
+    return dropouts
+
+
+def rerunnable(config: TrainConfig) -> dict[str, Any]:
+    """The resolved settings as they can be given again."""
+    values = config.model_dump(mode="json", exclude_none=True, exclude={"overwrite", "resume"})
+    if config.steps is not None:
+        del values["epochs"]
+    if config.validation:
+        del values["validation_share"]
+    return values
