@@ -14,7 +14,7 @@ import pyarrow as pa
 from bertwright.config import LongTexts, WindowPooling
 from bertwright.data.texts import Texts
 from bertwright.errors import DataError, UserError
-from bertwright.model.tokenizer import Tokenizer, cut, pair_up, places_of
+from bertwright.model.tokenizer import Tokenizer, cut, cut_pairs, pair_up, places_of
 from bertwright.progress import Reporter
 
 # Handed to the tokenizer at once: enough to keep all threads busy, little enough to hold little memory.
@@ -202,7 +202,7 @@ def tokenize_texts(
                 advance(len(starts) - 1)
         else:
             tokenizer.check_pairs()
-            encoded = tokenizer.encode_each(itertools.chain.from_iterable(_pairs_of_chunks(texts, pairs)))
+            encoded = tokenizer.encode_each(itertools.chain.from_iterable(pairs_of_chunks(texts, pairs)))
             for first in encoded:
                 ids, starts, second_starts, num_cut = pair_up(first, next(encoded), max_length)
                 made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
@@ -243,6 +243,28 @@ def cut_to(
         part = ids[begin : int(starts[last])] if places is None else whole.gather(np.arange(first, last))[0]
         made.add(_cut_part(part, starts[first : last + 1] - begin, max_length, long_texts, window_overlap))
     return made.ragged(False, long_texts == "windows")
+
+
+def cut_pairs_to(pairs: Ragged, lengths: np.ndarray, second_lengths: np.ndarray, max_length: int) -> Ragged:
+    """Pairs of texts cut to ``max_length`` tokens, of ``pairs`` that were cut to more.
+
+    ``lengths`` and ``second_lengths`` (pairs,) are the tokens of both texts before any cut; see
+    :func:`bertwright.model.tokenizer.cut_pairs`.
+
+    Raises:
+        DataError: there is no room for the ids.
+    """
+    assert pairs.second_starts is not None, "single texts"
+    if int(np.diff(pairs.starts).max(initial=0)) <= max_length:
+        return pairs
+    made = _Parts(pairs.ids.dtype, len(pairs))
+    for first, last in parts_of(pairs.starts):
+        some = slice(first, last)
+        ids, part_lengths = pairs.gather_sequences(np.arange(first, last))
+        part = ids, starts_of(part_lengths), pairs.second_starts[some]
+        ids, starts, second_starts, num_cut = cut_pairs(part, lengths[some], second_lengths[some], max_length)
+        made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
+    return made.ragged(pairs=True, windows=False)
 
 
 def check_long_texts(
@@ -419,7 +441,7 @@ def parts_of(starts: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _pairs_of_chunks(
+def pairs_of_chunks(
     texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray,
     pairs: Sequence[str] | Texts | pa.Array | pa.ChunkedArray,
 ) -> Iterator[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, Sequence[str] | pa.Array]]:
