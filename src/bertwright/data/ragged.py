@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from bertwright.config import LongTexts, WindowPooling
+from bertwright.data.spool import Spool
 from bertwright.data.texts import Texts
-from bertwright.errors import DataError, UserError
+from bertwright.errors import UserError
 from bertwright.model.tokenizer import Tokenizer, cut, cut_pairs, pair_up, places_of
 from bertwright.progress import Reporter
 
@@ -361,7 +360,7 @@ class _Parts:
         self._room = np.empty(0, dtype)
         self._end = 0
         self._num_texts, self._done = num_texts, 0
-        self._file: BinaryIO | None = None
+        self._spool: Spool | None = None
         self._lengths = [np.zeros(0, np.int64)]
         self._second_starts = [np.zeros(0, np.int32)]
         self._num_windows = [np.zeros(0, np.int64)]
@@ -376,12 +375,12 @@ class _Parts:
         if part.second_starts is not None:
             self._second_starts.append(part.second_starts)
         end = self._end + len(part.ids)
-        if self._file is None and end > len(self._room):
+        if self._spool is None and end > len(self._room):
             self._make_room(end)
-        if self._file is None:
+        if self._spool is None:
             self._room[self._end : end] = part.ids
         else:
-            self._write(part.ids)
+            self._spool.write(np.ascontiguousarray(part.ids, self._room.dtype))
         self._end = end
 
     def _make_room(self, needed: int) -> None:
@@ -390,32 +389,19 @@ class _Parts:
         most = MOST_IDS_IN_MEMORY_BYTES // self._room.itemsize
         before = self._room[: self._end]
         if needed > most:
-            try:
-                self._file = tempfile.TemporaryFile(prefix="bertwright-ids-", buffering=0)  # noqa: SIM115 - kept
-            except OSError as error:
-                raise _no_room(error) from None
+            self._spool = Spool("the token ids")
+            self._spool.write(before)
             self._room = np.empty(0, before.dtype)
-            self._write(before)
             return
         self._room = np.empty(min(expected, most), before.dtype)
         self._room[: self._end] = before
 
-    def _write(self, ids: np.ndarray) -> None:
-        assert self._file is not None
-        rest = np.ascontiguousarray(ids, self._room.dtype).view(np.uint8).data
-        try:
-            while len(rest):
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise _no_room(error) from None
-
     def ragged(self, pairs: bool, windows: bool) -> Ragged:
         """All parts; nothing may be added any more."""
-        if self._file is None:
+        if self._spool is None:
             ids = self._room[: self._end]
         else:
-            with self._file:
-                ids = np.asarray(np.memmap(self._file, self._room.dtype, "r", shape=(self._end,)))
+            ids = np.frombuffer(self._spool.mapped(), self._room.dtype)
         return Ragged(
             ids,
             starts_of(np.concatenate(self._lengths)),
@@ -423,13 +409,6 @@ class _Parts:
             np.concatenate(self._second_starts) if pairs else None,
             starts_of(np.concatenate(self._num_windows)) if windows else None,
         )
-
-
-def _no_room(error: OSError) -> DataError:
-    return DataError(
-        f"{tempfile.gettempdir()}: cannot hold token ids ({error.strerror or error}), expected room for them in the "
-        "folder for temporary files. Make room, or name another folder in the environment variable TMPDIR"
-    )
 
 
 def parts_of(starts: np.ndarray) -> Iterator[tuple[int, int]]:

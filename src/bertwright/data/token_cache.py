@@ -24,8 +24,8 @@ is used: sizes, checksums, and that every number is within its bounds.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import mmap
 import os
 import shlex
 import shutil
@@ -54,6 +54,7 @@ from bertwright.data.ragged import (
     starts_of,
 )
 from bertwright.data.rows import BadRows, LabelColumn, SourceColumns, UnsettledTexts
+from bertwright.data.spool import Appended
 from bertwright.data.table import BadRow, one_line, show
 from bertwright.data.texts import TEXTS_SCHEMA, MappedTexts, Texts
 from bertwright.errors import DataError, UserError
@@ -495,35 +496,19 @@ def _storable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-class _HashedFile(io.RawIOBase):
+class _HashedFile(Appended):
     """A new file whose bytes are hashed on their way."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666))
         self._hash = hashlib.sha256()
-        self._num_bytes = 0
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._hash.update(view)
-        rest = view
-        while len(rest):
-            rest = rest[self._file.write(rest) :]
-        self._num_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        return self._num_bytes
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        self._hash.update(data)
+        return super().write(data)
 
     def record(self) -> StoredFile:
-        return StoredFile(bytes=self._num_bytes, sha256=self._hash.hexdigest())
+        return StoredFile(bytes=self.num_bytes, sha256=self._hash.hexdigest())
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -710,7 +695,7 @@ def _numbers(folder: Path, name: str, dtype: str) -> np.ndarray:
 def _mapped_texts(path: Path, num_texts: int) -> Texts:
     try:
         with open(path, "rb") as file:
-            texts = MappedTexts(file.fileno()).checked()
+            texts = MappedTexts(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).checked()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or changed: {one_line(error)}. {_AGAIN}") from None
     _check(path, len(texts) == num_texts, f"{len(texts):,} texts, expected {num_texts:,}")
