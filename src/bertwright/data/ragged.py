@@ -398,12 +398,9 @@ class _Parts:
 
     def ragged(self, pairs: bool, windows: bool) -> Ragged:
         """All parts; nothing may be added any more."""
-        if self._spool is None:
-            ids = self._room[: self._end]
-        else:
-            ids = np.frombuffer(self._spool.mapped(), self._room.dtype)
+        spool = self._spool
         return Ragged(
-            ids,
+            self._room[: self._end] if spool is None else np.frombuffer(spool.mapped(), self._room.dtype),
             starts_of(np.concatenate(self._lengths)),
             self._num_truncated,
             np.concatenate(self._second_starts) if pairs else None,
@@ -453,13 +450,4 @@ def chunks_of(texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray) -> Iter
             yield texts[start : start + _CHUNK_TEXTS]
         return
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        if not pa.types.is_large_string(chunk.type):
-            chunk = chunk.cast(pa.large_string())
-        if not len(chunk):
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        first = 0
-        while first < len(chunk):
-            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK_BYTES, side="right")) - 1)
-            yield chunk[first:last]
-            first = last
+        yield from Texts([chunk.cast(pa.large_string())]).chunks(_CHUNK_BYTES)

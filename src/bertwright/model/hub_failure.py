@@ -23,8 +23,8 @@ def hub_failure(name: str, error: BaseException, what: str, expected: str, *, ma
     if isinstance(error, errors.HFValidationError):
         return f"{name}: {no_folder}not the name of a {what} on the hub. {expected}"
     if isinstance(error, errors.HfHubHTTPError):
-        return f"{name}: the hub answered with an error: {str(error).splitlines()[0]}"
-    if type(error) in (OSError, PermissionError) and error.strerror:
+        return f"{name}: the hub answered with an error: {(str(error) or type(error).__name__).splitlines()[0]}"
+    if isinstance(error, OSError) and type(error) in (OSError, PermissionError) and error.strerror:
         return f"{name}: cannot be kept in the hub's cache on this machine ({error.strerror.lower()})"
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
     return f"{name}: not in the hub's cache on this machine, and {reason}" + (f". {expected}" if may_be_local else "")
