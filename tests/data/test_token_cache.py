@@ -105,8 +105,8 @@ def test_manifests_of_nothing(copy, content):
 
 
 def test_other_formats_say_who_made_them(copy):
-    change_manifest(copy, format=3, bertwright="9.1")
-    assert 'found format "3" of bertwright "9.1", expected format 1 or 2' in refusal(copy)
+    change_manifest(copy, format=4, bertwright="9.1")
+    assert 'found format "4" of bertwright "9.1", expected format 1 to 3' in refusal(copy)
 
 
 @pytest.mark.parametrize(

@@ -160,11 +160,13 @@ def test_the_same_columns_are_not_tokenised_twice(made, tmp_path):
     path, folder = made()
     given_settings = {"quiet": True, "on_bad_row": "skip", "label_column": COLUMNS}
     assert not bertwright.tokenize(path, folder, group_columns="group,age", **given_settings)["made"]
-    for other in ({"group_columns": "group"}, {"group_columns": "group,age", "label_column": "x,y"}):
+    for other in (
+        {"group_columns": "group"},
+        {"group_columns": "group,age", "label_column": "x,y"},
+        {"pair_column": "group", "group_columns": "age"},
+    ):
         with pytest.raises(DataError, match="--overwrite"):
             bertwright.tokenize(path, folder, **given_settings | other)
-    with pytest.raises(DataError, match="--pair-column: folders of token ids hold single texts"):
-        bertwright.tokenize(path, folder, pair_column="group", **given_settings)
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -199,6 +201,7 @@ def test_later_files_that_are_not_whole(copy, name):
     "values",
     [
         {"format": 1},
+        {"format": 3},
         {"label_columns": None},
         {"label_columns": []},
         {"label_columns": [{"column": "x", "names": ["1", "0"]}]},

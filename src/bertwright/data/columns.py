@@ -378,7 +378,8 @@ class _Reading:
         self.digest.update(texts.sha256.encode())
         names = ", ".join(source.name for source in texts.sources)
         made = tokens.manifest.tokenizer.model
-        note = f"{len(texts.rows):,} texts of {names} with their token ids, by the tokenizer of {made}"
+        what = "texts" if texts.pairs is None else "pairs of texts"
+        note = f"{len(texts.rows):,} {what} of {names} with their token ids, by the tokenizer of {made}"
         file = _File(shown, columns, [note])
         self.files.append(file)
         cells = {name: _cells(column) for name, column in zip(columns.labels, _chosen(texts, columns), strict=True)}

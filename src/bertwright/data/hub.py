@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from bertwright.data.table import show
 from bertwright.errors import DataError
+from bertwright.model.hub_failure import http_error, hub_failure
 
 _PREFIX = "hub:"
 _CONVERTED = "refs/convert/parquet"
@@ -135,7 +136,7 @@ def _list(name: str, repository: str, revision: str) -> tuple[Path | None, list[
         return None
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise _refusal(name, error) from None
-    except (OSError, _http_error()) as error:
+    except (OSError, http_error()) as error:
         if isinstance(error, errors.HfHubHTTPError):
             raise _refusal(name, error) from None
         unreachable: BaseException = error
@@ -175,36 +176,13 @@ def _fetched(name: str, repository: str, revision: str, folder: Path | None, fil
         # the first file last: where the others are not counted by their names, it shows that all of them were fetched
         for file in reversed(files):
             paths.append(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision))
-    except (OSError, ValueError, _http_error()) as error:
+    except (OSError, ValueError, http_error()) as error:
         raise _refusal(name, error) from None
     return paths[::-1]
 
 
-def _http_error() -> type[Exception]:
-    """What a failed connection raises: the HTTP library is another one from version to version of huggingface_hub."""
-    from huggingface_hub import errors
-
-    base: type[Exception] = errors.HTTPError
-    return base
-
-
 def _refusal(name: str, error: BaseException) -> DataError:
-    from huggingface_hub import constants, errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return DataError(f"{name}: access on the hub must be asked for; then log in with `hf auth login`")
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
-        return DataError(
-            f"{name}: no such public data set on the hub, or access to it needs a login (`hf auth login`). "
-            "Expected hub:OWNER/NAME"
-        )
-    if isinstance(error, errors.HFValidationError):
-        return DataError(f"{name}: not the name of a data set, expected hub:OWNER/NAME")
-    if isinstance(error, errors.HfHubHTTPError):
-        return DataError(f"{name}: the hub answered with an error: {str(error).splitlines()[0]}")
-    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-    return DataError(f"{name}: not in the hub's cache on this machine, and {reason}")
+    return DataError(hub_failure(name, error, "data set", "Expected hub:OWNER/NAME"))
 
 
 def _extensions(files: list[str]) -> str:

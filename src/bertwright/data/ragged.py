@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 
 from bertwright.config import LongTexts, WindowPooling
+from bertwright.data.spool import Spool
 from bertwright.data.texts import Texts
-from bertwright.errors import DataError, UserError
-from bertwright.model.tokenizer import Tokenizer, cut, pair_up, places_of
+from bertwright.errors import UserError
+from bertwright.model.tokenizer import Tokenizer, cut, cut_pairs, pair_up, places_of
 from bertwright.progress import Reporter
 
 # Handed to the tokenizer at once: enough to keep all threads busy, little enough to hold little memory.
@@ -202,7 +201,7 @@ def tokenize_texts(
                 advance(len(starts) - 1)
         else:
             tokenizer.check_pairs()
-            encoded = tokenizer.encode_each(itertools.chain.from_iterable(_pairs_of_chunks(texts, pairs)))
+            encoded = tokenizer.encode_each(itertools.chain.from_iterable(pairs_of_chunks(texts, pairs)))
             for first in encoded:
                 ids, starts, second_starts, num_cut = pair_up(first, next(encoded), max_length)
                 made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
@@ -243,6 +242,28 @@ def cut_to(
         part = ids[begin : int(starts[last])] if places is None else whole.gather(np.arange(first, last))[0]
         made.add(_cut_part(part, starts[first : last + 1] - begin, max_length, long_texts, window_overlap))
     return made.ragged(False, long_texts == "windows")
+
+
+def cut_pairs_to(pairs: Ragged, lengths: np.ndarray, second_lengths: np.ndarray, max_length: int) -> Ragged:
+    """Pairs of texts cut to ``max_length`` tokens, of ``pairs`` that were cut to more.
+
+    ``lengths`` and ``second_lengths`` (pairs,) are the tokens of both texts before any cut; see
+    :func:`bertwright.model.tokenizer.cut_pairs`.
+
+    Raises:
+        DataError: there is no room for the ids.
+    """
+    assert pairs.second_starts is not None, "single texts"
+    if int(np.diff(pairs.starts).max(initial=0)) <= max_length:
+        return pairs
+    made = _Parts(pairs.ids.dtype, len(pairs))
+    for first, last in parts_of(pairs.starts):
+        some = slice(first, last)
+        ids, part_lengths = pairs.gather_sequences(np.arange(first, last))
+        part = ids, starts_of(part_lengths), pairs.second_starts[some]
+        ids, starts, second_starts, num_cut = cut_pairs(part, lengths[some], second_lengths[some], max_length)
+        made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
+    return made.ragged(pairs=True, windows=False)
 
 
 def check_long_texts(
@@ -339,7 +360,7 @@ class _Parts:
         self._room = np.empty(0, dtype)
         self._end = 0
         self._num_texts, self._done = num_texts, 0
-        self._file: BinaryIO | None = None
+        self._spool: Spool | None = None
         self._lengths = [np.zeros(0, np.int64)]
         self._second_starts = [np.zeros(0, np.int32)]
         self._num_windows = [np.zeros(0, np.int64)]
@@ -354,12 +375,12 @@ class _Parts:
         if part.second_starts is not None:
             self._second_starts.append(part.second_starts)
         end = self._end + len(part.ids)
-        if self._file is None and end > len(self._room):
+        if self._spool is None and end > len(self._room):
             self._make_room(end)
-        if self._file is None:
+        if self._spool is None:
             self._room[self._end : end] = part.ids
         else:
-            self._write(part.ids)
+            self._spool.write(np.ascontiguousarray(part.ids, self._room.dtype))
         self._end = end
 
     def _make_room(self, needed: int) -> None:
@@ -368,46 +389,23 @@ class _Parts:
         most = MOST_IDS_IN_MEMORY_BYTES // self._room.itemsize
         before = self._room[: self._end]
         if needed > most:
-            try:
-                self._file = tempfile.TemporaryFile(prefix="bertwright-ids-", buffering=0)  # noqa: SIM115 - kept
-            except OSError as error:
-                raise _no_room(error) from None
+            self._spool = Spool("the token ids")
+            self._spool.write(before)
             self._room = np.empty(0, before.dtype)
-            self._write(before)
             return
         self._room = np.empty(min(expected, most), before.dtype)
         self._room[: self._end] = before
 
-    def _write(self, ids: np.ndarray) -> None:
-        assert self._file is not None
-        rest = np.ascontiguousarray(ids, self._room.dtype).view(np.uint8).data
-        try:
-            while len(rest):
-                rest = rest[self._file.write(rest) :]
-        except OSError as error:
-            raise _no_room(error) from None
-
     def ragged(self, pairs: bool, windows: bool) -> Ragged:
         """All parts; nothing may be added any more."""
-        if self._file is None:
-            ids = self._room[: self._end]
-        else:
-            with self._file:
-                ids = np.asarray(np.memmap(self._file, self._room.dtype, "r", shape=(self._end,)))
+        spool = self._spool
         return Ragged(
-            ids,
+            self._room[: self._end] if spool is None else np.frombuffer(spool.mapped(), self._room.dtype),
             starts_of(np.concatenate(self._lengths)),
             self._num_truncated,
             np.concatenate(self._second_starts) if pairs else None,
             starts_of(np.concatenate(self._num_windows)) if windows else None,
         )
-
-
-def _no_room(error: OSError) -> DataError:
-    return DataError(
-        f"{tempfile.gettempdir()}: cannot hold token ids ({error.strerror or error}), expected room for them in the "
-        "folder for temporary files. Make room, or name another folder in the environment variable TMPDIR"
-    )
 
 
 def parts_of(starts: np.ndarray) -> Iterator[tuple[int, int]]:
@@ -419,7 +417,7 @@ def parts_of(starts: np.ndarray) -> Iterator[tuple[int, int]]:
         first = last
 
 
-def _pairs_of_chunks(
+def pairs_of_chunks(
     texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray,
     pairs: Sequence[str] | Texts | pa.Array | pa.ChunkedArray,
 ) -> Iterator[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, Sequence[str] | pa.Array]]:
@@ -452,13 +450,4 @@ def chunks_of(texts: Sequence[str] | Texts | pa.Array | pa.ChunkedArray) -> Iter
             yield texts[start : start + _CHUNK_TEXTS]
         return
     for chunk in texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]:
-        if not pa.types.is_large_string(chunk.type):
-            chunk = chunk.cast(pa.large_string())
-        if not len(chunk):
-            continue
-        offsets = np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
-        first = 0
-        while first < len(chunk):
-            last = max(first + 1, int(np.searchsorted(offsets, offsets[first] + _CHUNK_BYTES, side="right")) - 1)
-            yield chunk[first:last]
-            first = last
+        yield from Texts([chunk.cast(pa.large_string())]).chunks(_CHUNK_BYTES)

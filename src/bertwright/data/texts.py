@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import mmap
-import os
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
 
-from bertwright.errors import DataError
+from bertwright.data.spool import Spool
 
 MOST_MEMORY_BYTES = 256 << 20
 """Texts of more bytes than this (UTF-8 and offsets) are spooled to a temporary file."""
@@ -207,13 +203,13 @@ class MappedTexts:
         arrays: as they stand in the file, not yet checked.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        """``descriptor`` may be closed afterwards.
+    def __init__(self, memory: mmap.mmap) -> None:
+        """``memory`` is the whole file.
 
         Raises:
-            OSError, ValueError, pa.ArrowException: it cannot be mapped, or is no Arrow file of such a column.
+            ValueError, pa.ArrowException: it is no Arrow file of such a column.
         """
-        self._memory = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+        self._memory = memory
         reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(self._memory)))
         if not reader.schema.equals(TEXTS_SCHEMA):
             raise ValueError("other columns than text")
@@ -251,7 +247,7 @@ class TextsWriter:
     def __init__(self) -> None:
         self._arrays: list[pa.Array] = []
         self._num_bytes = 0
-        self._spool: _Spool | None = None
+        self._spool: Spool | None = None
         self._table: Any = None
 
     def append(self, texts: pa.Array | pa.ChunkedArray) -> None:
@@ -266,21 +262,19 @@ class TextsWriter:
                 self._arrays.append(array)
                 self._num_bytes += array.nbytes
         if self._spool is None and self._num_bytes > MOST_MEMORY_BYTES:
-            with _naming_the_folder():
-                self._spool = _Spool()
-                self._table = pa.ipc.new_file(self._spool, TEXTS_SCHEMA)
+            self._spool = Spool("the texts")
+            self._table = pa.ipc.new_file(self._spool, TEXTS_SCHEMA)
         if self._spool is not None and self._num_bytes >= _LEAST_WRITTEN_BYTES:
             self._write()
 
     def _write(self) -> None:
         arrays, self._arrays, self._num_bytes = self._arrays, [], 0
-        with _naming_the_folder():
-            group: list[pa.Array] = []
-            for number, array in enumerate(arrays, 1):
-                group.append(array)
-                if number == len(arrays) or sum(one.nbytes for one in group) >= _LEAST_WRITTEN_BYTES:
-                    self._table.write_batch(pa.record_batch([pa.concat_arrays(group)], schema=TEXTS_SCHEMA))
-                    group = []
+        group: list[pa.Array] = []
+        for number, array in enumerate(arrays, 1):
+            group.append(array)
+            if number == len(arrays) or sum(one.nbytes for one in group) >= _LEAST_WRITTEN_BYTES:
+                self._table.write_batch(pa.record_batch([pa.concat_arrays(group)], schema=TEXTS_SCHEMA))
+                group = []
 
     def finish(self) -> Texts:
         """All that was added; the writer is then done.
@@ -291,49 +285,6 @@ class TextsWriter:
         if self._spool is None:
             return Texts(self._arrays)
         self._write()
-        with _naming_the_folder():
-            self._table.close()
-            file = MappedTexts(self._spool.descriptor)
-        self._spool.close()
+        self._table.close()
+        file = MappedTexts(self._spool.mapped())
         return Texts(file.arrays, None, [file])
-
-
-class _naming_the_folder:
-    """Errors of the temporary file in this project's words."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, OSError):
-            raise DataError(
-                f"{tempfile.gettempdir()}: cannot hold the texts ({(error.strerror or str(error)).lower()}), expected "
-                "room for all texts of the files. Free some, or name a larger folder: TMPDIR=/path bertwright ..."
-            ) from None
-
-
-class _Spool(io.RawIOBase):
-    """A temporary file without a name, as Arrow writes to it."""
-
-    def __init__(self) -> None:
-        with tempfile.TemporaryFile(buffering=0) as file:  # has no name from the start, where the system can
-            self.descriptor = os.dup(file.fileno())
-        self._close = weakref.finalize(self, os.close, self.descriptor)
-        self._num_bytes = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        rest = memoryview(data).cast("B")
-        size = len(rest)
-        while len(rest):
-            rest = rest[os.write(self.descriptor, rest) :]
-        self._num_bytes += size
-        return size
-
-    def tell(self) -> int:
-        return self._num_bytes
-
-    def close(self) -> None:
-        self._close()
-        super().close()

@@ -1,15 +1,21 @@
 """Token ids in a folder: made once, carried anywhere, mapped into memory where they are used.
 
-    manifest.json     what this is, of which texts, by which tokenizer; the size and sha256 of each other file
-    token_ids.bin     (tokens,) uint16 where the vocabulary fits, else int32: text after text, each cut to max_length
-    lengths.bin       (texts,) int32, tokens of each text before it was cut
-    rows.bin          (texts,) int64, where each text stands in its source, from 0
-    label_codes.bin   (columns, texts) int32, places in the manifest's names of each label column; only with labels
-    label_numbers.bin (columns, texts) float64, of label columns with more different numbers than are named
-    texts.arrow       the texts, one large_string column of an Arrow file
-    groups.arrow      the columns of groups as they stand in the source, only where there are some
+    manifest.json      what this is, of which texts, by which tokenizer; the size and sha256 of each other file
+    token_ids.bin      (tokens,) uint16 where the vocabulary fits, else int32: text after text, each cut to max_length
+    lengths.bin        (texts,) int32, tokens of each text before it was cut
+    second_lengths.bin (texts,) int32, of pairs, tokens of each second text before it was cut, without marks
+    rows.bin           (texts,) int64, where each text stands in its source, from 0
+    label_codes.bin    (columns, texts) int32, places in the manifest's names of each label column; only with labels
+    label_numbers.bin  (columns, texts) float64, of label columns with more different numbers than are named
+    texts.arrow        the texts, one large_string column of an Arrow file
+    pairs.arrow        of pairs, the second texts in the same way
+    groups.arrow       the columns of groups as they stand in the source, only where there are some
 
-Format 1 has one label column with names at most, and no groups; a folder that needs no more is written in it.
+Format 1 has one label column with names at most, and no groups; format 2 no pairs. A folder is written in the lowest
+format that holds it. Where texts come in pairs, token_ids.bin holds the pairs, [CLS] a [SEP] b [SEP], as a model reads
+them, and lengths.bin theirs: a training of this max_length takes them as they lie, and one of a smaller max_length
+cuts them further, which is exact because the lengths of both texts before the cut are known.
+
 All numbers are little-endian. Labels are kept as they stand in the source: what the classes are is decided by those who
 read the folder, by the same rules as for the source itself. Nothing in it is ever executed, and it is checked before it
 is used: sizes, checksums, and that every number is within its bounds.
@@ -18,15 +24,17 @@ is used: sizes, checksums, and that every number is within its bounds.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import mmap
 import os
 import shlex
 import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,27 +44,38 @@ from pydantic import Field, model_validator
 
 from bertwright import __version__
 from bertwright.config import LongTexts, Settings, build
-from bertwright.data.ragged import Ragged, chunks_of, cut_to, starts_of
+from bertwright.data.ragged import (
+    Ragged,
+    check_long_texts,
+    chunks_of,
+    cut_pairs_to,
+    cut_to,
+    pairs_of_chunks,
+    starts_of,
+)
 from bertwright.data.rows import BadRows, LabelColumn, SourceColumns, UnsettledTexts
+from bertwright.data.spool import Appended
 from bertwright.data.table import BadRow, one_line, show
 from bertwright.data.texts import TEXTS_SCHEMA, MappedTexts, Texts
 from bertwright.errors import DataError, UserError
-from bertwright.model.tokenizer import Tokenizer, cut
+from bertwright.model.tokenizer import Tokenizer, cut, kept_of_pairs, pair_up
 from bertwright.progress import Reporter
 from bertwright.runs import write_json
 
-FORMAT = 2
+FORMAT = 3
 """The highest format that is read; see ``Manifest``."""
 
 MANIFEST = "manifest.json"
 _KIND = "bertwright token ids"
-_IDS, _LENGTHS, _ROWS, _LABELS, _NUMBERS, _TEXTS, _GROUPS = (
+_IDS, _LENGTHS, _SECOND_LENGTHS, _ROWS, _LABELS, _NUMBERS, _TEXTS, _PAIRS, _GROUPS = _ALL_FILES = (
     "token_ids.bin",
     "lengths.bin",
+    "second_lengths.bin",
     "rows.bin",
     "label_codes.bin",
     "label_numbers.bin",
     "texts.arrow",
+    "pairs.arrow",
     "groups.arrow",
 )
 # Looked at once, so that a folder larger than memory can be checked.
@@ -65,12 +84,13 @@ _GROUPS_AT_ONCE = 1 << 18
 
 
 class Source(Settings):
-    """A file that texts came from, and the columns that were taken; ``label_columns`` in format 2 only."""
+    """A file that texts came from, and its columns: ``label_columns`` from format 2 on, ``pair_column`` from 3 on."""
 
     name: str
     text_column: str
     label_column: str | None
     label_columns: tuple[str, ...] | None = None
+    pair_column: str | None = None
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -114,12 +134,12 @@ class SkippedRow(Settings):
 class Manifest(Settings):
     """manifest.json; ``key`` says what was asked for, of which content, by which tokenizer.
 
-    In format 1 ``label_names`` are those of the one label column. In format 2 it is None and all label columns are
-    ``label_columns``; ``skipped_rows`` are then the first of ``num_skipped_rows``.
+    In format 1 ``label_names`` are those of the one label column. From format 2 on it is None and all label columns are
+    ``label_columns``; ``skipped_rows`` are then the first of ``num_skipped_rows``. In format 3 all texts are pairs.
     """
 
     kind: Literal["bertwright token ids"]
-    format: Literal[1, 2]
+    format: Literal[1, 2, 3]
     bertwright: str
     key: str
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -148,11 +168,18 @@ class Manifest(Settings):
         ]
         if any((value is None) != (self.format == 1) for value in later):
             raise ValueError(f"entries that format {self.format} does not have, or lacks")
-        if self.format == 2 and self.label_names is not None:
-            raise ValueError("label_names in format 2")
+        if self.format > 1 and self.label_names is not None:
+            raise ValueError(f"label_names in format {self.format}")
+        if any((source.pair_column is None) == self.pairs for source in self.sources):
+            raise ValueError(f"a pair_column in format {self.format}, or none in format 3")
         if self.num_skipped < len(self.skipped_rows):
             raise ValueError("more skipped rows than there are")
         return self
+
+    @property
+    def pairs(self) -> bool:
+        """Whether texts come in pairs."""
+        return self.format == 3
 
     @property
     def labels(self) -> tuple[StoredLabels, ...]:
@@ -179,27 +206,46 @@ class CachedTokens:
     Attributes:
         ids: (tokens,) uint16 or int32, text after text, mapped from the folder or taken from there.
         starts: (texts + 1,) int64, running sum of the texts' lengths.
-        truncated: (texts,) bool, which texts lost their end.
+        uncut: (texts,) int64, tokens of each text before it was cut.
         folder: where they are from, for messages.
         manifest: the folder's.
         places: (texts,) int64, where each text starts in ``ids``; None: they lie end to end.
+        uncut_seconds: (texts,) int64, of pairs, tokens of each second text before it was cut, without marks; None: no
+            pairs.
     """
 
     ids: np.ndarray
     starts: np.ndarray
-    truncated: np.ndarray
+    uncut: np.ndarray
     folder: str
     manifest: Manifest
     places: np.ndarray | None = None
+    uncut_seconds: np.ndarray | None = None
+
+    @property
+    def truncated(self) -> np.ndarray:
+        """(texts,) bool, which texts lost their end."""
+        return self.uncut > self.manifest.max_length
 
     def whole(self) -> Ragged:
         """The ids as they are stored."""
-        return Ragged(self.ids, self.starts, 0, places=self.places)
+        second_starts = None
+        if self.uncut_seconds is not None:
+            kept, _ = kept_of_pairs(self._uncut_firsts(), self.uncut_seconds, self.manifest.max_length)
+            second_starts = (kept + 2).astype(np.int32)
+        return Ragged(self.ids, self.starts, 0, second_starts, places=self.places)
+
+    def _uncut_firsts(self) -> np.ndarray:
+        """(texts,) int64, tokens of each first text of a pair before it was cut, without marks."""
+        return self.uncut - self.uncut_seconds - 3
 
     def take(self, rows: np.ndarray) -> CachedTokens:
         """Those of the texts at ``rows`` (any number of texts, in any order)."""
         taken = self.whole().take(rows)
-        return CachedTokens(taken.ids, taken.starts, self.truncated[rows], self.folder, self.manifest, taken.places)
+        seconds = None if self.uncut_seconds is None else self.uncut_seconds[rows]
+        return CachedTokens(
+            taken.ids, taken.starts, self.uncut[rows], self.folder, self.manifest, taken.places, seconds
+        )
 
     def ragged(
         self,
@@ -216,7 +262,10 @@ class CachedTokens:
         Raises:
             DataError: they are of another tokenizer, texts are cut to less than ``max_length``, or what ``long_texts``
                 asks for of them is lost.
+            UserError: settings that do not go together.
         """
+        pairs = self.uncut_seconds is not None
+        check_long_texts(max_length, long_texts, window_overlap, pairs=pairs)
         made = self.manifest
         if made.tokenizer.sha256 != tokenizer.sha256:
             raise DataError(
@@ -225,7 +274,8 @@ class CachedTokens:
             )
         num_truncated = int(np.count_nonzero(self.truncated))
         if num_truncated and (max_length > made.max_length or long_texts != "head"):
-            cut_texts = f"{num_truncated:,} {'text' if num_truncated == 1 else 'texts'} cut to {made.max_length} tokens"
+            what = ("pair" if pairs else "text") + "s" * (num_truncated != 1)
+            cut_texts = f"{num_truncated:,} {what} cut to {made.max_length} tokens"
             if long_texts != "head":
                 raise DataError(
                     f"{self.folder}: found {cut_texts}, expected whole ones for --long-texts {long_texts}. Make "
@@ -235,7 +285,10 @@ class CachedTokens:
                 f"{self.folder}: found {cut_texts}, expected up to {max_length}. Make others: "
                 f"{self._command(model, max_length)} (or train with --max-length {made.max_length})"
             )
-        found = cut_to(self.ids, self.starts, max_length, long_texts, window_overlap, self.places)
+        if self.uncut_seconds is not None:
+            found = cut_pairs_to(self.whole(), self._uncut_firsts(), self.uncut_seconds, max_length)
+        else:
+            found = cut_to(self.ids, self.starts, max_length, long_texts, window_overlap, self.places)
         if max_length < made.max_length:  # then all that were cut there are cut here again, and counted
             return found
         return replace(found, num_truncated=num_truncated)
@@ -243,8 +296,10 @@ class CachedTokens:
     def _command(self, model: str, max_length: int) -> str:
         names = " ".join(shlex.quote(source.name) for source in self.manifest.sources[:3])
         more = " ..." if len(self.manifest.sources) > 3 else ""
+        pair = self.manifest.sources[0].pair_column
+        pair_flag = "" if pair is None else f"--pair-column {shlex.quote(pair)} "
         return (
-            f"bertwright tokenize {names}{more} --model {shlex.quote(model)} --max-length {max_length} "
+            f"bertwright tokenize {names}{more} --model {shlex.quote(model)} {pair_flag}--max-length {max_length} "
             f"--output {shlex.quote(self.folder + '-2')}"
         )
 
@@ -253,12 +308,18 @@ def joined_tokens(parts: Sequence[CachedTokens]) -> CachedTokens:
     """The ids of several folders, one after the other, in memory.
 
     Raises:
-        DataError: they are of different tokenizers or cut to different lengths.
+        DataError: they are of different tokenizers, cut to different lengths, or some are of pairs.
     """
     first = parts[0]
     if len(parts) == 1:
         return first
     for part in parts[1:]:
+        if part.manifest.pairs != first.manifest.pairs:
+            found, others = ("pairs of", "single") if part.manifest.pairs else ("single", "pairs of")
+            raise DataError(
+                f"{part.folder}: found {found} texts, expected {others} texts as in {first.folder}. "
+                "Make both with the same bertwright tokenize settings"
+            )
         for what, ours, theirs in (
             ("tokenizers", first.manifest.tokenizer.sha256, part.manifest.tokenizer.sha256),
             ("--max-length", first.manifest.max_length, part.manifest.max_length),
@@ -270,8 +331,10 @@ def joined_tokens(parts: Sequence[CachedTokens]) -> CachedTokens:
                 )
     lengths = np.concatenate([np.diff(part.starts) for part in parts])
     ids = np.concatenate([piece for part in parts for _, piece in part.whole().pieces()])
-    truncated = np.concatenate([part.truncated for part in parts])
-    return CachedTokens(ids, starts_of(lengths), truncated, first.folder, first.manifest)
+    uncut = np.concatenate([part.uncut for part in parts])
+    seconds = [part.uncut_seconds for part in parts if part.uncut_seconds is not None]
+    uncut_seconds = np.concatenate(seconds) if seconds else None
+    return CachedTokens(ids, starts_of(lengths), uncut, first.folder, first.manifest, None, uncut_seconds)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -322,41 +385,54 @@ def _write_files(
 ) -> Written:
     started = time.perf_counter()
     tokenize_s = 0.0
-    all_lengths = []
-    ids_file, texts_file = _HashedFile(folder / _IDS), _HashedFile(folder / _TEXTS)
-    waiting: deque[Any] = deque()
+    pairs = texts.pairs
+    all_lengths, all_second_lengths = [], []
+    written = {name: _HashedFile(folder / name) for name in (_IDS, _TEXTS, *([] if pairs is None else [_PAIRS]))}
+    waiting: deque[Any] = deque()  # what is being tokenised: the texts, or by turns first and second ones
 
     def parts() -> Iterator[Any]:
-        for part in chunks_of(texts.texts):
+        given = (
+            pairs_of_chunks(texts.texts, pairs) if pairs is not None else ((part,) for part in chunks_of(texts.texts))
+        )
+        for part in chain.from_iterable(given):
             waiting.append(part)
             yield part
 
-    with (
-        ids_file,
-        texts_file,
-        pa.ipc.new_file(texts_file, TEXTS_SCHEMA) as table,
-        reporter.progress("Tokenising", len(texts.texts)) as advance,
-    ):
+    with ExitStack() as stack, reporter.progress("Tokenising", len(texts.texts)) as advance:
+        for file in written.values():
+            stack.enter_context(file)
+        tables = [
+            stack.enter_context(pa.ipc.new_file(file, TEXTS_SCHEMA)) for name, file in written.items() if name != _IDS
+        ]
         before = time.perf_counter()
-        for ids, starts in tokenizer.encode_each(parts()):
-            part = waiting.popleft()
-            all_lengths.append(np.diff(starts))
-            ids, _, _ = cut(ids, starts, max_length, tokenizer.sep_id)
+        encoded = tokenizer.encode_each(parts())
+        for ids, starts in encoded:
+            if pairs is None:
+                all_lengths.append(np.diff(starts))
+                ids, _, _ = cut(ids, starts, max_length, tokenizer.sep_id)
+            else:
+                second = next(encoded)
+                all_second_lengths.append(np.diff(second[1]) - 2)
+                all_lengths.append(np.diff(starts) + all_second_lengths[-1] + 1)
+                ids, _, _, _ = pair_up((ids, starts), second, max_length)
             ids = ids.astype(tokenizer.id_dtype)
             tokenize_s += time.perf_counter() - before
-            ids_file.write(ids.data)
-            table.write_batch(pa.record_batch([part], schema=TEXTS_SCHEMA))
-            advance(len(part))
+            written[_IDS].write(ids.data)
+            for table in tables:
+                table.write_batch(pa.record_batch([waiting.popleft()], schema=TEXTS_SCHEMA))
+            advance(len(all_lengths[-1]))
             before = time.perf_counter()
     lengths = np.concatenate(all_lengths)
     arrays = {_LENGTHS: lengths.astype("<i4"), _ROWS: texts.rows.astype("<i8")}
+    if pairs is not None:
+        arrays[_SECOND_LENGTHS] = np.concatenate(all_second_lengths).astype("<i4")
     codes = [column.codes.astype("<i4") for column in texts.labels if column.codes is not None]
     if codes:
         arrays[_LABELS] = np.concatenate(codes)
     numbers = [column.numbers.astype("<f8") for column in texts.labels if column.numbers is not None]
     if numbers:
         arrays[_NUMBERS] = np.concatenate(numbers)
-    files = {_IDS: ids_file.record(), _TEXTS: texts_file.record()}
+    files = {name: file.record() for name, file in written.items()}
     for name, array in arrays.items():
         with _HashedFile(folder / name) as file:
             file.write(array.data)
@@ -367,6 +443,7 @@ def _write_files(
         SkippedRow(path=_storable(bad.path), line=bad.line, reason=bad.reason, unit=bad.unit) for bad in texts.bad_rows
     )
     first_format = len(texts.labels) < 2 and not numbers and not texts.groups and len(skipped) == len(texts.bad_rows)
+    first_format = first_format and pairs is None
     later: dict[str, Any] = {}
     if not first_format:
         later = {
@@ -376,7 +453,7 @@ def _write_files(
         }
     manifest = Manifest(
         kind=_KIND,
-        format=1 if first_format else 2,
+        format=1 if first_format else 2 if pairs is None else 3,
         bertwright=__version__,
         key=key,
         sources=tuple(_source(source, first_format) for source in texts.sources),
@@ -401,6 +478,8 @@ def _write_files(
 
 def _source(source: SourceColumns, first_format: bool) -> Source:
     given: dict[str, Any] = {} if first_format else {"label_columns": source.labels}
+    if source.pair is not None:
+        given["pair_column"] = source.pair
     label = source.labels[0] if first_format and source.labels else None
     return Source(name=_storable(source.name), text_column=source.text, label_column=label, **given)
 
@@ -417,35 +496,19 @@ def _storable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-class _HashedFile(io.RawIOBase):
+class _HashedFile(Appended):
     """A new file whose bytes are hashed on their way."""
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115 - closed by close()
+        super().__init__(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666))
         self._hash = hashlib.sha256()
-        self._num_bytes = 0
-
-    def writable(self) -> bool:
-        return True
 
     def write(self, data: Any) -> int:
-        view = memoryview(data).cast("B")
-        self._hash.update(view)
-        rest = view
-        while len(rest):
-            rest = rest[self._file.write(rest) :]
-        self._num_bytes += len(view)
-        return len(view)
-
-    def tell(self) -> int:
-        return self._num_bytes
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+        self._hash.update(data)
+        return super().write(data)
 
     def record(self) -> StoredFile:
-        return StoredFile(bytes=self._num_bytes, sha256=self._hash.hexdigest())
+        return StoredFile(bytes=self.num_bytes, sha256=self._hash.hexdigest())
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -462,8 +525,7 @@ def may_be_replaced(folder: Path) -> bool:
     if not found:
         return True
     try:
-        files = {MANIFEST, _IDS, _LENGTHS, _ROWS, _LABELS, _NUMBERS, _TEXTS, _GROUPS}
-        return _read_values(folder / MANIFEST).get("kind") == _KIND and found <= files
+        return _read_values(folder / MANIFEST).get("kind") == _KIND and found <= {MANIFEST, *_ALL_FILES}
     except DataError:
         return False
 
@@ -481,14 +543,18 @@ def open_token_cache(path: str | os.PathLike[str]) -> tuple[UnsettledTexts, Cach
     lengths = _numbers(folder, _LENGTHS, "<i4").astype(np.int64)
     rows = _numbers(folder, _ROWS, "<i8").astype(np.int64)
     starts = starts_of(np.minimum(lengths, manifest.max_length))
-    truncated = lengths > manifest.max_length
     ids = np.asarray(np.memmap(folder / _IDS, dtype=np.dtype(manifest.id_dtype), mode="r"))
     labels = _read_labels(folder, manifest)
     _check(folder / _LENGTHS, lengths.min() >= 2, "a text of less than two tokens")
     _check(folder / _LENGTHS, starts[-1] == len(ids), f"{starts[-1]:,} tokens, expected {len(ids):,}")
-    found = int(np.count_nonzero(truncated))
+    found = int(np.count_nonzero(lengths > manifest.max_length))
     _check(folder / _LENGTHS, found == manifest.num_truncated, f"{found:,} cut texts")
     _check(folder / _ROWS, _within(rows, 0, manifest.num_source_rows), "a row that the source does not have")
+    second_lengths = None
+    if manifest.pairs:
+        second_lengths = _numbers(folder, _SECOND_LENGTHS, "<i4").astype(np.int64)
+        shortest = min(int(second_lengths.min()), int((lengths - 3 - second_lengths).min()))
+        _check(folder / _SECOND_LENGTHS, shortest >= 0, "a second text longer than its pair, or of less than no tokens")
     for first in range(0, len(ids), _CHECKED_TOKENS):
         some = ids[first : first + _CHECKED_TOKENS]
         _check(folder / _IDS, _within(some, 0, manifest.tokenizer.vocab_size), "an id that is not in the vocabulary")
@@ -497,15 +563,19 @@ def open_token_cache(path: str | os.PathLike[str]) -> tuple[UnsettledTexts, Cach
         rows,
         manifest.num_source_rows,
         labels,
-        tuple(SourceColumns(source.name, source.text_column, source.labels) for source in manifest.sources),
+        tuple(
+            SourceColumns(source.name, source.text_column, source.labels, source.pair_column)
+            for source in manifest.sources
+        ),
         BadRows(
             (BadRow(row.path, row.line, row.reason, row.unit) for row in manifest.skipped_rows), manifest.num_skipped
         ),
         [],
         manifest.source_sha256,
-        groups=_read_groups(folder / _GROUPS, manifest),
+        _mapped_texts(folder / _PAIRS, num_texts) if manifest.pairs else None,
+        _read_groups(folder / _GROUPS, manifest),
     )
-    return unsettled, CachedTokens(ids, starts, truncated, os.fspath(path), manifest)
+    return unsettled, CachedTokens(ids, starts, lengths, os.fspath(path), manifest, uncut_seconds=second_lengths)
 
 
 def _read_labels(folder: Path, manifest: Manifest) -> tuple[LabelColumn, ...]:
@@ -558,7 +628,7 @@ def read_manifest(folder: Path) -> Manifest:
     if values.get("format") not in range(1, FORMAT + 1):
         raise DataError(
             f"{path}: found format {show(values.get('format'))} of bertwright {show(values.get('bertwright'))}, "
-            f"expected format 1 or {FORMAT} of bertwright {__version__}. {_AGAIN}"
+            f"expected format 1 to {FORMAT} of bertwright {__version__}. {_AGAIN}"
         )
     try:
         manifest = build(Manifest, values, str(path))
@@ -566,6 +636,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{one_line(error)}. It is damaged. {_AGAIN}") from None
     kinds = {_LABELS if column.names is not None else _NUMBERS for column in manifest.labels}
     expected = {_IDS, _LENGTHS, _ROWS, _TEXTS} | kinds | ({_GROUPS} if manifest.group_columns else set())
+    expected |= {_SECOND_LENGTHS, _PAIRS} if manifest.pairs else set()
     _check(path, set(manifest.files) == expected, f"the files {', '.join(sorted(manifest.files))[:100]}")
     return manifest
 
@@ -588,6 +659,7 @@ def _check_files(folder: Path, manifest: Manifest) -> None:
     item_bytes = {
         _IDS: np.dtype(manifest.id_dtype).itemsize,
         _LENGTHS: 4,
+        _SECOND_LENGTHS: 4,
         _ROWS: 8,
         _LABELS: 4 * num_named,
         _NUMBERS: 8 * (len(manifest.labels) - num_named),
@@ -623,7 +695,7 @@ def _numbers(folder: Path, name: str, dtype: str) -> np.ndarray:
 def _mapped_texts(path: Path, num_texts: int) -> Texts:
     try:
         with open(path, "rb") as file:
-            texts = MappedTexts(file.fileno()).checked()
+            texts = MappedTexts(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)).checked()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{path}: damaged or changed: {one_line(error)}. {_AGAIN}") from None
     _check(path, len(texts) == num_texts, f"{len(texts):,} texts, expected {num_texts:,}")

@@ -53,13 +53,10 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
     """Read, tokenise and write, unless the output already holds the same; says and returns what was done."""
     started = time.perf_counter()
     folder = Path(config.output or "")
-    if config.pair_column is not None:
-        raise DataError(
-            "--pair-column: folders of token ids hold single texts, found pairs of texts. Give the files to bertwright "
-            "train instead"
-        )
     _check_output(folder)
     tokenizer = load_tokenizer(tokenizer_folder(config.model, config.tokenizer))
+    if config.pair_column is not None:
+        tokenizer.check_pairs()
     if tokenizer.engine != "nanotoken":
         reporter.say(f"tokenising with tokenizers, which is slower: {tokenizer.reason}")
     if is_token_cache(folder) and not config.overwrite:
@@ -72,6 +69,7 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
         config.label_column,
         with_labels=config.labels,
         on_bad_row=config.on_bad_row,
+        pair_column=config.pair_column,
         group_columns=config.group_columns,
     )
     read_s = time.perf_counter() - read_started
@@ -169,6 +167,8 @@ def cache_key(config: TokenizeConfig, source_sha256: str, tokenizer: Tokenizer) 
         "tokenizer": tokenizer.sha256,
         "max_length": config.max_length,
     }
+    if config.pair_column is not None:
+        parts["pair_column"] = config.pair_column
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()
 
 
@@ -208,8 +208,8 @@ def _already_there(
     result["memory"] = {"peak_process_bytes": hardware.peak_process_bytes()}
     _show(
         [
-            f"{folder} already holds the token ids of these {manifest.num_texts:,} texts, by the same tokenizer, cut "
-            f"to {manifest.max_length} tokens: nothing to do"
+            f"{folder} already holds the token ids of these {manifest.num_texts:,} {_what(manifest.pairs)}, by the "
+            f"same tokenizer, cut to {manifest.max_length} tokens: nothing to do"
         ],
         reporter,
     )
@@ -239,6 +239,7 @@ def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
         "output": str(folder),
         "made": made,
         "texts": manifest.num_texts,
+        "pairs": manifest.pairs,
         "tokens": manifest.num_tokens,
         "truncated_texts": manifest.num_truncated,
         "truncated_share": manifest.truncated_share,
@@ -250,6 +251,10 @@ def _result(folder: Path, manifest: Manifest, made: bool) -> dict[str, Any]:
         "source_sha256": manifest.source_sha256,
         "bytes": stored,
     }
+
+
+def _what(pairs: bool) -> str:
+    return "pairs" if pairs else "texts"
 
 
 def _num_labels(manifest: Manifest) -> int | None:
@@ -271,15 +276,16 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if result["label_columns"] and result["labels"] is None:
         columns = len(result["label_columns"])
         labels = f"{columns:,} columns of labels" if columns > 1 else "numbers as labels"
+    what = _what(result["pairs"])
     return [
-        f"texts      {result['texts']:>14,}   with {labels}",
-        f"tokens     {result['tokens']:>14,}   {result['tokens'] / result['texts']:.1f} a text",
-        f"truncated  {result['truncated_share']:>14.1%}   {result['truncated_texts']:,} texts are longer than "
+        f"{what}      {result['texts']:>14,}   with {labels}",
+        f"tokens     {result['tokens']:>14,}   {result['tokens'] / result['texts']:.1f} a {what[:-1]}",
+        f"truncated  {result['truncated_share']:>14.1%}   {result['truncated_texts']:,} {what} are longer than "
         f"{result['max_length']} tokens and lost their end",
         f"read       {duration(seconds['read']):>14}",
-        f"tokenize   {duration(seconds['tokenize']):>14}   {result['rates']['tokenize_texts_per_s']:,.0f} texts/s by "
+        f"tokenize   {duration(seconds['tokenize']):>14}   {result['rates']['tokenize_texts_per_s']:,.0f} {what}/s by "
         f"{result['tokenizer']['engine']}",
         f"write      {duration(seconds['write']):>14}   {result['bytes'] / 1e6:,.1f} MB in {result['output']}",
-        f"total      {duration(seconds['total']):>14}   {result['rates']['total_texts_per_s']:,.0f} texts/s",
+        f"total      {duration(seconds['total']):>14}   {result['rates']['total_texts_per_s']:,.0f} {what}/s",
         f"memory     {result['memory']['peak_process_bytes'] / 2**20:>10,.0f} MiB   peak of the process",
     ]

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from bertwright.errors import CheckpointError
+from bertwright.model.hub_failure import http_error, hub_failure
 from bertwright.runs import is_run
 
 MINILM = "all-MiniLM-L6-v2"
@@ -107,7 +108,7 @@ def _minilm_package() -> Path | None:
 
 def _fetch_from_hub(name: str) -> Path:
     import huggingface_hub
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
@@ -118,16 +119,5 @@ def _fetch_from_hub(name: str) -> Path:
             patterns = [*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS]
             folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
         return folder
-    except errors.GatedRepoError:
-        raise CheckpointError(
-            f"{name}: access on the hub must be asked for; then log in with `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise CheckpointError(f"{name}: no such folder, and no such public model on the hub. {known}") from None
-    except errors.HFValidationError:
-        raise CheckpointError(f"{name}: no such folder, and not a hub name. {known}") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        if not isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
-            reason = f"the hub answered with an error: {str(error).splitlines()[0]}"
-        raise CheckpointError(f"{name}: not in the hub's cache on this machine, and {reason}. {known}") from None
+    except (OSError, errors.HFValidationError, http_error()) as error:
+        raise CheckpointError(hub_failure(name, error, "model", known, may_be_local=True)) from None

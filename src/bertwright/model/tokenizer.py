@@ -227,20 +227,54 @@ def pair_up(
     begins, ends = first[1][:-1], first[1][1:]  # (pairs,) where a lies in ``ids``, [CLS] and [SEP] included
     second_begins, second_ends = second[1][:-1] + len(first[0]), second[1][1:] + len(first[0])
     lengths, second_lengths = ends - begins - 2, second_ends - second_begins - 2
+    return _pairs_of_runs(
+        ids, (begins, ends - 1, second_begins + 1, second_ends - 1), lengths, second_lengths, max_length
+    )
+
+
+def cut_pairs(
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray], lengths: np.ndarray, second_lengths: np.ndarray, max_length: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Pairs that :func:`pair_up` cut before, cut to fewer tokens: what it gives of the whole texts at once.
+
+    ``pairs`` are their ids, starts and second starts; ``lengths`` and ``second_lengths`` (pairs,) the tokens of all a
+    and all b before they were cut, without marks: of two texts that were cut to one length, the longer one keeps more.
+    Nothing else is needed, because of neither text less is kept when the pair may be longer.
+
+    Returns:
+        as :func:`pair_up`; cut are all pairs that are shorter than they once were.
+    """
+    ids, starts, second_starts = pairs
+    seconds = starts[:-1] + second_starts
+    return _pairs_of_runs(ids, (starts[:-1], seconds - 1, seconds, starts[1:] - 1), lengths, second_lengths, max_length)
+
+
+def kept_of_pairs(lengths: np.ndarray, second_lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many tokens of each a and of each b, (pairs,), :func:`pair_up` keeps of so many; none are marks."""
     most = max_length - 3
     too_long = lengths + second_lengths > most
     shorter = np.minimum(np.minimum(lengths, second_lengths), most // 2)
     first_is_longer = lengths > second_lengths
     kept = np.where(too_long, np.where(first_is_longer, most - shorter, shorter), lengths)
-    second_kept = np.where(too_long, np.where(first_is_longer, shorter, most - shorter), second_lengths)
+    return kept, np.where(too_long, most - kept, second_lengths)
+
+
+def _pairs_of_runs(
+    ids: np.ndarray,
+    run_begins: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray],
+    lengths: np.ndarray,
+    second_lengths: np.ndarray,
+    max_length: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """What :func:`pair_up` returns; ``run_begins`` (pairs,) is where in ``ids`` [CLS] a, [SEP], b and [SEP] start."""
+    kept, second_kept = kept_of_pairs(lengths, second_lengths, max_length)
     one = np.ones_like(kept)
-    # Of each pair four runs: [CLS] and a, [SEP], b, [SEP].
-    run_begins = np.stack([begins, ends - 1, second_begins + 1, second_ends - 1], axis=1).ravel()
     run_lengths = np.stack([kept + 1, one, second_kept, one], axis=1).ravel()
-    starts = np.zeros(len(begins) + 1, dtype=np.int64)
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(kept + second_kept + 3, out=starts[1:])
-    joined = ids[places_of(run_begins, run_lengths)]
-    return joined, starts, (kept + 2).astype(np.int32), int(np.count_nonzero(too_long))
+    joined = ids[places_of(np.stack(run_begins, axis=1).ravel(), run_lengths)]
+    num_cut = int(np.count_nonzero(lengths + second_lengths > max_length - 3))
+    return joined, starts, (kept + 2).astype(np.int32), num_cut
 
 
 def places_of(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -1,0 +1,38 @@
+"""What it means when something cannot be fetched from the hub, in this project's words."""
+
+from __future__ import annotations
+
+
+def hub_failure(name: str, error: BaseException, what: str, expected: str, *, may_be_local: bool = False) -> str:
+    """One line on why ``name`` could not be fetched, from the ``error`` that huggingface_hub raised.
+
+    ``what`` it is, "model" or "data set"; ``expected`` says what names there are, for one that is not known. With
+    ``may_be_local`` the name may also have been meant for a folder, of which it is already clear that there is none.
+    """
+    from huggingface_hub import constants, errors
+
+    no_folder = "no such folder, and " if may_be_local else ""
+    if isinstance(error, errors.GatedRepoError):
+        return f"{name}: access on the hub must be asked for; then log in with `hf auth login`"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status == 401:
+        return (
+            f"{name}: {no_folder}no such public {what} on the hub, or access to it needs a login (`hf auth login`). "
+            f"{expected}"
+        )
+    if isinstance(error, errors.HFValidationError):
+        return f"{name}: {no_folder}not the name of a {what} on the hub. {expected}"
+    if isinstance(error, errors.HfHubHTTPError):
+        return f"{name}: the hub answered with an error: {(str(error) or type(error).__name__).splitlines()[0]}"
+    if isinstance(error, OSError) and type(error) in (OSError, PermissionError) and error.strerror:
+        return f"{name}: cannot be kept in the hub's cache on this machine ({error.strerror.lower()})"
+    reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    return f"{name}: not in the hub's cache on this machine, and {reason}" + (f". {expected}" if may_be_local else "")
+
+
+def http_error() -> type[Exception]:
+    """What a failed connection raises: the HTTP library is another one from version to version of huggingface_hub."""
+    from huggingface_hub import errors
+
+    base: type[Exception] = errors.HTTPError
+    return base
