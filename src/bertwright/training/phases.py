@@ -85,11 +85,12 @@ class Phases:
 
     Attributes:
         doing: what the run is at, in words, for whoever stops it.
+        begun: whether its folder is there, to go on with.
     """
 
     def __init__(self, output: Path, reporter: Reporter, resumed: bool) -> None:
         self.output, self.folder, self.reporter, self.resumed = output, output / runs.CHECKPOINTS, reporter, resumed
-        self.doing = "reading"
+        self.doing, self.begun = "reading", False
         self._started = time.perf_counter()
         self._seconds: dict[str, float] = {}
         self._model_sha256 = ""
@@ -115,11 +116,7 @@ class Phases:
             RunError: another one works on it.
         """
         self._held.enter_context(runs.locked(self.output))
-
-    @property
-    def begun(self) -> bool:
-        """Whether there is a folder to go on with."""
-        return runs.is_run(self.output)
+        self.begun = True
 
     def kept(self) -> str:
         """What is kept if the run stops now, in words."""
