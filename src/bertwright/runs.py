@@ -180,6 +180,8 @@ def prepare_output(path: Path, overwrite: bool) -> None:
             raise RunError(f"{path} exists; pass another --output, or --overwrite to replace it")
         if not is_run(path):
             raise RunError(f"{path} exists and is not a run's folder; --overwrite replaces runs only")
+        if is_locked(path):
+            raise RunError(f"{path}: another process is working on this run; wait for it to end, or stop it")
     check_can_be_made(path)
 
 

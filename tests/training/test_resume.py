@@ -379,11 +379,13 @@ def test_without_resume_it_is_named_as_a_way(folder, stopped):
         small(folder, stopped)
 
 
-def test_two_processes_do_not_go_on_with_one_run(stopped):
+def test_two_processes_do_not_work_on_one_run(folder, stopped):
     with runs.locked(stopped):
         assert runs.open_run(stopped).state == "running"
         with pytest.raises(RunError, match="another process is working on this run"):
             bertwright.train(resume=True, output=stopped, quiet=True)
+        with pytest.raises(RunError, match="another process is working on this run"):
+            small(folder, stopped, overwrite=True)
     assert runs.open_run(stopped).state == "stopped at step 9"
 
 
@@ -464,6 +466,16 @@ def test_in_other_phases_it_ends_at_once(kills, folder, whole, tmp_path, monkeyp
     assert f"stopped by SIGTERM while {doing}: {kept}" in capsys.readouterr().err
     small(folder, tmp_path / "r", resume=True)
     assert kills.record(tmp_path / "r") == whole
+
+
+@needs_signals
+def test_a_run_that_is_to_be_replaced_is_not_taken_for_one_to_go_on_with(folder, tmp_path, monkeypatch, capsys):
+    small(folder, tmp_path / "r", steps=1)
+    monkeypatch.setattr(train, "read_labelled", lambda *_, **__: send(signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        small(folder, tmp_path / "r", overwrite=True)
+    assert "nothing was written. Start it again" in capsys.readouterr().err
+    assert runs.open_run(tmp_path / "r").finished
 
 
 @needs_signals
