@@ -5,8 +5,8 @@
 
 ``same``: both with the same settings: bfloat16, AdamW, learning rate, warm-up, linear decay, batch size, epochs and
 length; Trainer with what its documentation recommends for speed: batches grouped by length, fused AdamW.
-``own``: bertwright with ``--recipe best``, Trainer with its default hyperparameters (3 epochs of batches of 8, learning
-rate 5e-5, no warm-up, no decay), in bfloat16.
+``own``: each with its own defaults: bertwright as ``bertwright train`` chooses, Trainer with its default
+hyperparameters (3 epochs of batches of 8, learning rate 5e-5, no warm-up, no decay), in bfloat16.
 
 All are judged on the same held-out texts by the same scorer, in float32. A line of JSON is written for each training,
 and those that are there are not repeated: stop it and start it again at will.
@@ -84,18 +84,15 @@ def files_of(row: Row, data: Path, folder: Path) -> dict[str, str]:
 def train_ours(row: Row, own: bool, files: dict[str, str], output: Path, seed: int) -> float:
     import bertwright
 
-    settings: dict[str, Any]
-    if own:
-        settings = {"recipe": "best"}
-    else:
-        settings = {
+    settings: dict[str, Any] = {"validation_share": 0.0}
+    if not own:
+        settings |= {
             "learning_rate": row.learning_rate,
             "epochs": row.epochs,
             "batch_size": BATCH_SIZE,
             "warmup_ratio": WARMUP_RATIO,
             "weight_decay": WEIGHT_DECAY,
             "freeze_encoder": row.frozen,
-            "validation_share": 0.0,
         }
     run = bertwright.train(
         files["train"],
