@@ -49,7 +49,7 @@ class LabelledTexts:
       With ``--hard-labels`` ``targets`` are the hard ones as well.
     - "soft": shares of the classes, ``targets`` (rows, labels) float32 that sum to 1. ``label_ids`` are the classes
       that metrics are of: of two in one column what the threshold says, else the one with the largest share.
-    - "regression": a number, ``targets`` (rows, 1) float32; ``labels`` is the name of its column alone.
+    - "regression": a number, ``targets`` (rows, 1) float64; ``labels`` is the name of its column alone.
 
     ``label_ids`` is None for the second and the last, and for texts without labels, which have no ``labels`` either.
 
@@ -102,6 +102,10 @@ def read_labelled(
     settings: DataSettings,
     labels: tuple[str, ...] | None = None,
     kind: LabelKind | None = None,
+    *,
+    threshold: float | None = None,
+    hard: bool = False,
+    as_in_training: bool = False,
 ) -> LabelledTexts:
     """The labelled texts of one or several files, one after the other; ``paths`` is one path or a list of them.
 
@@ -114,16 +118,21 @@ def read_labelled(
     Without ``labels`` the files say what the labels are, over all of them. Classes are in numeric order if all are
     numbers, else sorted; of two, ``settings.positive_label`` goes last; where all are numbers, whole ones lose their
     point, so that 1.0 is "1". With ``labels`` and their ``kind``, those of a training, the ids follow them, label
-    columns are found by them, and a row with any other label is a bad row.
+    columns are found by them, and a row with any other label is a bad row. ``threshold`` and ``hard`` are its
+    ``label_threshold`` and ``hard_labels``, which hold where ``settings`` say nothing. ``as_in_training``: ``settings``
+    are those of the training; where they name the columns of several classes' shares, these files may have one column
+    with the right class instead.
 
     Raises:
         DataError: a file cannot be read (:func:`bertwright.data.read.read_parts`); a column is not found; a row cannot
             be used and ``settings.on_bad_row`` is "error", or none can be; the labels are fractions and the settings do
             not say what is meant, too many to be classes or, for a training, all the same; settings exclude each other.
     """
-    rules = LabelRules.of(settings, labels, kind)
+    rules = LabelRules.of(settings, labels, kind, threshold, hard)
     asked = _asked(settings.text_column, settings.pair_column, settings.label_column, settings.group_columns)
     preferred, must = rules.preferred_columns()
+    if as_in_training and rules.wanted == "soft" and sorted(named_columns(preferred, asked.labels)) == sorted(preferred):
+        asked = replace(asked, labels=())
     reader: LabelReader | None = None
 
     def reader_of(path: str, columns: tuple[str, ...]) -> LabelReader:
@@ -134,7 +143,7 @@ def read_labelled(
     reading = _Reading(lambda table: choose(table, asked, preferred, must), reader_of)
     for path in _files_or_folders(paths):
         if is_token_cache(path):
-            reading.add_folder(path, asked, with_labels=True)
+            reading.add_folder(path, asked, with_labels=True, preferred=preferred)
         else:
             reading.add_parts(read_parts(path, [*asked.names, *preferred], on_bytes=reading.digest.update))
     assert reader is not None
@@ -366,7 +375,7 @@ class _Reading:
             self._rows.append(table.row_numbers[good] + before)
             self.num_source_rows += table.num_source_rows
 
-    def add_folder(self, path: FilePath, asked: Asked, with_labels: bool) -> None:
+    def add_folder(self, path: FilePath, asked: Asked, with_labels: bool, preferred: Sequence[str] = ()) -> None:
         """A folder of token ids, as if it were the file that it was made from.
 
         Raises:
@@ -374,6 +383,8 @@ class _Reading:
         """
         texts, tokens = open_token_cache(path)
         shown = os.fspath(path)
+        if not asked.labels and {*preferred} <= {column.name for column in texts.labels}:
+            asked = replace(asked, labels=tuple(preferred))
         columns = _folder_columns(shown, texts, asked, with_labels)
         self.digest.update(texts.sha256.encode())
         names = ", ".join(source.name for source in texts.sources)

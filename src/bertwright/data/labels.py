@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ MOST_DISTINCT = 100_000
 """Of no column are more different labels than these kept."""
 
 _MOST_FROM_ONE = 1e-3
+_MOST_NUMBER = 1e36  # models compute in float32, which ends at 3.4e38
+_LEAST_SPREAD = 1e-36
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _BOOLEANS = {"false": 0.0, "true": 1.0}
 
 Task = Literal["classes", "threshold", "soft", "multi-label", "regression"]
@@ -38,6 +42,8 @@ class LabelRules:
         threshold: from which number on a label is 1.
         hard: learn from what the threshold says, not from shares.
         positive: of two classes, the one that goes last.
+        kept: the threshold is that of the training, nobody asked for it.
+        notes: what the user must be told of them.
     """
 
     asked: Literal["auto", LabelKind] = "auto"
@@ -46,21 +52,41 @@ class LabelRules:
     positive: str | None = None
     labels: tuple[str, ...] | None = None
     kind: LabelKind | None = None
+    kept: bool = False
+    notes: tuple[str, ...] = ()
 
     @staticmethod
-    def of(settings: DataSettings, labels: tuple[str, ...] | None, kind: LabelKind | None) -> LabelRules:
-        """Those of ``settings``.
+    def of(
+        settings: DataSettings,
+        labels: tuple[str, ...] | None,
+        kind: LabelKind | None,
+        kept_threshold: float | None = None,
+        kept_hard: bool = False,
+    ) -> LabelRules:
+        """Those of ``settings``; a training's own threshold and ``--hard-labels`` hold where these say nothing.
 
         Raises:
             DataError: they exclude each other, or another kind than that of the training was asked for.
         """
+        asked, threshold = settings.label_kind, settings.label_threshold
+        notes: list[str] = []
+        kept = threshold is None and kept_threshold is not None
+        if kept:
+            threshold = kept_threshold
+            notes.append(f"labels count as 1 from {threshold:g} on, as in the training (--label-threshold)")
+        elif kept_threshold is not None and threshold != kept_threshold:
+            notes.append(f"labels count as 1 from {threshold:g} on, in the training from {kept_threshold:g} on")
+        if kept_hard and kind == "classes" and asked == "auto" and threshold is None:
+            asked = "soft"  # shares, of which the training made classes
         rules = LabelRules(
-            settings.label_kind,
-            settings.label_threshold,
-            settings.hard_labels,
+            asked,
+            threshold,
+            settings.hard_labels or kept_hard,
             settings.positive_label,
             labels,
             kind,
+            kept,
+            tuple(notes),
         )
         rules._check()
         return rules
@@ -111,7 +137,18 @@ class LabelRules:
         self._check_kind(wanted)
         if wanted == "classes" and self.threshold is not None:
             return "threshold"
-        if wanted == "soft" and not several and self.labels is not None and set(self.labels) != {"0", "1"}:
+        if wanted == "classes" and self.hard:
+            raise DataError(
+                f"--hard-labels: found one label column, {show(columns[0])}, whose classes are hard already. Leave it "
+                "out, or say of which numbers to make classes with --label-threshold or --label-kind soft"
+            )
+        one_class = not several and self.labels is not None and set(self.labels) != {"0", "1"}
+        if wanted == "soft" and (several or one_class) and self.threshold is not None:
+            raise DataError(
+                "--label-threshold: found shares of several classes, of which the class with the largest share "
+                "counts. Leave it out"
+            )
+        if wanted == "soft" and one_class:
             return "classes"  # the one right class of each text, for a training of shares of several classes
         return wanted
 
@@ -242,7 +279,7 @@ def _outside(numbers: np.ndarray, where: str, wrong: str) -> Callable[[int], str
 
 def _number(label: str) -> float:
     """The number that a label stands for; NaN for a word."""
-    if NUMBER.fullmatch(label):
+    if NUMBER.fullmatch(label) or _INFINITE.fullmatch(label):
         return float(label)
     return _BOOLEANS.get(label.casefold(), np.nan)
 
@@ -494,17 +531,21 @@ def positive_last(labels: tuple[str, ...], positive: str | None, fixed: bool) ->
     """The labels with the positive one of two last, unless their order is ``fixed`` by a training.
 
     Raises:
-        DataError: ``positive`` is none of the labels.
+        DataError: ``positive`` is none of the labels, or these are not two.
     """
     if positive is None:
         return labels
+    if len(labels) != 2:
+        raise DataError(
+            f"--positive-label names one of two classes, found {len(labels):,} ({show_labels(labels)}): leave it out"
+        )
     name = positive.strip()
     name = name if name in labels else _without_point(name)
     if name not in labels:
         nearest = difflib.get_close_matches(name, labels, n=1)
         hint = f". Did you mean {nearest[0]}?" if nearest else ""
         raise DataError(f"--positive-label {show(positive)} is none of the labels {show_labels(labels)}{hint}")
-    if fixed or len(labels) != 2:
+    if fixed:
         return labels
     return (labels[0], labels[1]) if labels[1] == name else (labels[1], labels[0])
 
@@ -538,6 +579,7 @@ class NumberLabels:
         self._hard: list[np.ndarray] = []
         self._within = True
         self._fractions = False
+        self._zero_one = True
 
     def columns(self, path: str, names: tuple[str, ...]) -> tuple[str, ...]:
         if not self._by_name and len(names) == 1:
@@ -569,6 +611,11 @@ class NumberLabels:
                 lambda row: f"the shares sum to {sums[row]:g}, expected 1",
             )
             values = values / np.where(sums > 0, sums, 1)[:, None]
+        if task == "regression":
+            part.mark(
+                np.abs(values[:, 0]) > _MOST_NUMBER,
+                _outside(values[:, 0], where[0], f"is beyond {_MOST_NUMBER:g}, which models cannot give"),
+            )
         hard = values >= self._threshold
         if task == "threshold" and self._rules.labels is not None:
             for value, name in ((True, "1"), (False, "0")):
@@ -580,7 +627,8 @@ class NumberLabels:
         if task == "threshold":
             self._within &= bool(((values >= 0) & (values <= 1)).all())
             self._fractions |= bool((values != np.floor(values)).any())
-        self._targets.append(values.astype(np.float32))
+        self._zero_one &= bool(((values == 0) | (values == 1)).all())
+        self._targets.append(values if task == "regression" else values.astype(np.float32))
         self._hard.append(hard)
 
     def check(self) -> tuple[np.ndarray | None, dict[int, list[BadRow]], Counter[int]]:
@@ -590,6 +638,8 @@ class NumberLabels:
         """See :class:`LabelReader`; nothing is ever ``dropped``."""
         targets, hard = np.concatenate(self._targets), np.concatenate(self._hard)
         self._targets, self._hard = [], []
+        if not self._zero_one:
+            notes += self._rules.notes
         if self._task == "regression":
             return self._settled_numbers(targets)
         if self._task == "multi-label":
@@ -599,10 +649,11 @@ class NumberLabels:
         return self._settled_two(targets[:, 0], hard[:, 0], notes)
 
     def _settled_numbers(self, targets: np.ndarray) -> Settled:
-        if self._rules.labels is None and len(targets) and targets.min() == targets.max():
+        if self._rules.labels is None and len(targets) and targets.max() - targets.min() < _LEAST_SPREAD:
+            same = targets.min() == targets.max()
+            found = f"one number only ({targets[0, 0]:.15g})" if same else f"numbers less than {_LEAST_SPREAD:g} apart"
             raise DataError(
-                f"{self._path}: found one number only ({targets[0, 0]:g}) in column {show(self._names[0])}, expected "
-                "different ones to learn from"
+                f"{self._path}: found {found} in column {show(self._names[0])}, expected different ones to learn from"
             )
         return Settled("regression", self._rules.labels or self._names, None, targets)
 
@@ -634,6 +685,8 @@ class NumberLabels:
     def _settled_two(self, shares: np.ndarray, hard: np.ndarray, notes: list[str]) -> Settled:
         """The classes "0" and "1" of one column."""
         rules = self._rules
+        if rules.kept and self._task == "threshold" and self._zero_one:
+            hard = shares == 1  # the two classes themselves, whatever the threshold was
         if rules.labels is None:
             counts = Counter({name: int(n) for name, n in (("0", (~hard).sum()), ("1", hard.sum())) if n})
             labels = _classes(counts, self._path, self._names[0], "Choose another --label-threshold", notes)

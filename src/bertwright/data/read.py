@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from bertwright.data.arrow import read_arrow
 from bertwright.data.class_folders import read_class_folders
-from bertwright.data.compression import COMPRESSIONS, PIECE_BYTES, decompressed_pieces, raw_pieces
+from bertwright.data.compression import COMPRESSIONS, PIECE_BYTES, decompressed_pieces, raw_pieces, refusing_unreadable
 from bertwright.data.delimited import read_csv, read_tsv
 from bertwright.data.header import with_header
 from bertwright.data.jsonl import read_jsonl
@@ -70,6 +70,8 @@ def read_parts(
     if os.path.isdir(shown):
         yield from read_class_folders(shown, on_bytes)
         return
+    with refusing_unreadable(shown):
+        os.stat(shown)
     kind, compression = _format_of(shown)
     if kind in ("parquet", "arrow", "npz"):
         with _stored(shown, compression, on_bytes) as stored:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bertwright import hardware, runs
 from bertwright.config import TokenizeConfig, build
 from bertwright.data.columns import LabelledTexts, read_unsettled, source_files
+from bertwright.data.compression import COMPRESSIONS
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.read import read_parts
 from bertwright.data.token_cache import (
@@ -173,7 +174,7 @@ def cache_key(config: TokenizeConfig, source_sha256: str, tokenizer: Tokenizer) 
 
 
 def _extension(name: str) -> str:
-    return "".join(Path(name.lower()).suffixes[-2 if name.lower().endswith(".gz") else -1 :])
+    return "".join(Path(name.lower()).suffixes[-2 if name.lower().endswith(COMPRESSIONS) else -1 :])
 
 
 def _check_output(folder: Path) -> None:

@@ -45,7 +45,15 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())
     read_started = time.perf_counter()
-    texts = read_labelled(config.data, config, predictor.labels, kind=predictor.settings.kind)
+    trained = predictor.settings
+    texts = read_labelled(
+        config.data,
+        config,
+        predictor.labels,
+        kind=trained.kind,
+        threshold=trained.label_threshold,
+        hard=trained.hard_labels,
+    )
     say_notes(texts, reporter)
     read_s = time.perf_counter() - read_started
     tokenize_started = time.perf_counter()

@@ -201,7 +201,7 @@ def prediction_tables(
             columns["label"] = names.take(pa.array(texts.label_ids[chosen]))
         if texts.targets is not None:
             for i, label in enumerate(labels):
-                columns[f"label_{label}"] = pa.array(texts.targets[chosen, i], pa.float32())
+                columns[f"label_{label}"] = pa.array(texts.targets[chosen, i])
         columns["predicted"] = _predicted(scores[chosen], names, threshold, kind)
         for i, label in enumerate(labels):
             columns[f"score_{label}"] = pa.array(scores[chosen, i], pa.float64())

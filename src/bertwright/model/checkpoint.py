@@ -48,6 +48,8 @@ class ClassifierSettings(Settings):
     long_texts: LongTexts = "head"
     window_overlap: int = Field(0, ge=0)
     window_pooling: WindowPooling = "mean"
+    label_threshold: float | None = None
+    hard_labels: bool = False
     threshold: float = Field(0.5, ge=0, le=1)
     temperature: float = Field(1.0, gt=0)
 
@@ -102,6 +104,8 @@ def load_for_training(
     long_texts: LongTexts = "head",
     window_overlap: int = 0,
     window_pooling: WindowPooling = "mean",
+    label_threshold: float | None = None,
+    hard_labels: bool = False,
 ) -> Loaded:
     """The model ``name`` with a classifier for ``labels`` of ``kind``.
 
@@ -109,7 +113,8 @@ def load_for_training(
     and shares of them count as one: both are a softmax) and reads the same pooling.
 
     What the checkpoint lacks of the head is drawn from ``seed``. ``tokenizer`` names another model whose tokenizer to
-    take; ``dropouts`` replaces settings of the model by name.
+    take; ``dropouts`` replaces settings of the model by name. ``label_threshold`` and ``hard_labels``, with which the
+    labels were read, are kept for evaluations.
 
     Raises:
         CheckpointError: see ``find_folder``, ``read_tensors`` and ``assign``.
@@ -123,6 +128,8 @@ def load_for_training(
         long_texts=long_texts,
         window_overlap=window_overlap,
         window_pooling=window_pooling,
+        label_threshold=label_threshold,
+        hard_labels=hard_labels,
     )
     if name in SIZES and not Path(name).is_dir():
         return _random_model(name, settings, seed, tokenizer, dropouts or {})

@@ -175,6 +175,8 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
         long_texts=config.long_texts,
         window_overlap=config.window_overlap,
         window_pooling=config.window_pooling,
+        label_threshold=config.label_threshold,
+        hard_labels=config.hard_labels,
     )
     if loaded.settings.pairs:
         check_pairs_or_long_texts(config, pairs=True)
@@ -522,8 +524,10 @@ def _read(
     """All texts of the training files, those to learn from, and validation and test texts where there are any."""
     given_texts = train_texts = read_labelled(config.train, config)
     labels, kind = train_texts.labels, train_texts.kind
-    test_texts = read_labelled(config.test, config, labels, kind) if config.test else None
-    validation_texts = read_labelled(config.validation, config, labels, kind) if config.validation else None
+    test_texts = read_labelled(config.test, config, labels, kind, as_in_training=True) if config.test else None
+    validation_texts = None
+    if config.validation:
+        validation_texts = read_labelled(config.validation, config, labels, kind, as_in_training=True)
     for texts in (train_texts, validation_texts, test_texts):
         if texts is not None:
             say_notes(texts, reporter)
