@@ -171,8 +171,8 @@ def prepare_output(path: Path, overwrite: bool) -> None:
             if is_run(path) and not (path / RESULT).is_file():
                 go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] == "train" else ""
                 raise RunError(
-                    f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite to "
-                    "replace it"
+                    f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite "
+                    "to replace it"
                 )
             raise RunError(f"{path} exists; pass another --output, or --overwrite to replace it")
         if not is_run(path):

@@ -708,12 +708,12 @@ def _side_by_side(known: Sequence[_Known], pairs: Sequence[Pair]) -> list[tuple[
         add(words, [None if loss is None else f"{float(loss):.9g}" for loss in losses])
     add("steps taken", [which.result.get("steps") for which in known])
     add("step kept", [which.result.get("best_step") for which in known])
-    tasks = [which.result.get("task") for which in known]
-    metrics = dict.fromkeys(name for task in tasks for name in _SHOWN_METRICS.get(task, _SHOWN_METRICS["single_label"]))
-    first_metrics = {_SHOWN_METRICS.get(task, _SHOWN_METRICS["single_label"])[0] for task in tasks}
+    of_each = [_SHOWN_METRICS.get(str(which.result.get("task")), _SHOWN_METRICS["single_label"]) for which in known]
+    shown = dict.fromkeys(name for names in of_each for name in names)
+    shown_of_train = dict.fromkeys(names[0] for names in of_each)
     for split in SPLITS:
         if split == "train" or any(held_out_split(which.run.metrics) == split for which in known):
-            for name in first_metrics if split == "train" else metrics:
+            for name in shown_of_train if split == "train" else shown:
                 add(f"{split} {name}", [(which.run.metrics.get(split) or {}).get(name) for which in known])
     return rows
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bertwright.config import expand_home
@@ -32,18 +31,20 @@ _SHOWN_METRICS = {
     "multi_label": ("accuracy", "micro_f1", "macro_f1", "roc_auc", "average_precision", "log_loss"),
     "regression": ("root_mean_squared_error", "mean_absolute_error", "r2", "pearson", "spearman"),
 }
+# Widths of tables: a number, what is between columns, and what run, model, seed and epochs take at least.
+_NUMBER, _BETWEEN, _WIDTH_OF_WORDS = 6, 3, 45
 _HEADINGS = {
     "root_mean_squared_error": "RMSE",
     "mean_absolute_error": "MAE",
-    "average_precision": "avg. precision",
 }
 
 
 def compare(*runs: str | Path) -> list[dict[str, Any]]:
     """A record for each of ``runs``, folders of finished runs that were judged on the same texts.
 
-    Keys: ``run``, ``act``, ``task`` (the kind of labels, as in result.json), ``model``, ``seed``, ``epochs``, ``steps``, ``judged_on``, ``metrics`` (of the held-out
-    texts), ``train_accuracy``, ``device``, ``dtype``, ``seconds``, ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd``.
+    Keys: ``run``, ``act``, ``task`` (the kind of labels, as in result.json), ``model``, ``seed``, ``epochs``,
+    ``steps``, ``judged_on``, ``metrics`` (of the held-out texts), ``train_accuracy``, ``device``, ``dtype``,
+    ``seconds``, ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd``.
 
     Raises:
         UserError: fewer than two runs; one is missing, damaged or not finished; they were judged on different texts.
@@ -120,27 +121,30 @@ def _judged_texts(run: Run) -> str:
     for words in rows.T:
         key = _mixed(key ^ words)
     digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass"))
-    digest.update(np.ascontiguousarray(rows[np.argsort(key)]))
+    digest.update(rows[np.argsort(key)].data)
     return digest.hexdigest()
 
 
 def _words_of(run: Run, name: str, column: pa.ChunkedArray) -> np.ndarray:
     """(rows, 1 or 8) uint64 that stand for the values of ``column``, the same in every run."""
     if name == "text_sha256":
-        lengths = pc.min_max(pc.binary_length(column)).as_py() if pa.types.is_string(column.type) else {}
-        if column.null_count or (len(column) and lengths != {"min": 64, "max": 64}):
+        try:
+            hashes = column.cast(pa.binary()).cast(pa.binary(64)).combine_chunks()
+        except pa.ArrowException:
+            hashes = None
+        if hashes is None or hashes.null_count:
             raise RunError(f"{run.path / PREDICTIONS}: its text_sha256 are no SHA-256; the file is damaged")
-        bytes_of = [np.frombuffer(chunk.buffers()[2] or b"", np.uint8) for chunk in column.chunks if len(chunk)]
-        starts = [64 * chunk.offset for chunk in column.chunks if len(chunk)]
-        sizes = [64 * len(chunk) for chunk in column.chunks if len(chunk)]
-        parts = [part[start : start + size] for part, start, size in zip(bytes_of, starts, sizes, strict=True)]
-        return np.concatenate([*parts, np.empty(0, np.uint8)]).view(np.uint64).reshape(-1, 8)
+        if not len(hashes):
+            return np.empty((0, 8), np.uint64)
+        return np.frombuffer(hashes.buffers()[1], np.uint64, 8 * len(hashes), 64 * hashes.offset).reshape(-1, 8)
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        numbers = (
-            column.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy() + 0.0
-        )  # makes one of -0.0 and 0.0
+        numbers = column.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+        numbers = numbers + 0.0  # -0.0 and 0.0 are the same label
         return np.where(np.isnan(numbers), np.uint64(1), numbers.view(np.uint64))[:, None]
-    encoded = column.combine_chunks().dictionary_encode()
+    try:
+        encoded = column.combine_chunks().dictionary_encode()
+    except pa.ArrowException:
+        raise RunError(f"{run.path / PREDICTIONS}: {name} holds {column.type}; the file is damaged") from None
     words = [_word_of(value) for value in (*encoded.dictionary.to_pylist(), None)]
     places = encoded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)
     return np.array(words, np.uint64)[places][:, None]
@@ -169,7 +173,7 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "act": run.act,
-        "task": run.result.get("task"),
+        "task": str(run.result.get("task")),
         "model": run.settings.get("model") or run.settings.get("run"),
         "seed": run.settings.get("seed"),
         "epochs": run.settings.get("epochs"),
@@ -188,28 +192,48 @@ def _record(run: Run) -> dict[str, Any]:
 
 def show_comparison(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
     """What ``compare`` returned, as tables: quality, then times."""
-    reporter.show(_quality_table(records))
+    for table in _quality_tables(records, reporter.results.width):
+        reporter.show(table)
     reporter.show(_resources_table(records))
 
 
-def _quality_table(records: Sequence[dict[str, Any]]) -> Table:
-    names = _short_names(records)
+def _quality_tables(records: Sequence[dict[str, Any]], width: int) -> list[Table]:
+    """One table, or several where the metrics side by side are wider than ``width`` characters."""
     present = dict.fromkeys(name for record in records for name in record["metrics"] if name != "num_texts")
-    wanted = dict.fromkeys(n for r in records for n in _SHOWN_METRICS.get(r["task"], _OF_CLASSES))
+    wanted = dict.fromkeys(name for record in records for name in _SHOWN_METRICS.get(record["task"], _OF_CLASSES))
     shown = [name for name in wanted if name in present] or list(present)
-    with_train = any(record["train_accuracy"] is not None for record in records)
+    columns = {
+        _HEADINGS.get(name, name.replace("_", " ")): [record["metrics"].get(name) for record in records]
+        for name in shown
+    }
+    columns = {"train accuracy": [record["train_accuracy"] for record in records], **columns}
+    parts: list[dict[str, list[float | None]]] = []
+    left = 0
+    for heading, values in columns.items():
+        if all(value is None for value in values):
+            continue
+        needed = _BETWEEN + max(_NUMBER, *map(len, heading.split()))
+        if not parts or needed > left:
+            parts.append({})
+            left = width - _WIDTH_OF_WORDS
+        parts[-1][heading] = values
+        left -= needed
+    return [_quality_table(records, part) for part in parts or [{}]]
+
+
+def _quality_table(records: Sequence[dict[str, Any]], columns: Mapping[str, Sequence[float | None]]) -> Table:
+    names = _short_names(records)
     split = records[0]["judged_on"]
     table = empty_table(f"Quality, {split} texts" if split else "Quality")
     for name in ("run", "model"):
         table.add_column(name, overflow="fold")
-    headings = [_HEADINGS.get(name, name) for name in shown]
-    for name in ("seed", "epochs", *(["train accuracy"] if with_train else []), *headings):
-        table.add_column(name, justify="right", min_width=max(6, *map(len, name.split())))
-    for record in records:
+    for name in ("seed", "epochs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for heading in columns:
+        table.add_column("\n".join(heading.split()), justify="right", no_wrap=True)
+    for i, record in enumerate(records):
         words = [names[record["run"]], str(record["model"]), _word(record["seed"]), _epochs(record)]
-        numbers = [record["train_accuracy"]] if with_train else []
-        numbers += [record["metrics"].get(name) for name in shown]
-        add_row(table, *words, *map(number, numbers))
+        add_row(table, *words, *(number(values[i]) for values in columns.values()))
     return table
 
 
