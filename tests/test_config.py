@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bertwright.config import TrainConfig, build, read_config_file
+from bertwright.config import EvaluateConfig, PredictSettings, TrainConfig, build, read_config_file
 from bertwright.errors import UserError
 
 
@@ -91,3 +91,44 @@ def test_the_examples_of_sentiment_are_those_of_the_report():
     assert (base.optimizer, base.learning_rate, base.batch_size, base.validation_share) == ("adamax", 5e-5, 16, 0.35)
     assert sizes.schedule == base.schedule == "constant"
     assert sizes.epochs == base.epochs == 1
+
+
+def test_a_tilde_stands_for_the_home_wherever_a_path_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = {"train": "~/a.csv", "test": ["~/b.csv", "c.csv"], "output": Path("~/run"), "model": "~/m"}
+    config = build(TrainConfig, given)
+    home = str(tmp_path)
+    assert (config.train, config.test) == ((f"{home}/a.csv",), (f"{home}/b.csv", "c.csv"))
+    assert (config.output, config.model) == (f"{home}/run", f"{home}/m")
+    config = build(EvaluateConfig, {"run": "~/run", "data": "hub:~/x", "output": "~"})
+    assert (config.run, config.data, config.output) == (f"{home}/run", ("hub:~/x",), home)
+    assert build(PredictSettings, {"output": "~zz.csv", "text_column": "~/t"}).model_dump(exclude_defaults=True) == {
+        "output": "~zz.csv",
+        "text_column": "~/t",
+    }
+    (tmp_path / "a.toml").write_text("epochs = 2\n")
+    assert read_config_file("~/a.toml") == {"epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"freeze_encoder": True, "hidden_dropout": 0.5}, "--hidden-dropout 0.5 changes nothing in a frozen encoder"),
+        ({"freeze_encoder": True, "attention_dropout": 0.1}, "--attention-dropout 0.1 changes nothing"),
+        ({"max_grad_norm": 0, "clip": "each"}, "--max-grad-norm 0 turns off the clipping that --clip each asks for"),
+    ],
+)
+def test_a_setting_that_another_turns_off_is_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        build(TrainConfig, {"train": "x", **values})
+
+
+def test_a_recorded_setting_without_effect_is_taken():
+    build(TrainConfig, {"train": "x", "freeze_encoder": True, "attention_dropout": 0.0, "hidden_dropout": None})
+    build(TrainConfig, {"train": "x", "max_grad_norm": 0, "clip": "all"})
+
+
+def test_class_weights_may_be_a_mapping(tmp_path):
+    (tmp_path / "a.toml").write_text('train = "x"\n[class_weights]\nrude = 2.5\n"a b" = 1\n')
+    assert build(TrainConfig, read_config_file(tmp_path / "a.toml")).class_weights == ("rude=2.5", "a b=1")
+    assert build(TrainConfig, {"train": "x", "class_weights": {0: 1, 1: 3}}).class_weights == ("0=1", "1=3")

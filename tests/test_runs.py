@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 
@@ -133,3 +134,43 @@ def test_text_in_records_stays_readable(tmp_path):
     finished(tmp_path / "r", labels=["größer"])
     assert "größer" in (tmp_path / "r" / "result.json").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "r" / "result.json").read_text(encoding="utf-8"))["labels"] == ["größer"]
+
+
+def test_a_failed_write_leaves_nothing_and_names_the_file(tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        runs.write_json(tmp_path / "a.json", {"new": 1})
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
+    with pytest.raises(OSError, match="Is a directory"), runs.written_beside(tmp_path / "b") as partial:
+        partial.write_text("half") and (tmp_path / "b").mkdir()
+    (tmp_path / "b").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_only_a_training_is_said_to_go_on_with_resume(tmp_path):
+    for act in ("train", "evaluate"):
+        runs.RunWriter(tmp_path / act, act, {})
+        with pytest.raises(RunError, match="has not finished") as caught:
+            runs.prepare_output(tmp_path / act, overwrite=False)
+        assert ("--resume" in str(caught.value)) == (act == "train")
+
+
+def test_a_folder_that_fails_on_the_way_leaves_the_old_one(tmp_path):
+    finished(tmp_path / "r")
+    with pytest.raises(ValueError, match="NaN|JSON compliant"), runs.whole_folder(tmp_path / "r", True) as partial:
+        runs.RunWriter(partial, "evaluate", {}).result({"accuracy": math.nan})
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert runs.open_run(tmp_path / "r").act == "train"
+    with runs.whole_folder(tmp_path / "r", True) as partial:
+        runs.RunWriter(partial, "evaluate", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+    assert runs.open_run(tmp_path / "r").act == "evaluate"
+    with pytest.raises(RunError, match="another run was started"), runs.whole_folder(tmp_path / "r", False) as partial:
+        partial.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]

@@ -23,6 +23,7 @@ from bertwright.config import (
     TokenizeSettings,
     TrainSettings,
     build,
+    expand_home,
     read_config_file,
 )
 from bertwright.errors import UserError
@@ -43,15 +44,17 @@ BenchJson = Annotated[
     ),
 ]
 Flags = Parameter(name="*")
+_SOURCES = (
+    "csv, tsv, jsonl, parquet, arrow, feather, npz or txt, each also .gz, .xz or .zst; a folder of .txt files for each "
+    "class; hub:NAME"
+)
+_FORMATS = f"{_SOURCES}; a folder made by bertwright tokenize"
 
 
 def train(
     *files: Annotated[
         str,
-        Parameter(
-            help="Files of labelled texts: csv, tsv, jsonl, parquet, txt (label ||| text), .gz; or a folder made by "
-            "bertwright tokenize."
-        ),
+        Parameter(help=f"Files of labelled texts (txt: label ||| text): {_FORMATS}."),
     ],
     settings: Annotated[TrainSettings, Flags] = TrainSettings(),
     config: ConfigFile = None,
@@ -74,7 +77,7 @@ def train(
 
 
 def tokenize(
-    *data: Annotated[str, Parameter(help="Files of texts, with or without labels.")],
+    *data: Annotated[str, Parameter(help=f"Files of texts, with or without labels: {_SOURCES}.")],
     settings: Annotated[TokenizeSettings, Flags] = TokenizeSettings(),
     json_line: Json = False,
     quiet: Quiet = False,
@@ -91,7 +94,7 @@ def tokenize(
 
 def evaluate(
     run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
-    *data: Annotated[str, Parameter(help="Files of labelled texts.")],
+    *data: Annotated[str, Parameter(help=f"Files of labelled texts (txt: label ||| text): {_FORMATS}.")],
     settings: Annotated[EvaluateSettings, Flags] = EvaluateSettings(),
     json_line: Json = False,
     quiet: Quiet = False,
@@ -112,7 +115,7 @@ def predict(
     run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
     *files: Annotated[
         str,
-        Parameter(help="Files of texts, or a folder made by bertwright tokenize; - or nothing: standard input."),
+        Parameter(help=f"Files of texts: {_FORMATS}; - or nothing: standard input."),
     ],
     text: Annotated[tuple[str, ...], Parameter(help="A text to score; may be repeated.")] = (),
     pair: Annotated[
@@ -136,7 +139,7 @@ def runs_list(
     from bertwright.evaluation.show import list_table, summary
     from bertwright.runs import list_runs
 
-    found = list_runs(folder)
+    found = list_runs(expand_home(folder))
     reporter = _reporter(False, False)
     for run in found:
         if run.damage is not None:
@@ -155,7 +158,7 @@ def runs_show(
     from bertwright.evaluation.show import show_run
     from bertwright.runs import open_run
 
-    found = open_run(run)
+    found = open_run(expand_home(run))
     if json_line:
         _print_json({"settings": found.settings, "environment": found.environment, "result": found.result})
     else:
@@ -197,7 +200,7 @@ def compare(
 
 
 def bench_infer(
-    *data: Annotated[str, Parameter(help="Files of texts.")],
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
     settings: Annotated[BenchInferSettings, Flags] = BenchInferSettings(),
     json_line: BenchJson = False,
     quiet: Quiet = False,
@@ -210,7 +213,7 @@ def bench_infer(
 
 
 def bench_train(
-    *data: Annotated[str, Parameter(help="Files of labelled texts.")],
+    *data: Annotated[str, Parameter(help=f"Files of labelled texts (txt: label ||| text): {_FORMATS}.")],
     settings: Annotated[BenchTrainSettings, Flags] = BenchTrainSettings(),
     json_line: BenchJson = False,
     quiet: Quiet = False,
@@ -223,7 +226,7 @@ def bench_train(
 
 
 def bench_tokenize(
-    *data: Annotated[str, Parameter(help="Files of texts.")],
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
     settings: Annotated[BenchTokenizeSettings, Flags] = BenchTokenizeSettings(),
     json_line: BenchJson = False,
     quiet: Quiet = False,

@@ -29,6 +29,15 @@ LongTexts = Literal["head", "head+tail", "windows"]
 WindowPooling = Literal["mean", "max"]
 
 
+# Settings that hold paths, and those that hold a model's name or its folder's path.
+_PATHS = {"output", "train", "test", "validation", "data", "run", "model", "tokenizer"}
+
+
+def expand_home(path: str) -> str:
+    """``path`` with the user's home in place of a "~" that is its first part: there may be no shell that did it."""
+    return os.path.expanduser(path) if path == "~" or path.startswith(("~/", f"~{os.sep}")) else path
+
+
 class Settings(BaseModel):
     """Base of all settings: frozen, and strict about what it is given."""
 
@@ -39,7 +48,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _plain_paths(cls, values: Any) -> Any:
-        """Paths are taken as strings, and one file where several may stand as a list of one."""
+        """Paths are taken as strings, "~" as the user's home, and one file where several may stand as a list of one."""
         if not isinstance(values, Mapping):
             return values
         plain = {}
@@ -51,6 +60,11 @@ class Settings(BaseModel):
                 value = (value,)
             elif isinstance(value, list | tuple):
                 value = tuple(os.fspath(item) if isinstance(item, os.PathLike) else item for item in value)
+            if name in _PATHS:
+                if isinstance(value, str):
+                    value = expand_home(value)
+                elif isinstance(value, tuple):
+                    value = tuple(expand_home(item) if isinstance(item, str) else item for item in value)
             plain[name] = value
         return plain
 
@@ -194,6 +208,15 @@ class LearningSettings(Settings):
     )
     checkpoint_steps: int | None = Field(None, ge=1, description="Steps between checkpoints, instead of minutes.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _weights_by_label(cls, values: Any) -> Any:
+        """Weights may be a mapping, as TOML and Python write them: {LABEL: WEIGHT}."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("class_weights"), Mapping):
+            return values
+        weights = values["class_weights"]
+        return {**values, "class_weights": tuple(f"{label}={weight}" for label, weight in weights.items())}
+
 
 class TokenizeSettings(Settings):
     """Settings of turning texts into token ids."""
@@ -248,6 +271,24 @@ class TrainSettings(CostSettings, MachineSettings, DataSettings, LearningSetting
             raise ValueError("--steps and --epochs exclude each other: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _nothing_without_effect(self) -> Self:
+        if self.freeze_encoder:
+            for name in ("hidden_dropout", "attention_dropout"):
+                value = getattr(self, name)
+                if name in self.model_fields_set and value:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(
+                        f"{flag} {value:g} changes nothing in a frozen encoder, whose features are computed once, "
+                        "without dropout; pass --classifier-dropout, or leave out --freeze-encoder"
+                    )
+        if self.clip == "each" and self.max_grad_norm == 0:
+            raise ValueError(
+                "--max-grad-norm 0 turns off the clipping that --clip each asks for: give a norm above 0, or leave out "
+                "--clip"
+            )
+        return self
+
 
 class TrainConfig(TrainSettings):
     """A training as asked for: its settings and its files."""
@@ -290,6 +331,9 @@ class PredictSettings(ScoringMachineSettings):
     pair_column: str | None = Field(None, description="Column of a second text, where texts are judged in pairs.")
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+    group_columns: tuple[str, ...] = Field(
+        (), description="Columns of groups, such as identities, kept beside the scores; with commas between."
     )
     output: str | None = Field(
         None, description="File for the scores: .parquet, .csv, .tsv or .jsonl; the shell if not given."
@@ -429,7 +473,7 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or is not TOML (or JSON).
     """
-    path = Path(path)
+    path = Path(expand_home(os.fspath(path)))
     try:
         if path.suffix == ".json":
             values = json.loads(path.read_text(encoding="utf-8"))

@@ -173,9 +173,10 @@ def prepare_output(path: Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             if is_run(path) and not (path / RESULT).is_file():
+                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] == "train" else ""
                 raise RunError(
-                    f"{path} exists and is a run that has not finished; pass --resume to go on with it, another "
-                    "--output, or --overwrite to replace it"
+                    f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite "
+                    "to replace it"
                 )
             raise RunError(f"{path} exists; pass another --output, or --overwrite to replace it")
         if not is_run(path):
@@ -393,12 +394,52 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write beside ``path``, to the disk, and rename: a reader never sees half a file."""
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with written_beside(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """Yields the absolute path of a file to write beside ``path``: it takes its place at the end, or is removed.
+
+    Raises:
+        OSError: the file cannot be written; it names ``path`` if it named no file.
+    """
+    partial = path.absolute().with_name(path.name + ".partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields the path of a folder to make beside ``path``: it takes its place at the end, or is removed.
+
+    With ``overwrite`` a run that stands at ``path`` stays until then.
+
+    Raises:
+        RunError: a folder that may not be replaced has come to stand at ``path``.
+    """
+    whole = path.absolute()
+    partial = whole.with_name(f".{whole.name}.partial-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        if overwrite:
+            clear_output(path)
+        if path.exists():
+            raise RunError(f"{path} exists; another run was started with the same --output")
+        os.rename(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def fsync_folder(path: Path) -> None:

@@ -6,7 +6,6 @@ rounding alone, and the trace tells from which step on, and how much. Torch is n
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bertwright.errors import RunError
+from bertwright.runs import written_beside
 
 FILE = "steps.parquet"
 _TYPES = {
@@ -70,9 +70,8 @@ def write_trace(path: Path, trace: Trace) -> None:
     )
     schema = pa.schema(list(_TYPES.items()), metadata=trace.hashes)
     arrays = [pa.array(column, kind) for column, kind in zip(columns, _TYPES.values(), strict=True)]
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.table(arrays, schema=schema), partial, compression="zstd")
-    os.replace(partial, path)
+    with written_beside(path) as partial:
+        pq.write_table(pa.table(arrays, schema=schema), partial, compression="zstd")
 
 
 def read_trace(path: Path) -> Trace:
@@ -84,7 +83,7 @@ def read_trace(path: Path) -> Trace:
     if not path.is_file():
         raise RunError(f"{path}: no such file; expected the trace of a training")
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path.absolute())  # pyarrow would take a "~" for the user's home
         found = {item.name: item.type for item in file.schema_arrow}
         if found != _TYPES or file.metadata.num_rows > _MOST_STEPS:
             raise RunError(f"{path}: found the columns {', '.join(found)}, expected {', '.join(_TYPES)}; it is damaged")

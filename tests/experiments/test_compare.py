@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 
+import numpy as np
+import pyarrow as pa
 import pytest
+from rich.console import Console
 from tests.test_cli import call
 
 import bertwright
+from bertwright import runs as write_runs
 from bertwright.errors import UserError
-from bertwright.experiments.compare import compare
+from bertwright.evaluation.judge import write_predictions
+from bertwright.experiments.agreement import _known, _side_by_side
+from bertwright.experiments.compare import _quality_tables, compare
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +99,124 @@ def test_agreement_in_the_shell_has_the_exit_codes_of_diff(runs, tmp_path):
     done = call("compare", runs[0])
     assert done.returncode == 2
     assert "expected at least two" in done.stderr
+
+
+def judged(folder, name, task, metrics, columns, labels=("a", "b")):
+    writer = write_runs.RunWriter(folder / name, "evaluate", {"run": "m", "seed": 0})
+    hashes = [hashlib.sha256(str(text).encode()).hexdigest() for text in range(len(next(iter(columns.values()))))]
+    rows = np.array(columns.pop("order", range(len(hashes))))
+    table = pa.table({"text_sha256": hashes, **columns}).take(rows)
+    write_predictions(folder / name / "predictions.parquet", iter([table]))
+    writer.result(
+        {
+            "task": task,
+            "labels": list(labels),
+            "data": {"test_texts": len(hashes)},
+            "seconds": dict.fromkeys(("read", "tokenize", "train", "infer", "total"), 1.0),
+            "rates": {},
+            "memory": {"peak_process_bytes": 2**20, "peak_gpu_bytes": None},
+            "cost": {"usd_per_hour": None, "usd": None},
+            "metrics": {"train": {}, "validation": {}, "test": {**metrics, "num_texts": len(hashes)}},
+            "extremes": {"highest": [], "lowest": []},
+        }
+    )
+    return folder / name
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "others"),
+    [
+        ("single_label", {"label": ["a", "b", "b"]}, {"label": ["a", "b", "a"]}),
+        ("regression", {"label_stars": [1.0, 2.5, 4.0]}, {"label_stars": [1.0, 4.0, 2.5]}),
+        (
+            "multi_label",
+            {"label_a": [1.0, 0.0, 1.0], "label_b": [0.0, 0.0, 1.0]},
+            {"label_a": [0.0, 1.0, 0.0], "label_b": [1.0, 1.0, 0.0]},
+        ),
+        (
+            "multi_label",
+            {"label_a": [1.0, 0.0], "label_b": [0.0, 0.0]},
+            {"label_a": [1.0, None], "label_b": [0.0, 0.0]},
+        ),
+        (
+            "multi_label",
+            {"label_a": [1.0, 0.0], "label_b": [0.0, 1.0]},
+            {"label_b": [1.0, 0.0], "label_a": [0.0, 1.0]},
+        ),
+    ],
+)
+def test_runs_judged_on_other_labels_of_the_same_texts_are_refused(tmp_path, task, columns, others):
+    one = judged(tmp_path, "one", task, {"r2": 0.5}, dict(columns))
+    reordered = {**columns, "order": list(reversed(range(len(next(iter(columns.values()))))))}
+    assert len(compare(one, judged(tmp_path, "reordered", task, {"r2": 0.4}, reordered))) == 2
+    with pytest.raises(UserError, match="other texts or labels"):
+        compare(one, judged(tmp_path, "other", task, {"r2": 0.4}, dict(others)))
+
+
+def test_a_hash_of_a_text_that_is_none_is_damage(tmp_path):
+    paths = [judged(tmp_path, name, "regression", {}, {"label_a": [1.0, 2.0]}) for name in ("one", "two")]
+    table = pa.table({"text_sha256": ["ab", None], "label_a": [1.0, 2.0]})
+    write_predictions(paths[1] / "predictions.parquet", iter([table]))
+    with pytest.raises(UserError, match="are no SHA-256; the file is damaged"):
+        compare(*paths)
+
+
+@pytest.mark.parametrize(
+    ("task", "metrics", "headings"),
+    [
+        (
+            "regression",
+            {"mean_squared_error": 0.25, "root_mean_squared_error": 0.5, "r2": 0.7, "pearson": 0.8, "spearman": 0.9},
+            ["RMSE", "r2", "pearson", "spearman"],
+        ),
+        (
+            "multi_label",
+            {"accuracy": 0.1, "micro_f1": 0.2, "macro_f1": 0.3, "hamming_loss": 0.4, "roc_auc": 0.5},
+            ["accuracy", "micro\nf1", "macro\nf1", "roc\nauc"],
+        ),
+        (
+            "soft_label",
+            {"accuracy": 0.1, "f1": 0.2, "log_loss": 0.3, "soft_log_loss": 0.4, "brier": 0.5},
+            ["accuracy", "f1", "log\nloss", "soft\nlog\nloss"],
+        ),
+    ],
+)
+def test_the_columns_of_a_comparison_are_those_of_the_labels(tmp_path, task, metrics, headings):
+    paths = [judged(tmp_path, name, task, metrics, {"label_a": [1.0, 2.0]}) for name in ("one", "two")]
+    (table,) = _quality_tables(compare(*paths), 100)
+    assert [column.header for column in table.columns] == ["run", "model", "seed", "epochs", *headings]
+    assert shown([table], 100).splitlines()[-2].replace("two", "one").split() == [
+        "one",
+        "m",
+        "0",
+        "-",
+        *(f"{metrics[name]:.4f}" for name in metrics_of(headings)),
+    ]
+    sides = dict(_side_by_side([_known(bertwright.open_run(path)) for path in paths], []))
+    assert all(sides[f"test {name}"] == [f"{metrics[name]:.6f}"] * 2 for name in metrics_of(headings))
+
+
+def metrics_of(headings):
+    return ["root_mean_squared_error" if name == "RMSE" else name.replace("\n", "_") for name in headings]
+
+
+def shown(tables, width):
+    console = Console(width=width, file=io.StringIO())
+    for table in tables:
+        console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120])
+def test_a_comparison_of_many_metrics_is_not_squeezed(tmp_path, width):
+    metrics = dict.fromkeys(("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"), 0.1234)
+    paths = [judged(tmp_path, name, "single_label", metrics, {"label": ["a", "b"]}) for name in ("one", "two")]
+    records = [{**record, "model": "m" * 30, "train_accuracy": 0.1234} for record in compare(*paths)]
+    assert shown(_quality_tables(records, width), width).count("0.1234") == 14
+
+
+def test_a_run_under_the_home_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("one", "two"):
+        judged(tmp_path, name, "regression", {}, {"label_a": [1.0, 2.0]})
+    assert len(compare("~/one", "~/two")) == 2

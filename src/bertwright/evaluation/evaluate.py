@@ -100,19 +100,18 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         "best_step": None,
     }
     if output is not None:
-        if config.overwrite:
-            runs.clear_output(output)
-        writer = runs.RunWriter(output, "evaluate", config.model_dump(mode="json"))
-        writer.environment(
-            {
-                **hardware.describe(predictor.device),
-                **predictor.describe(),
-                "token_ids_from": token_folders([texts]),
-            }
-        )
-        tables = prediction_tables(texts, scores, predictor.labels, threshold, config.texts)
-        write_predictions(output / runs.PREDICTIONS, tables)
-        writer.result(result)
+        with runs.whole_folder(output, config.overwrite) as partial:
+            writer = runs.RunWriter(partial, "evaluate", config.model_dump(mode="json"))
+            writer.environment(
+                {
+                    **hardware.describe(predictor.device),
+                    **predictor.describe(),
+                    "token_ids_from": token_folders([texts]),
+                }
+            )
+            tables = prediction_tables(texts, scores, predictor.labels, threshold, config.texts)
+            write_predictions(partial / runs.PREDICTIONS, tables)
+            writer.result(result)
         reporter.say(f"evaluation: {output}")
     show_result(result, reporter)
     return result

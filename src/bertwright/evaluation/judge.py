@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from bertwright.evaluation.metrics import (
     soft_metrics,
 )
 from bertwright.progress import Reporter
+from bertwright.runs import written_beside
 
 _ROWS_PER_GROUP = 65_536
 
@@ -227,13 +227,11 @@ def _predicted(scores: np.ndarray, names: pa.Array, threshold: float, kind: Labe
 
 def write_predictions(path: Path, tables: Iterator[pa.Table]) -> None:
     """Write ``prediction_tables`` as parquet, beside ``path`` first."""
-    partial = path.with_name(path.name + ".partial")
     first = next(tables)
-    with pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
+    with written_beside(path) as partial, pq.ParquetWriter(partial, first.schema, compression="zstd") as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table.cast(first.schema))
-    os.replace(partial, path)
 
 
 def _hashes(texts: pa.ChunkedArray, pairs: pa.ChunkedArray | None) -> list[str]:

@@ -434,6 +434,18 @@ def decide_each(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray
     return probabilities >= float(threshold)
 
 
+_SHORT_NAMES = {
+    "mse": "mean_squared_error",
+    "rmse": "root_mean_squared_error",
+    "mae": "mean_absolute_error",
+    "auc": "roc_auc",
+    "auroc": "roc_auc",
+    "ap": "average_precision",
+    "loss": "log_loss",
+    "mcc": "matthews",
+}
+
+
 def check_metric_name(name: str, kind: LabelKind | None = None) -> None:
     """Refuse a name that is no metric, or none of labels of ``kind``, if that is known already.
 
@@ -444,10 +456,13 @@ def check_metric_name(name: str, kind: LabelKind | None = None) -> None:
     if name in known:
         return
     if name in ALL_METRIC_NAMES:
-        raise UserError(f"metric {name!r} is none of {kind} labels; expected one of {', '.join(known)}")
-    nearest = difflib.get_close_matches(name, known, n=1)
+        what = {"classes": "classes have", "soft": "soft labels have", "regression": "a regression has"}
+        has = what.get(kind or "", f"{kind} labels have")
+        raise UserError(f"--best-metric {name}: {has} no such metric; expected one of {', '.join(known)}")
+    short = _SHORT_NAMES.get(name.lower())
+    nearest = [short] if short in known else difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {nearest[0]}?" if nearest else f"the known ones are {', '.join(known)}"
-    raise UserError(f"unknown metric {name!r}; {hint}")
+    raise UserError(f"--best-metric {name}: unknown metric; {hint}")
 
 
 def is_better(name: str, new: float | None, old: float | None) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import PredictSettings, ScoringMachineSettings, build
+from bertwright.config import PredictSettings, ScoringMachineSettings, build, expand_home
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.data.texts import Texts
 from bertwright.data.tokenize import how_read, token_ids_of
@@ -24,6 +23,7 @@ from bertwright.evaluation.judge import prediction_tables, say_notes, write_pred
 from bertwright.evaluation.predictor import Prediction, Predictor
 from bertwright.model.checkpoint import load_classifier
 from bertwright.progress import Reporter
+from bertwright.runs import written_beside
 
 _FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
 
@@ -62,6 +62,8 @@ def run_prediction(
         _check_output(output, settings.overwrite)
     if given and files:
         raise UserError("--text and files exclude each other: give one of them")
+    if given and settings.group_columns:
+        raise UserError("--group-columns names columns of files; leave it out with --text")
     if given_pairs and len(given_pairs) != len(given):
         raise UserError(f"found {len(given)} --text and {len(given_pairs)} --pair, expected a --pair for each --text")
     predictor = Predictor.from_loaded(load_classifier(run), settings)
@@ -74,7 +76,11 @@ def run_prediction(
         _given_texts(given, given_pairs)
         if given
         else read_unlabelled(
-            files or ["-"], settings.text_column, settings.on_bad_row, pair_column=settings.pair_column
+            [expand_home(file) for file in files] or ["-"],
+            settings.text_column,
+            settings.on_bad_row,
+            settings.pair_column,
+            settings.group_columns,
         )
     )
     say_notes(texts, reporter)
@@ -127,15 +133,13 @@ def _write(output: Path, tables: Iterator[pa.Table]) -> None:
     if output.suffix == ".parquet":
         write_predictions(output, tables)
         return
-    partial = output.with_name(output.name + ".partial")
     write: Callable[[TextIO], None] = {
         ".jsonl": lambda file: file.writelines(line + "\n" for line in json_lines(tables)),
         ".csv": lambda file: _write_rows(file, tables, ","),
         ".tsv": lambda file: _write_rows(file, tables, "\t"),
     }[output.suffix]
-    with open(partial, "w", encoding="utf-8", newline="") as file:
+    with written_beside(output) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         write(file)
-    os.replace(partial, output)
 
 
 def _write_rows(file: TextIO, tables: Iterator[pa.Table], delimiter: str) -> None:

@@ -37,7 +37,13 @@ _CLOSE = 0.5 * 10**-DECIMALS
 _ROUNDING = 1e-6
 _VISIBLE = 1e-4
 _MOST_SHOWN_RESULTS = 12
-_SHOWN_METRICS = ("accuracy", "f1", "roc_auc", "log_loss")
+# Shown of each kind of labels: the first one of the training texts too.
+_SHOWN_METRICS = {
+    "single_label": ("accuracy", "f1", "roc_auc", "log_loss"),
+    "soft_label": ("accuracy", "f1", "roc_auc", "log_loss", "soft_log_loss"),
+    "multi_label": ("accuracy", "micro_f1", "macro_f1", "roc_auc", "log_loss"),
+    "regression": ("root_mean_squared_error", "r2", "pearson", "spearman"),
+}
 
 # Settings that change no result, or whose effect is compared itself: files and models by their content, and where and
 # with what was computed by environment.json.
@@ -702,9 +708,12 @@ def _side_by_side(known: Sequence[_Known], pairs: Sequence[Pair]) -> list[tuple[
         add(words, [None if loss is None else f"{float(loss):.9g}" for loss in losses])
     add("steps taken", [which.result.get("steps") for which in known])
     add("step kept", [which.result.get("best_step") for which in known])
+    of_each = [_SHOWN_METRICS.get(str(which.result.get("task")), _SHOWN_METRICS["single_label"]) for which in known]
+    shown = dict.fromkeys(name for names in of_each for name in names)
+    shown_of_train = dict.fromkeys(names[0] for names in of_each)
     for split in SPLITS:
         if split == "train" or any(held_out_split(which.run.metrics) == split for which in known):
-            for name in _SHOWN_METRICS[:1] if split == "train" else _SHOWN_METRICS:
+            for name in shown_of_train if split == "train" else shown:
                 add(f"{split} {name}", [(which.run.metrics.get(split) or {}).get(name) for which in known])
     return rows
 

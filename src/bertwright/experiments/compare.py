@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bertwright.config import expand_home
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.show import held_out_split
@@ -20,15 +23,28 @@ from bertwright.runs import PREDICTIONS, Run, open_run
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Shown of the held-out texts, in this order, where any run has them.
-_SHOWN_METRICS = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss")
+_OF_CLASSES = ("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss")
+# Shown of the held-out texts by the kind of labels (``task`` of result.json), in this order, where any run has them.
+_SHOWN_METRICS = {
+    "single_label": _OF_CLASSES,
+    "soft_label": (*_OF_CLASSES, "soft_log_loss"),
+    "multi_label": ("accuracy", "micro_f1", "macro_f1", "roc_auc", "average_precision", "log_loss"),
+    "regression": ("root_mean_squared_error", "mean_absolute_error", "r2", "pearson", "spearman"),
+}
+# Widths of tables: a number, what is between columns, and what run, model, seed and epochs take at least.
+_NUMBER, _BETWEEN, _WIDTH_OF_WORDS = 6, 3, 45
+_HEADINGS = {
+    "root_mean_squared_error": "RMSE",
+    "mean_absolute_error": "MAE",
+}
 
 
 def compare(*runs: str | Path) -> list[dict[str, Any]]:
     """A record for each of ``runs``, folders of finished runs that were judged on the same texts.
 
-    Keys: ``run``, ``act``, ``model``, ``seed``, ``epochs``, ``steps``, ``judged_on``, ``metrics`` (of the held-out
-    texts), ``train_accuracy``, ``device``, ``dtype``, ``seconds``, ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd``.
+    Keys: ``run``, ``act``, ``task`` (the kind of labels, as in result.json), ``model``, ``seed``, ``epochs``,
+    ``steps``, ``judged_on``, ``metrics`` (of the held-out texts), ``train_accuracy``, ``device``, ``dtype``,
+    ``seconds``, ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd``.
 
     Raises:
         UserError: fewer than two runs; one is missing, damaged or not finished; they were judged on different texts.
@@ -47,6 +63,7 @@ def open_finished(paths: Sequence[str | Path]) -> list[Run]:
     """
     if len(paths) < 2:
         raise UserError(f"found {len(paths)} runs, expected at least two to compare: name their folders")
+    paths = [expand_home(os.fspath(path)) for path in paths]
     seen: dict[Path, str | Path] = {}
     for path in paths:
         if Path(path).resolve() in seen:
@@ -59,8 +76,8 @@ def open_finished(paths: Sequence[str | Path]) -> list[Run]:
     return found
 
 
-def read_predictions(run: Run, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """The run's predictions.parquet, or those of ``columns`` that it has; None where the run has none.
+def read_predictions(run: Run, wanted: Callable[[str], bool] = lambda name: name != "text") -> pa.Table | None:
+    """Of the run's predictions.parquet the columns whose names are ``wanted``; None where the run has none.
 
     Raises:
         RunError: the file is damaged.
@@ -69,10 +86,8 @@ def read_predictions(run: Run, columns: Sequence[str] | None = None) -> pa.Table
     if not path.is_file():
         return None
     try:
-        file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        chosen = [name for name in names if name != "text"] if columns is None else [c for c in columns if c in names]
-        table = file.read(columns=chosen)
+        file = pq.ParquetFile(path.absolute())  # pyarrow would take a "~" for the user's home
+        table = file.read(columns=[name for name in file.schema_arrow.names if wanted(name)])
     except (pa.ArrowException, OSError, ValueError) as error:
         first = str(error).splitlines()[:1]
         raise RunError(f"{path}: cannot be read ({first[0] if first else error}); the file is damaged") from None
@@ -95,16 +110,55 @@ def _refuse_other_texts(runs: Sequence[Run]) -> None:
 
 def _judged_texts(run: Run) -> str:
     """What names the texts that a run was judged on, and their labels, in whatever order."""
-    table = read_predictions(run, ("text_sha256", "label"))
+    table = read_predictions(run, lambda name: name in ("text_sha256", "label") or name.startswith("label_"))
     if table is None:
         split = held_out_split(run.metrics)
         data = (run.result or {})["data"]
         return repr((split, data.get("test_sha256") or data.get("train_sha256"), data.get(f"{split}_texts")))
-    columns = [map(str, table.column(name).to_pylist()) for name in table.column_names]
-    digest = hashlib.sha256()
-    for row in sorted(zip(*columns, strict=True)):
-        digest.update("\t".join(row).encode("utf-8", "surrogatepass") + b"\n")
+    names = sorted(table.column_names)
+    rows = np.column_stack([_words_of(run, name, table.column(name)) for name in names])
+    key = np.zeros(len(rows), np.uint64)
+    for words in rows.T:
+        key = _mixed(key ^ words)
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogatepass"))
+    digest.update(rows[np.argsort(key)].data)
     return digest.hexdigest()
+
+
+def _words_of(run: Run, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """(rows, 1 or 8) uint64 that stand for the values of ``column``, the same in every run."""
+    if name == "text_sha256":
+        try:
+            hashes = column.cast(pa.binary()).cast(pa.binary(64)).combine_chunks()
+        except pa.ArrowException:
+            hashes = None
+        if hashes is None or hashes.null_count:
+            raise RunError(f"{run.path / PREDICTIONS}: its text_sha256 are no SHA-256; the file is damaged")
+        if not len(hashes):
+            return np.empty((0, 8), np.uint64)
+        return np.frombuffer(hashes.buffers()[1], np.uint64, 8 * len(hashes), 64 * hashes.offset).reshape(-1, 8)
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        numbers = column.cast(pa.float64(), safe=False).fill_null(math.nan).to_numpy()
+        numbers = numbers + 0.0  # -0.0 and 0.0 are the same label
+        return np.where(np.isnan(numbers), np.uint64(1), numbers.view(np.uint64))[:, None]
+    try:
+        encoded = column.combine_chunks().dictionary_encode()
+    except pa.ArrowException:
+        raise RunError(f"{run.path / PREDICTIONS}: {name} holds {column.type}; the file is damaged") from None
+    words = [_word_of(value) for value in (*encoded.dictionary.to_pylist(), None)]
+    places = encoded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)
+    return np.array(words, np.uint64)[places][:, None]
+
+
+def _word_of(value: Any) -> int:
+    return int.from_bytes(hashlib.sha256(repr(value).encode("utf-8", "surrogatepass")).digest()[:8], "little")
+
+
+def _mixed(words: np.ndarray) -> np.ndarray:
+    """Each of ``words`` with its bits well mixed, as the last steps of SplitMix64 do it."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 def _judged_words(run: Run) -> str:
@@ -119,6 +173,7 @@ def _record(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.path),
         "act": run.act,
+        "task": str(run.result.get("task")),
         "model": run.settings.get("model") or run.settings.get("run"),
         "seed": run.settings.get("seed"),
         "epochs": run.settings.get("epochs"),
@@ -137,23 +192,48 @@ def _record(run: Run) -> dict[str, Any]:
 
 def show_comparison(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
     """What ``compare`` returned, as tables: quality, then times."""
-    reporter.show(_quality_table(records))
+    for table in _quality_tables(records, reporter.results.width):
+        reporter.show(table)
     reporter.show(_resources_table(records))
 
 
-def _quality_table(records: Sequence[dict[str, Any]]) -> Table:
-    names = _short_names(records)
+def _quality_tables(records: Sequence[dict[str, Any]], width: int) -> list[Table]:
+    """One table, or several where the metrics side by side are wider than ``width`` characters."""
     present = dict.fromkeys(name for record in records for name in record["metrics"] if name != "num_texts")
-    shown = [name for name in _SHOWN_METRICS if name in present] or list(present)
+    wanted = dict.fromkeys(name for record in records for name in _SHOWN_METRICS.get(record["task"], _OF_CLASSES))
+    shown = [name for name in wanted if name in present] or list(present)
+    columns = {
+        _HEADINGS.get(name, name.replace("_", " ")): [record["metrics"].get(name) for record in records]
+        for name in shown
+    }
+    columns = {"train accuracy": [record["train_accuracy"] for record in records], **columns}
+    parts: list[dict[str, list[float | None]]] = []
+    left = 0
+    for heading, values in columns.items():
+        if all(value is None for value in values):
+            continue
+        needed = _BETWEEN + max(_NUMBER, *map(len, heading.split()))
+        if not parts or needed > left:
+            parts.append({})
+            left = width - _WIDTH_OF_WORDS
+        parts[-1][heading] = values
+        left -= needed
+    return [_quality_table(records, part) for part in parts or [{}]]
+
+
+def _quality_table(records: Sequence[dict[str, Any]], columns: Mapping[str, Sequence[float | None]]) -> Table:
+    names = _short_names(records)
     split = records[0]["judged_on"]
     table = empty_table(f"Quality, {split} texts" if split else "Quality")
     for name in ("run", "model"):
         table.add_column(name, overflow="fold")
-    for name in ("seed", "epochs", "train accuracy", *shown):
-        table.add_column(name, justify="right")
-    for record in records:
+    for name in ("seed", "epochs"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for heading in columns:
+        table.add_column("\n".join(heading.split()), justify="right", no_wrap=True)
+    for i, record in enumerate(records):
         words = [names[record["run"]], str(record["model"]), _word(record["seed"]), _epochs(record)]
-        add_row(table, *words, number(record["train_accuracy"]), *(number(record["metrics"].get(n)) for n in shown))
+        add_row(table, *words, *(number(values[i]) for values in columns.values()))
     return table
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tokenizers
 
-from bertwright.errors import CheckpointError, UserError
+from bertwright.errors import CheckpointError, DataError, UserError
 
 # Compared on load: whatever differs between the two tokenizers sends everything to the slower one.
 PROBES = (
@@ -352,16 +352,36 @@ class _TextsFile:
             os.unlink(self.path)
 
     def fill(self, pieces: Iterable[memoryview]) -> None:
-        """Put these bytes, and nothing else, into the file. Nobody may be reading it."""
+        """Put these bytes, and nothing else, into the file. Nobody may be reading it.
+
+        Raises:
+            DataError: there is no room for them.
+        """
         if self._descriptor < 0:
             self._open()
         place = 0
         for piece in pieces:
             while len(piece):
-                written = os.pwrite(self._descriptor, piece, place)
+                try:
+                    written = os.pwrite(self._descriptor, piece, place)
+                except OSError as error:
+                    raise self._no_room(error) from None
                 place += written
                 piece = piece[written:]
         os.ftruncate(self._descriptor, place)
+
+    def _no_room(self, error: OSError) -> DataError:
+        """As of token ids (data/ragged.py), which are kept in the same folder."""
+        reason = error.strerror or error
+        if not self._on_disk and self._descriptor >= 0:
+            return DataError(
+                f"memory: cannot hold texts to tokenise ({reason}), expected room for them. Free memory, or raise the "
+                "limit on the size of files (ulimit -f)"
+            )
+        return DataError(
+            f"{tempfile.gettempdir()}: cannot hold texts to tokenise ({reason}), expected room for them in the folder "
+            "for temporary files. Make room, or name another folder in the environment variable TMPDIR"
+        )
 
     def _open(self) -> None:
         if hasattr(os, "memfd_create"):
@@ -371,7 +391,10 @@ class _TextsFile:
                 if os.path.exists(self.path):
                     return
                 os.close(self._descriptor)
-        self._descriptor, self.path = tempfile.mkstemp(prefix="bertwright-texts-")
+        try:
+            self._descriptor, self.path = tempfile.mkstemp(prefix="bertwright-texts-")
+        except OSError as error:
+            raise self._no_room(error) from None
         self._on_disk = True
 
 
