@@ -248,7 +248,7 @@ def test_positive_label_goes_last_of_two(file):
         path, positive_label="baad"
     )
     three = file("b.csv", "text,label\na,x\nb,y\nc,z\n")
-    assert labelled(three, positive_label="x").labels == ("x", "y", "z")
+    assert "one of two classes, found 3 (x, y, z): leave it out" in refusal(three, positive_label="x")
     assert labelled(path, ("bad", "good"), positive_label="bad").labels == ("bad", "good")
     numbers = file("c.parquet", {"text": ["a", "b"], "label": [1.0, 0.0]})
     assert labelled(numbers, positive_label="0").labels == ("1", "0")

@@ -6,7 +6,9 @@ import json
 import lzma
 import os
 import pickle
+import re
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -17,7 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bertwright.config import DataSettings
 from bertwright.data import class_folders, npz, text_stream
+from bertwright.data.columns import read_labelled
 from bertwright.data.read import read_parts, read_table
 from bertwright.data.table import CellKind
 from bertwright.errors import DataError
@@ -570,3 +574,52 @@ def test_folder_of_classes_in_parts(folder, monkeypatch):
     assert [text for part in parts for text in cells(part)["text"]] == cells(whole)["text"]
     assert [line for part in parts for line in part.lines.tolist()] == list(range(1, 54))
     assert cells(whole)["text"][1:4] == ["text 0", "text 1", "text 2"]
+
+
+def natural(name):
+    """The order of names, as pieces: numbers by value and before words."""
+    pieces = re.split(r"([0-9]+)", name)
+    return [(0, int(piece), piece) if piece[:1].isdecimal() else (1, 0, piece) for piece in pieces if piece]
+
+
+@given(st.lists(st.text("0129a.é\ud7ff\udc80\U0001f600_", min_size=1, max_size=12), unique=True))
+def test_names_of_texts_are_in_natural_order(names):
+    assert sorted(names, key=class_folders._natural) == sorted(names, key=natural)
+
+
+def test_a_class_of_many_texts_needs_few_bytes_a_name(tmp_path, monkeypatch):
+    (tmp_path / "neg").mkdir()
+    names = [f"{i}_{i % 10}.txt" for i in range(200_000)]
+    monkeypatch.setattr(class_folders, "_files", lambda folder, root, skipped: (name for name in reversed(names)))
+    tracemalloc.start()
+    before = pa.total_allocated_bytes()
+    found = class_folders._sorted_files(str(tmp_path / "neg"), str(tmp_path))
+    assert [os.path.basename(next(found)) for _ in range(3)] == names[:3]
+    peak = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert peak < 100 * len(names)
+    assert [os.path.basename(path) for path in found] == names[3:]
+
+
+def test_a_large_class_comes_in_parts_however_short_its_texts(folder, monkeypatch):
+    monkeypatch.setattr(class_folders, "_MOST_TEXTS", 2)
+    assert [part.row_numbers.tolist() for part in read_parts(folder)] == [[0, 1], [2]]
+
+
+# --- what is not there, or cannot be used ---
+
+
+def test_a_missing_file_of_any_name_is_called_missing(file, tmp_path):
+    file("comments.csv", "text,label\na,1\n")
+    for name in ("nosuch", "nosuch.xlsx", "nosuch.csv.bz2"):
+        assert refusal(str(tmp_path / name)).endswith("no such file")
+    for name in ("comments", "comments.cvs"):
+        assert refusal(str(tmp_path / name)).endswith(f"no such file; did you mean {tmp_path / 'comments.csv'}?")
+    assert "found the extension .xlsx" in refusal(file("there.xlsx", "x"))
+
+
+def test_a_one_hot_label_is_named_where_no_label_is_found(file):
+    path = file("a.npz", archive(text=np.array(["a", "b"]), y=np.eye(2)))
+    with pytest.raises(DataError) as caught:
+        read_labelled(path, DataSettings())
+    assert '(of no use: "y", which holds an array of shape (2, 2) and type float64)' in str(caught.value)

@@ -22,6 +22,7 @@ from bertwright.data.read import read_table
 from bertwright.data.split import count_shared_texts, split_validation
 from bertwright.data.table import Table
 from bertwright.errors import DataError
+from bertwright.evaluation.judge import prediction_tables
 
 
 @pytest.fixture
@@ -53,8 +54,8 @@ def refusal(paths, labels=None, kind=None, **settings):
     return str(caught.value)
 
 
-def near(array, expected):
-    assert array.dtype == np.float32
+def near(array, expected, dtype=np.float32):
+    assert array.dtype == dtype
     assert array.shape == np.shape(expected)
     assert np.allclose(array, expected, atol=1e-7)
     return True
@@ -273,32 +274,34 @@ def test_regression(file):
     assert found.kind == "regression"
     assert found.labels == ("stars",)
     assert found.label_ids is None
-    assert near(found.targets, [[1.5], [-2], [1000]])
+    assert near(found.targets, [[1.5], [-2], [1000]], np.float64)
     assert [bad.reason for bad in found.bad_rows] == [
         'label "many" is not a number, which --label-kind regression needs',
         "there is no label",
         "the label is not a finite number",
     ]
-    assert near(labelled(path, label_kind="regression", on_bad_row="skip").take([2, 0]).targets, [[1000], [1.5]])
+    assert near(
+        labelled(path, label_kind="regression", on_bad_row="skip").take([2, 0]).targets, [[1000], [1.5]], np.float64
+    )
     numbers = {"text": list("abc"), "x": [0.5, None, -1.0], "score": [1, 2, 3]}
     parquet = file("b.parquet", numbers)
-    assert near(labelled(parquet, label_kind="regression").targets, [[1], [2], [3]])
+    assert near(labelled(parquet, label_kind="regression").targets, [[1], [2], [3]], np.float64)
     found = labelled(parquet, label_kind="regression", label_column="x", on_bad_row="skip")
-    assert near(found.targets, [[0.5], [-1]])
+    assert near(found.targets, [[0.5], [-1]], np.float64)
     assert [str(bad) for bad in found.bad_rows] == [f"{parquet}, row 2: there is no label"]
     same = file("c.csv", "text,stars\na,3\nb,3\n")
     assert "found one number only (3)" in refusal(same, label_kind="regression")
-    assert near(labelled(same, ("stars",), "regression").targets, [[3], [3]])
+    assert near(labelled(same, ("stars",), "regression").targets, [[3], [3]], np.float64)
     for flag in ({"label_threshold": 0.5}, {"hard_labels": True}):
         assert "regression learns numbers" in refusal(path, label_kind="regression", **flag)
 
 
 def test_regression_follows_the_column_of_a_training(file):
     path = file("a.csv", "text,label,warmth\na,x,1\nb,y,2\n")
-    assert near(labelled(path, ("warmth",), "regression").targets, [[1], [2]])
+    assert near(labelled(path, ("warmth",), "regression").targets, [[1], [2]], np.float64)
     other = file("b.csv", "text,heat\na,1\n")
     assert labelled(other, ("warmth",), "regression", label_column="heat").labels == ("warmth",)
-    assert near(labelled(other, ("warmth",), "regression").targets, [[1]])
+    assert near(labelled(other, ("warmth",), "regression").targets, [[1]], np.float64)
 
 
 # --- pairs and groups -------------------------------------------------------------------------------------------------
@@ -592,3 +595,109 @@ def test_a_table_lives_no_longer_than_its_part(file, monkeypatch):
     labelled(file("a.csv", mixed_csv(60)), on_bad_row="skip", label_column="x,y", pair_column="reply")
     assert len(alive) > 10
     assert most <= 1
+
+
+# --- settings that a training keeps, and numbers of any size ----------------------------------------------------------
+
+
+def test_numbers_that_float32_cannot_tell_apart_are_learnt_as_they_stand(file):
+    for name, values in (
+        ("seconds", [1.7e9 + i for i in range(60)]),
+        ("odd", [16777216.0 + i % 2 for i in range(60)]),
+    ):
+        path = file(f"{name}.parquet", {"text": [f"t{i}" for i in range(60)], "y": values})
+        found = labelled(path, label_column="y", label_kind="regression")
+        assert found.targets.dtype == np.float64
+        assert found.targets[:, 0].tolist() == values
+        (table,) = prediction_tables(found, found.targets, found.labels, 0.5, False)
+        assert table["label_y"].to_pylist() == values
+    constant = file("same.csv", "text,y\na,1700000001\nb,1700000001\n")
+    assert "found one number only (1700000001)" in refusal(constant, label_kind="regression", label_column="y")
+
+
+def test_numbers_that_no_model_can_give_are_bad_rows(file):
+    path = file("huge.csv", "text,y\na,1e39\nb,1\nc,-2e39\nd,2\ne,1e36\n")
+    found = labelled(path, label_kind="regression", label_column="y", on_bad_row="skip")
+    assert found.targets[:, 0].tolist() == [1, 2, 1e36]
+    assert [(bad.line, bad.reason) for bad in found.bad_rows] == [
+        (2, 'label "1e+39" is beyond 1e+36, which models cannot give'),
+        (4, 'label "-2e+39" is beyond 1e+36, which models cannot give'),
+    ]
+    tiny = file("tiny.csv", "text,y\na,1e-200\nb,2e-200\n")
+    assert "found numbers less than 1e-36 apart" in refusal(tiny, label_kind="regression", label_column="y")
+
+
+def test_an_infinite_number_is_called_so_in_every_format(file):
+    settings = {"label_kind": "regression", "label_column": "y", "on_bad_row": "skip"}
+    texts = file("a.csv", "text,y\na,1\nb,inf\nc,-Infinity\nd,2\ne,1e999\nf,info\n")
+    reasons = [bad.reason for bad in labelled(texts, **settings).bad_rows]
+    assert reasons[:3] == ["the label is not a finite number"] * 3
+    assert reasons[3] == 'label "info" is not a number, which --label-kind regression needs'
+    table = file("b.parquet", {"text": list("abc"), "y": [1.0, float("inf"), 2.0]})
+    assert [bad.reason for bad in labelled(table, **settings).bad_rows] == reasons[:1]
+
+
+def test_the_threshold_of_a_training_holds_unless_another_is_given(file):
+    path = file("a.csv", "text,share\na,0.6\nb,0.8\nc,0\nd,1\n")
+
+    def ids(labels=("0", "1"), kind="soft", **settings):
+        found = read_labelled(path, DataSettings(**settings), labels, kind, threshold=0.7)
+        return found.label_ids.tolist(), found.notes[-1:]
+
+    assert ids() == ([0, 1, 0, 1], ["labels count as 1 from 0.7 on, as in the training (--label-threshold)"])
+    assert ids(kind="classes")[0] == [0, 1, 0, 1]
+    assert ids(label_threshold=0.5) == ([1, 1, 0, 1], ["labels count as 1 from 0.5 on, in the training from 0.7 on"])
+    assert "labels count" not in ids(label_threshold=0.7)[1][0]
+    several = file("b.csv", "text,x,y\na,0.8,0\nb,0.95,1\n")
+    found = read_labelled(several, DataSettings(), ("x", "y"), "multi-label", threshold=0.9)
+    assert found.hard_targets.tolist() == [[False, False], [True, True]]
+    hard = read_labelled(several, DataSettings(), ("x", "y"), "multi-label", threshold=0.9, hard=True)
+    assert hard.targets.tolist() == [[0, 0], [1, 1]]
+
+
+def test_the_threshold_of_a_training_leaves_a_file_of_its_two_classes_alone(file):
+    ratings = file("ratings.csv", "text,rating\na,3\nb,7\nc,10\n")
+    made = file("made.csv", "text,label\na,0\nb,1\nc,1\n")
+    for path, num_notes in ((ratings, 1), (made, 0)):
+        found = read_labelled(path, DataSettings(on_bad_row="skip"), ("0", "1"), "classes", threshold=7)
+        assert found.label_ids.tolist() == [0, 1, 1]
+        assert sum("labels count" in note for note in found.notes) == num_notes
+    asked = read_labelled(made, DataSettings(label_threshold=7), ("0", "1"), "classes", threshold=7)
+    assert asked.label_ids.tolist() == [0, 0, 0]
+
+
+def test_shares_are_made_hard_as_in_the_training(file):
+    one = file("a.csv", "text,share\na,0.4\nb,0.8\n")
+    found = read_labelled(one, DataSettings(label_column="share"), ("0", "1"), "classes", hard=True)
+    assert (found.kind, found.label_ids.tolist()) == ("classes", [0, 1])
+    several = file("b.csv", "text,neg,pos,so\na,0.2,0.7,0.1\nb,0.1,0.2,0.7\n")
+    classes = file("c.csv", "text,label\na,pos\nb,so\n")
+    for path in (several, classes):
+        found = read_labelled(path, DataSettings(), ("neg", "pos", "so"), "classes", hard=True)
+        assert (found.kind, found.label_ids.tolist()) == ("classes", [1, 2])
+
+
+def test_a_test_file_of_a_training_of_shares_may_have_the_right_class_instead(file):
+    path = file("a.csv", "text,label\na,pos\nb,so\n")
+    settings = DataSettings(label_kind="soft", label_column="neg,pos,so")
+    for kind in ("soft", "classes"):
+        found = read_labelled(path, settings, ("neg", "pos", "so"), kind, as_in_training=True)
+        assert found.label_ids.tolist() == [1, 2]
+    shares = file("b.csv", "text,label,so,neg,pos\na,neg,0.1,0.2,0.7\n")
+    assert read_labelled(shares, settings, ("neg", "pos", "so"), "soft", as_in_training=True).label_ids.tolist() == [1]
+    assert 'no column "neg" (--label-column)' in refusal(
+        path, ("neg", "pos", "so"), "soft", label_kind="soft", label_column="neg,pos,so"
+    )
+    neither = file("c.csv", "text,neg,pos\na,1,0\n")
+    with pytest.raises(DataError, match="cannot tell the label column"):
+        read_labelled(neither, settings, ("neg", "pos", "so"), "soft", as_in_training=True)
+
+
+def test_settings_without_effect_are_refused(file):
+    classes = file("a.csv", "text,label\na,good\nb,bad\n")
+    assert "--hard-labels: found one label column" in refusal(classes, hard_labels=True)
+    assert "--hard-labels: found one label column" in refusal(classes, hard_labels=True, label_kind="classes")
+    shares = file("b.csv", "text,neg,pos,so\na,0.2,0.7,0.1\nb,0.1,0.2,0.7\n")
+    settings = {"label_kind": "soft", "label_column": "neg,pos,so"}
+    assert "the class with the largest share counts" in refusal(shares, label_threshold=0.5, **settings)
+    assert "one of two classes, found 3 (neg, pos, so)" in refusal(shares, positive_label="neg", **settings)

@@ -419,3 +419,8 @@ def test_the_command_says_what_it_did_and_needs_no_torch(examples, tmp_path):
     done = call("tokenize", examples / "comments_test.csv", "--output", tmp_path / "[bold]" / "ids", without_torch=True)
     assert done.returncode == 0, done.stderr
     assert "[bold]" in done.stdout
+
+
+def test_the_key_of_a_compressed_file_holds_its_format():
+    for compression in ("", ".gz", ".xz", ".zst"):
+        assert tokenize._extension(f"texts.of/a.b.csv{compression}") == f".csv{compression}"

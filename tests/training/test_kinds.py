@@ -370,3 +370,44 @@ def test_a_damaged_kind_is_one_clear_error(trained, tmp_path):
     (tmp_path / "m" / "bertwright.json").write_text(json.dumps({**settings, "kind": "ranking"}))
     with pytest.raises(CheckpointError, match="kind"):
         bertwright.load(tmp_path / "m")
+
+
+def test_an_evaluation_reads_labels_as_the_training_did(tmp_path):
+    lines = [f"text {i},{(0.1, 0.6, 0.9)[i % 3]}" for i in range(30)]
+    (tmp_path / "shares.csv").write_text("text,share\n" + "\n".join(lines) + "\n")
+    small = {"model": "bert-tiny", "max_length": 8, "steps": 1, "test": "shares.csv", "quiet": True}
+    cases = (
+        {"label_threshold": 0.7},
+        {"label_threshold": 0.7, "hard_labels": True},
+        {"label_kind": "soft", "hard_labels": True},
+    )
+    for number, settings in enumerate(cases):
+        run = bertwright.train("shares.csv", output=f"r{number}", **settings, **small)
+        saved = json.loads((run.model_folder / "bertwright.json").read_text())
+        assert saved["label_threshold"] == settings.get("label_threshold")
+        assert saved["hard_labels"] == settings.get("hard_labels", False)
+        result = bertwright.evaluate(run.path, "shares.csv", quiet=True)
+        assert result["task"] == run.result["task"]
+        for metric, value in run.result["metrics"]["test"].items():
+            assert result["metrics"]["test"][metric] == value
+
+
+def test_a_training_of_several_shares_is_tested_on_the_right_classes(folder, tmp_path):
+    lines = ["idiot tram,bad", "tomato,fair", "lengthy violin,good"] * 4
+    (tmp_path / "classes.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    for number, hard in enumerate((False, True)):
+        run = small(folder, "soft", f"r{number}", steps=1, test="classes.csv", hard_labels=hard)
+        assert run.result["metrics"]["test"]["num_texts"] == 12
+        result = bertwright.evaluate(run.path, "classes.csv", quiet=True)
+        assert result["metrics"]["test"]["accuracy"] == run.result["metrics"]["test"]["accuracy"]
+        shares = bertwright.evaluate(run.path, folder / "soft_test.csv", quiet=True)
+        assert shares["task"] == run.result["task"]
+
+
+def test_numbers_of_seconds_since_1970_are_learnt(tmp_path):
+    lines = [f"{'late' if i % 2 else 'early'} text {i},{1_700_000_000 + i % 2}" for i in range(40)]
+    (tmp_path / "times.csv").write_text("text,time\n" + "\n".join(lines) + "\n")
+    settings = {"label_column": "time", "label_kind": "regression", "model": "bert-tiny", "max_length": 8}
+    run = bertwright.train("times.csv", steps=2, output="r", quiet=True, **settings)
+    labels = pq.read_table(run.path / "predictions.parquet")["label_time"].to_pylist()
+    assert set(labels) == {1_700_000_000.0, 1_700_000_001.0}

@@ -284,8 +284,8 @@ def _found_columns(table: Table) -> str:
     shown = ", ".join(show(name) for name in columns[:20]) + (" ..." if len(columns) > 20 else "")
     found = f"found {shown}" + ("" if table.has_header else " (the file has no header)")
     if table.unusable:
-        others = [f"{show(name)}, which holds {what}" for name, what in list(table.unusable.items())[:5]]
-        found += f" (of no use: {'; '.join(others)}{' ...' if len(table.unusable) > 5 else ''})"
+        useless = [f"{show(name)}, which holds {what}" for name, what in list(table.unusable.items())[:5]]
+        found += f" (of no use: {'; '.join(useless)}{' ...' if len(table.unusable) > 5 else ''})"
     if len(columns) != 1:
         return found
     if table.format in ("csv", "tsv"):

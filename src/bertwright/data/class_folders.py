@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import stat
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bertwright.data import text_stream
 from bertwright.data.compression import refusing_unreadable
@@ -19,13 +22,15 @@ from bertwright.data.table import BadRow, Table, show
 from bertwright.errors import DataError
 
 _MOST_TEXT_BYTES = 64 << 20
+_MOST_TEXTS = 1 << 16  # of one part
 
 
 @dataclass
 class _Found:
-    """The folders of a folder: of each class its name and files; and what was left out."""
+    """The folders of a folder: of each class its name and path; and what was left out."""
 
-    classes: list[tuple[str, list[str]]] = field(default_factory=list)
+    root: str
+    classes: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -66,8 +71,8 @@ def read_class_folders(path: str, on_bytes: Callable[[bytes], object] | None = N
             row_paths=paths,
         )
 
-    for label, files in found.classes:
-        for file in files:
+    for label, folder in found.classes:
+        for file in _sorted_files(folder, found.root):
             data = _content(file)
             if data is None:
                 bad_rows.append(BadRow(file, row + 1, f"longer than {_MOST_TEXT_BYTES >> 20} MiB", "file"))
@@ -86,7 +91,7 @@ def read_class_folders(path: str, on_bytes: Callable[[bytes], object] | None = N
                 name = Path(os.path.relpath(file, path)).as_posix()
                 on_bytes(os.fsencode(name) + b"\0%d\0" % len(data) + data)
             row += 1
-            if size >= text_stream.BLOCK_BYTES:
+            if size >= text_stream.BLOCK_BYTES or row - start >= _MOST_TEXTS:
                 yield table()
                 texts, labels, paths, records, bad_rows, notes = [], [], [], [], [], []
                 size, start = 0, row
@@ -95,12 +100,14 @@ def read_class_folders(path: str, on_bytes: Callable[[bytes], object] | None = N
 
 
 def _look(path: str) -> _Found:
-    found = _Found()
+    root = os.path.realpath(path)
+    found = _Found(root)
     with refusing_unreadable(path):
-        root = os.path.realpath(path)
         with os.scandir(path) as entries:
             inside = sorted(entries, key=lambda entry: entry.name)
-        skipped = {"hidden": 0, "link that leads out of the folder": 0, "file beside the folders": 0, "empty folder": 0}
+        skipped = Counter(
+            {"hidden": 0, "link that leads out of the folder": 0, "file beside the folders": 0, "empty folder": 0}
+        )
         for entry in inside:
             if entry.name.startswith("."):
                 skipped["hidden"] += 1
@@ -109,9 +116,8 @@ def _look(path: str) -> _Found:
             elif not entry.is_dir():
                 skipped["file beside the folders"] += 1
             else:
-                files = _files(entry.path, root, skipped)
-                if files:
-                    found.classes.append((_label(path, entry.name), files))
+                if sum(1 for _ in _files(entry.path, root, skipped)):
+                    found.classes.append((_label(path, entry.name), entry.path))
                 else:
                     skipped["empty folder"] += 1
     if not found.classes:
@@ -130,13 +136,12 @@ def _plural(what: str) -> str:
     return words.get(what) or {"file beside the folders": "files beside the folders"}.get(what, "empty folders")
 
 
-def _files(folder: str, root: str, skipped: dict[str, int]) -> list[str]:
-    """The .txt files of a class, in natural order.
+def _files(folder: str, root: str, skipped: Counter[str]) -> Iterator[str]:
+    """The names of the .txt files of a class, in the order of the file system; what is left out is counted.
 
     Raises:
         DataError: something else is in the folder.
     """
-    files = []
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -149,8 +154,39 @@ def _files(folder: str, root: str, skipped: dict[str, int]) -> list[str]:
                     f"{_shown(entry.path)}: found {what} in a folder of a class, expected .txt files only. Move it away"
                 )
             else:
-                files.append(entry.path)
-    return sorted(files, key=_natural)
+                yield entry.name
+
+
+def _sorted_files(folder: str, root: str) -> Iterator[str]:
+    """The paths of the .txt files of a class, in natural order.
+
+    Names lie end to end in few buffers: a million of them as Python objects would take hundreds of megabytes.
+    """
+    names, keys = _Strings(), _Strings()
+    with refusing_unreadable(folder):
+        for name in _files(folder, root, Counter()):
+            names.add(os.fsencode(name))
+            keys.add(_natural(name))
+    order = pc.sort_indices(keys.finish())
+    del keys
+    stored = names.finish()
+    for place in range(len(order)):
+        yield os.path.join(folder, os.fsdecode(stored[order[place].as_py()].as_py()))
+
+
+class _Strings:
+    """Strings of bytes on their way into an Arrow array."""
+
+    def __init__(self) -> None:
+        self._data, self._ends = bytearray(), array("q", [0])
+
+    def add(self, string: bytes) -> None:
+        self._data += string
+        self._ends.append(len(self._data))
+
+    def finish(self) -> pa.LargeBinaryArray:
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._data)]
+        return pa.Array.from_buffers(pa.large_binary(), len(self._ends) - 1, buffers)
 
 
 def _leads_out(entry: os.DirEntry[str], root: str) -> bool:
@@ -160,9 +196,20 @@ def _leads_out(entry: os.DirEntry[str], root: str) -> bool:
     return not os.path.exists(target) or os.path.commonpath([root, target]) != root
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    pieces = re.split(r"([0-9]+)", os.path.basename(name))
-    return [(0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in pieces if piece]
+def _natural(name: str) -> bytes:
+    """What sorts names piece by piece: numbers by value and before words, words by their characters.
+
+    A number is a 1, the length of its value in two bytes, the value, and the digits as they stand (007 before 07); a
+    word is a 2 and its bytes. Digits and words end with a 0, which no name holds.
+    """
+    key = bytearray()
+    for piece in re.split(r"([0-9]+)", name):
+        if piece[:1].isascii() and piece[:1].isdecimal():
+            value = piece.lstrip("0")
+            key += b"\1" + len(value).to_bytes(2, "big") + value.encode() + piece.encode() + b"\0"
+        elif piece:
+            key += b"\2" + piece.encode("utf-8", "surrogatepass") + b"\0"
+    return bytes(key)
 
 
 def _label(path: str, name: str) -> str:

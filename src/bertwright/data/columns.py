@@ -131,7 +131,8 @@ def read_labelled(
     rules = LabelRules.of(settings, labels, kind, threshold, hard)
     asked = _asked(settings.text_column, settings.pair_column, settings.label_column, settings.group_columns)
     preferred, must = rules.preferred_columns()
-    if as_in_training and rules.wanted == "soft" and sorted(named_columns(preferred, asked.labels)) == sorted(preferred):
+    named = named_columns(preferred, asked.labels)
+    if as_in_training and rules.wanted == "soft" and sorted(named) == sorted(preferred):
         asked = replace(asked, labels=())
     reader: LabelReader | None = None
 
