@@ -182,7 +182,7 @@ def test_the_metric_to_choose_by_is_that_of_the_kind():
     assert metric_to_choose_by(SHARES, "soft_log_loss") == ("soft_log_loss", None)
     assert metric_to_choose_by(NUMBERS, None) == ("mean_squared_error", None)
     assert metric_to_choose_by(NUMBERS, "spearman") == ("spearman", None)
-    with pytest.raises(UserError, match="none of regression labels"):
+    with pytest.raises(UserError, match="a regression has no such metric"):
         metric_to_choose_by(NUMBERS, "accuracy")
 
 
