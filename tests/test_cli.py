@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -15,7 +16,10 @@ import pytest
 
 import bertwright
 from bertwright import commands
+from bertwright.config import PredictSettings
 from bertwright.errors import RunError, UserError
+from bertwright.evaluation.predict import run_prediction
+from bertwright.progress import Reporter
 
 NO_TORCH = textwrap.dedent("""
     import sys
@@ -348,3 +352,47 @@ def test_a_full_disk_is_one_line_and_exit_code_2(capsys):
         cli._call(write, debug=False)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: runs/demo/result.json.partial: No space left on device\n"
+
+
+def test_a_training_into_the_home_is_found_there(examples, tmp_path, monkeypatch):
+    """And so are its files, its scores and its evaluation, named with a "~" that no shell has expanded."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    shutil.copy(examples / "comments_test.csv", tmp_path / "home" / "data.csv")
+    run = bertwright.train("~/data.csv", model="bert-tiny", max_length=8, steps=2, output="~/zz", quiet=True)
+    assert run.path == tmp_path / "home" / "zz"
+    assert run.finished
+    bertwright.evaluate("~/zz", "~/data.csv", output="~/judged", quiet=True)
+    settings = PredictSettings(output="~/scores.parquet", group_columns="topic,case")
+    run_prediction("~/zz", (), ["~/data.csv"], settings, Reporter(quiet=True))
+    with pytest.raises(UserError, match="--group-columns names columns of files"):
+        run_prediction("~/zz", ["a text"], [], PredictSettings(group_columns="topic"), Reporter(quiet=True))
+    names = {path.name for path in (tmp_path / "home").iterdir()}
+    assert names == {"data.csv", "zz", "judged", "scores.parquet"}
+    assert not (tmp_path / "~").exists()
+    # Groups are kept beside the scores.
+    table = pq.read_table(tmp_path / "home" / "scores.parquet")
+    rows = list(csv.DictReader((tmp_path / "home" / "data.csv").read_text().splitlines()))
+    for name in ("topic", "case"):
+        assert table.column(f"group_{name}").to_pylist() == [row[name] for row in rows]
+
+
+def test_an_evaluation_that_cannot_be_written_leaves_nothing(run, examples, tmp_path, monkeypatch):
+    def full(path, tables):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("bertwright.evaluation.evaluate.write_predictions", full)
+        with pytest.raises(OSError, match="No space left"):
+            bertwright.evaluate(run.path, examples / "comments_test.csv", output=tmp_path / "judged", quiet=True)
+    assert not list(tmp_path.iterdir())
+    bertwright.evaluate(run.path, examples / "comments_test.csv", output=tmp_path / "judged", quiet=True)
+    assert bertwright.open_run(tmp_path / "judged").finished
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "tokenize"])
+def test_the_help_names_every_format(command):
+    words = call(command, "--help", without_torch=True, COLUMNS="400").stdout
+    for name in ("csv", "tsv", "jsonl", "parquet", "arrow", "feather", "npz", "txt", ".gz", ".xz", ".zst", "hub:NAME"):
+        assert name in words
+    assert "for each class" in words

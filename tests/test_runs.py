@@ -163,7 +163,7 @@ def test_only_a_training_is_said_to_go_on_with_resume(tmp_path):
 
 def test_a_folder_that_fails_on_the_way_leaves_the_old_one(tmp_path):
     finished(tmp_path / "r")
-    with pytest.raises(ValueError, match="NaN|JSON compliant"), runs.whole_folder(tmp_path / "r", True) as partial:
+    with pytest.raises(ValueError, match="JSON compliant"), runs.whole_folder(tmp_path / "r", True) as partial:
         runs.RunWriter(partial, "evaluate", {}).result({"accuracy": math.nan})
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
     assert runs.open_run(tmp_path / "r").act == "train"

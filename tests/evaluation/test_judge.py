@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +21,8 @@ from bertwright.evaluation.judge import (
     write_predictions,
 )
 from bertwright.evaluation.metrics import METRIC_NAMES_OF, multilabel_metrics
+from bertwright.evaluation.predict import _write
+from bertwright.steps import Trace, read_trace, write_trace
 
 
 def column(values, kind=pa.large_string()) -> pa.ChunkedArray:
@@ -178,7 +182,7 @@ def test_the_metric_to_choose_by_is_that_of_the_kind():
     assert metric_to_choose_by(SHARES, "soft_log_loss") == ("soft_log_loss", None)
     assert metric_to_choose_by(NUMBERS, None) == ("mean_squared_error", None)
     assert metric_to_choose_by(NUMBERS, "spearman") == ("spearman", None)
-    with pytest.raises(UserError, match="none of regression labels"):
+    with pytest.raises(UserError, match="a regression has no such metric"):
         metric_to_choose_by(NUMBERS, "accuracy")
 
 
@@ -196,3 +200,29 @@ def test_a_metric_that_has_no_answer_is_replaced_or_refused():
         metric_to_choose_by(one, "r2")
     alike = texts("soft", ("a", "b"), [1, 1], [[0.2, 0.8], [0.4, 0.6]])
     assert metric_to_choose_by(alike, None)[0] == "log_loss"
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.tsv", "p.jsonl", "p.parquet"])
+def test_predictions_that_cannot_be_written_leave_nothing_and_name_their_file(tmp_path, name):
+    def tables():
+        yield from prediction_tables(NUMBERS, SCORES[:, :1], NUMBERS.labels, 0.5, True)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        _write(tmp_path / name, tables())
+    assert caught.value.filename == str(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_relative_folder_named_like_a_home_is_no_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    Path("~").mkdir()
+    for path in (Path("~/p.parquet"), Path("~/steps.parquet")):
+        if path.name == "p.parquet":
+            write_predictions(path, prediction_tables(NUMBERS, SCORES[:, :1], NUMBERS.labels, 0.5, True))
+        else:
+            empty = np.empty(0, np.float64)
+            write_trace(path, Trace(empty, empty, empty, empty, empty, empty))
+            assert len(read_trace(path)) == 0
+    assert sorted(path.name for path in (tmp_path / "~").iterdir()) == ["p.parquet", "steps.parquet"]

@@ -372,7 +372,7 @@ def test_is_better(name):
 
 
 def test_unknown_metric_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match="unknown metric 'roc_uac'; did you mean roc_auc"):
+    with pytest.raises(UserError, match=r"--best-metric roc_uac: unknown metric; did you mean roc_auc"):
         check_metric_name("roc_uac")
     with pytest.raises(UserError, match="the known ones are accuracy, precision"):
         is_better("zzz", 1, 0)
@@ -417,3 +417,14 @@ tables.metrics_table({"test": found})
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_metric_error_names_the_flag_and_the_nearest():
+    with pytest.raises(UserError, match=r"^--best-metric mse: unknown metric; did you mean mean_squared_error\?$"):
+        check_metric_name("mse")
+    with pytest.raises(
+        UserError, match=r"^--best-metric f1: multi-label labels have no such metric; expected one of acc"
+    ):
+        check_metric_name("f1", "multi-label")
+    with pytest.raises(UserError, match=r"^--best-metric r2: classes have no such metric; expected one of accuracy"):
+        check_metric_name("r2", "classes")

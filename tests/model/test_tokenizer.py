@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertwright.errors import CheckpointError, UserError
+from bertwright.errors import CheckpointError, DataError, UserError
 from bertwright.model import tokenizer as tokenizer_module
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer, tokenizer_from_vocabulary
 
@@ -274,3 +276,20 @@ def test_accents_and_chinese_characters_follow_the_config():
     assert ids("café", strip_accents=False) == [6]
     assert ids("中文") == [7, 8]
     assert ids("中文", tokenize_chinese_chars=False) == [9]
+
+
+@pytest.mark.parametrize(("in_memory", "words"), [(True, "^memory: .*ulimit -f"), (False, "^{folder}: .*TMPDIR")])
+def test_no_room_for_texts_says_where(tmp_path, monkeypatch, in_memory, words):
+    if not in_memory:
+        monkeypatch.delattr(tokenizer_module.os, "memfd_create", raising=False)
+        monkeypatch.setattr(tokenizer_module.tempfile, "tempdir", str(tmp_path))
+    elif not hasattr(os, "memfd_create"):
+        pytest.skip("this system has no files in memory")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokenizer_module.os, "pwrite", full)
+    with pytest.raises(DataError, match=words.format(folder=tmp_path)), tokenizer_module._TextsFile() as file:
+        file.fill([memoryview(b"text")])
+    assert not list(tmp_path.iterdir())
