@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertwright import __version__
+from bertwright.config import expand_home
 from bertwright.errors import RunError
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
@@ -294,7 +295,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         RunError: no run is there, or its files are damaged.
     """
-    path = Path(path)
+    path = Path(expand_home(os.fspath(path)))
     if not path.is_dir():
         raise RunError(f"{path}: no such folder; expected a run's folder (bertwright runs list shows them)")
     if not (path / CONFIG).is_file():
@@ -319,11 +320,16 @@ def list_runs(folder: str | Path = "runs") -> list[Run]:
     Raises:
         RunError: there is no such folder.
     """
-    folder = Path(folder)
+    folder = Path(expand_home(os.fspath(folder)))
     if not folder.is_dir():
         raise RunError(f"{folder}: no such folder; expected the folder that holds runs")
-    found = [_open_or_damaged(path) for path in sorted(folder.iterdir()) if path.is_dir() and is_run(path)]
+    found = [_open_or_damaged(path) for path in sorted(folder.iterdir()) if _may_be_run(path)]
     return sorted(found, key=lambda run: (run.started, run.path.name))
+
+
+def _may_be_run(path: Path) -> bool:
+    """Whether ``path`` is a run's folder, and not one that was left half-written beside its place."""
+    return not path.name.startswith(".") and path.is_dir() and is_run(path)
 
 
 def _open_or_damaged(path: Path) -> Run:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bertwright import runs
-from bertwright.config import TrainConfig, build
+from bertwright.config import TrainConfig, build, expand_home
 from bertwright.errors import RunError, UserError
 
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
@@ -41,7 +41,7 @@ def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
         if not has_files:
             raise UserError("--resume needs the run to go on with: pass --output RUN, or the files of the training")
         return build(TrainConfig, given, source)
-    output = Path(given["output"])
+    output = Path(expand_home(os.fspath(given["output"])))
     if not output.exists() or runs.is_unborn(output):
         if not has_files:
             raise UserError(f"{output}: no such run; to start it, give the files of labelled texts to learn from")

@@ -68,7 +68,7 @@ def trace_of(
             "initial_weights_sha256": initial_weights_sha256,
             "token_ids_sha256": token_ids_sha256,
             "labels_sha256": hashlib.sha256(
-                _little_endian(labels, "<f4" if labels.dtype.kind == "f" else "<i8")
+                _little_endian(labels, labels.dtype.newbyteorder("<").str if labels.dtype.kind == "f" else "<i8")
             ).hexdigest(),
         },
     )
