@@ -31,7 +31,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from bertwright import runs
+from bertwright import hardware, runs
 from bertwright.cli import main
 from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
 from bertwright.model.encoder import ModelConfig
@@ -272,6 +272,8 @@ def run_kills() -> None:
             found = record(output)
             differing = [name for name in expected if found[name] != expected[name]]
             line = {
+                "case": "kills",
+                "commit": hardware.source_commit(),
                 "run": number,
                 "seed": given.seed,
                 "kills": kills,
