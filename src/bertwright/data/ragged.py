@@ -22,7 +22,7 @@ _CHUNK_TEXTS = 16_384
 # Tokens copied at once.
 _COPIED_TOKENS = 1 << 22
 # Ids of more bytes than this are not held in memory: they lie in a file, and parts of them are views.
-MOST_IDS_IN_MEMORY_BYTES = 256 << 20
+MOST_IDS_IN_MEMORY_BYTES = 64 << 20
 # Room that is taken beyond what the texts so far let expect.
 _SPARE_ROOM = 1.03
 _LEAST_GROWTH = 1.5

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bertwright.data.spool import Spool
 
-MOST_MEMORY_BYTES = 256 << 20
+MOST_MEMORY_BYTES = 64 << 20
 """Texts of more bytes than this (UTF-8 and offsets) are spooled to a temporary file."""
 
 _KIND = pa.large_string()

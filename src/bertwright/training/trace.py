@@ -19,7 +19,7 @@ from bertwright.training.loop import num_steps_of
 from bertwright.training.schedule import rate_factor
 
 # Tokens, or weights, held in another form at once.
-_AT_ONCE = 1 << 22
+_AT_ONCE = 1 << 20
 
 
 def weights_sha256(weights: Mapping[str, Tensor]) -> str:
