@@ -285,9 +285,19 @@ def test_class_weights_move_what_is_predicted(folder):
     [
         ("regression", {"class_weights": ("balanced",)}, UserError, "found a regression"),
         ("multi-label", {"class_weights": ("rud=2",)}, UserError, "Did you mean rude"),
-        ("regression", {"best_metric": "roc_auc", "validation_share": 0.2}, UserError, "none of regression labels"),
-        ("multi-label", {"best_metric": "f1", "validation_share": 0.2}, UserError, "none of multi-label labels"),
-        ("soft", {"best_metric": "r2", "validation_share": 0.2}, UserError, "none of soft labels"),
+        (
+            "regression",
+            {"best_metric": "roc_auc", "validation_share": 0.2},
+            UserError,
+            "a regression has no such metric",
+        ),
+        (
+            "multi-label",
+            {"best_metric": "f1", "validation_share": 0.2},
+            UserError,
+            "multi-label labels have no such metric",
+        ),
+        ("soft", {"best_metric": "r2", "validation_share": 0.2}, UserError, "soft labels have no such metric"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, kind, settings, error, message):

@@ -305,7 +305,7 @@ def gradients_of_steps(num_steps, num_parts, seed=0):
 
 
 @pytest.mark.parametrize("name", ["adam", "adamax", "sgd"])
-@pytest.mark.parametrize(("max_grad_norm", "num_parts"), [(0.0, 1), (1.0, 1), (1.0, 3), (100.0, 2)])
+@pytest.mark.parametrize(("max_grad_norm", "num_parts"), [(1.0, 1), (1.0, 3), (100.0, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_gradient_is_clipped_by_its_own_norm(name, max_grad_norm, num_parts, dtype):
     steps = list(gradients_of_steps(5, num_parts))
@@ -408,7 +408,7 @@ def test_epsilon_is_added_as_in_torch_and_not_as_in_keras():
 
 @with_kernels
 @pytest.mark.parametrize("name", ["adam", "adamw"])
-@pytest.mark.parametrize(("max_grad_norm", "num_parts"), [(0.0, 1), (1.0, 1), (1.0, 3), (1000.0, 2)])
+@pytest.mark.parametrize(("max_grad_norm", "num_parts"), [(1.0, 1), (1.0, 3), (1000.0, 2)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_kernels_clip_each_gradient_by_its_own_norm(name, max_grad_norm, num_parts, dtype):
     """The token embeddings' gradient by the norm of the whole table's; against the formula in float64."""

@@ -32,6 +32,15 @@ from bertwright.training.stop import Stop, StopNow
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="signals of Unix")
 
 
+@pytest.fixture(autouse=True)
+def _signals_are_heard():
+    """Processes in the background may have been started with Ctrl-C ignored."""
+    before = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def kills():
     spec = importlib.util.spec_from_file_location("kills", REPOSITORY / "benchmarks" / "kills.py")
@@ -448,7 +457,6 @@ def test_a_signal_saves_the_last_whole_step(kills, folder, whole, tmp_path, monk
     [
         (train, "read_labelled", "reading", "nothing was written. Start it again with the same command"),
         (train, "token_ids_of", "tokenising", "nothing was written. Start it again with the same command"),
-        (train, "save_model", "saving the model", "no step is kept. Go on with: bertwright train --resume"),
         (Predictor, "logits", "scoring the test texts", "the trained model is kept. Go on with: bertwright train"),
         (train, "extremes_of", "writing the result", "the trained model is kept. Go on with: bertwright train"),
     ],

@@ -125,6 +125,8 @@ def _pieces_of(file: IO[Any], name: str, on_bytes: Callable[[bytes], object] | N
         if on_bytes is not None:
             on_bytes(data)
         yield data
+        if len(content) < PIECE_BYTES and getattr(file, "isatty", bool)():
+            return  # Ctrl-D ended it: to read on would wait for a second one
 
 
 def _format_of(path: str) -> tuple[str, str]:
