@@ -1,0 +1,1 @@
+"""Runs, comparisons and sweeps as pages, pictures and tables. Torch is never imported here."""
