@@ -177,6 +177,9 @@ class LearningSettings(Settings):
     clip: Literal["all", "each"] = Field(
         "all", description="Clip all gradients together, or each weight's by its own norm, as Keras' clipnorm does."
     )
+    average_weights: float = Field(
+        0.0, ge=0, le=1, description="Judge and keep the mean of the weights over this last share of the steps."
+    )
     class_weights: tuple[str, ...] = Field(
         (), description="balanced, or LABEL=WEIGHT with commas between: how much each class counts in the loss."
     )

@@ -29,6 +29,7 @@ from bertwright.model.heads import TextClassifier
 from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
+from bertwright.training.average import WeightAverage
 from bertwright.training.loss import Objective
 from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
@@ -271,7 +272,7 @@ def fit(
 
 class _Training:
     """A training on its way; see ``fit``. All that the next step depends on is in ``progress``, the optimizer, the
-    losses, the best state and torch's random state."""
+    losses, the averaged weights, the best state and torch's random state."""
 
     def __init__(
         self,
@@ -299,6 +300,7 @@ class _Training:
             learner.named_parameters(), originals, config, learning_rate, self.num_steps, learner.cpu_encoder
         )
         self.progress = Progress(asked_budget=learner.token_budget, token_budget=learner.token_budget)
+        self.average = WeightAverage(config.average_weights, self.num_steps)
         self.best_state: dict[str, Tensor] = {}
         self.started = 0.0
 
@@ -333,7 +335,7 @@ class _Training:
     def outcome(self) -> Outcome:
         progress = self.progress
         if self.evaluate is None:
-            self.best_state, progress.best_step = self._with_room(self.optimizer.master_state), progress.steps
+            self.best_state, progress.best_step = self._with_room(self._state), progress.steps
         return Outcome(
             state=self.best_state,
             losses=self.losses[: progress.steps].cpu().numpy(),
@@ -346,6 +348,10 @@ class _Training:
             token_budget=self.learner.token_budget,
             history=progress.history,
         )
+
+    def _state(self) -> dict[str, Tensor]:
+        """The weights that are judged and kept: their mean, once there is one."""
+        return self.average.state() or self.optimizer.master_state()
 
     def _is_over(self) -> bool:
         progress, patience = self.progress, self.config.patience
@@ -367,6 +373,8 @@ class _Training:
             self._use_less_memory(rows)
         self._update_weights(factor)
         progress.steps = step + 1
+        if self.average.is_due(progress.steps):
+            self._with_room(lambda: self.average.add(optimizer.masters()))
         progress.num_texts += len(rows)
         progress.num_tokens += self.learner.num_tokens(rows)
         note = ""
@@ -454,7 +462,9 @@ class _Training:
         )
         metrics: dict[str, Any] = {}
         if self.evaluate is not None:
-            with self.stop.immediate():
+            if self.average.mean:
+                self.optimizer.masters()  # so that no weight is brought up to date while the mean is judged
+            with self.average.shown(self.learner.named_parameters()), self.stop.immediate():
                 metrics = self.evaluate()
         self.learner.train_mode(True)
         line = {
@@ -474,7 +484,7 @@ class _Training:
         value = metrics.get(self.best_metric)
         if progress.best is None or is_better(self.best_metric, value, progress.best):
             progress.best, progress.worse_in_a_row = value, 0
-            self.best_state, progress.best_step = self._with_room(self.optimizer.master_state), progress.steps
+            self.best_state, progress.best_step = self._with_room(self._state), progress.steps
         else:
             progress.worse_in_a_row += 1
 
@@ -483,6 +493,9 @@ class _Training:
         self.progress.token_budget = self.learner.token_budget
         numbers, tensors = self.optimizer.state()
         tensors["losses"] = self.losses[: self.progress.steps]
+        self.progress.averaged_states = self.average.num_states
+        for name, mean in self.average.mean.items():
+            tensors["average/" + name] = mean
         for kind, state in random_state(self.learner.device).items():
             tensors["random/" + kind] = state
         with self.stop.uninterrupted():
@@ -506,6 +519,8 @@ class _Training:
         shapes = {name: tuple(parameter.shape) for name, parameter in self.learner.named_parameters()}
         if saved.best_state and shapes != {name: tuple(tensor.shape) for name, tensor in saved.best_state.items()}:
             raise Damaged("its best state has other weights")
+        if saved.average and shapes != {name: tuple(tensor.shape) for name, tensor in saved.average.items()}:
+            raise Damaged("its averaged weights are other weights")
         before = random_state(self.learner.device)
         set_random_state(saved.random, self.learner.device)
         try:
@@ -515,6 +530,7 @@ class _Training:
             raise Damaged(str(error)) from None
         self.losses[: progress.steps] = saved.losses.to(self.losses.device)
         self.best_state = saved.best_state
+        self.average.load(saved.average, progress.averaged_states, self.learner.device)
         if progress.asked_budget == self.progress.asked_budget:
             self.learner.use_budget(progress.token_budget)
         else:

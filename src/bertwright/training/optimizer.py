@@ -60,6 +60,10 @@ class Optimizer(Protocol):
         """The float32 weights by name, copied to the CPU."""
         ...
 
+    def masters(self) -> dict[str, Tensor]:
+        """The float32 weights by name where they lie, up to date; the next step changes them."""
+        ...
+
     def drop_gradients(self) -> None:
         """Forget what was collected, and what lies in the parameters: the step is not taken, or begun anew."""
         ...
@@ -183,6 +187,10 @@ class MasterOptimizer:
         return {
             name: master.detach().to("cpu", copy=True) for name, master in zip(self._names, self._masters, strict=True)
         }
+
+    def masters(self) -> dict[str, Tensor]:
+        """As in ``Optimizer``."""
+        return {name: master.detach() for name, master in zip(self._names, self._masters, strict=True)}
 
     def drop_gradients(self) -> None:
         """As in ``Optimizer``."""
@@ -393,8 +401,12 @@ class KernelAdamW:
 
     def master_state(self) -> dict[str, Tensor]:
         """The float32 weights by name, copied."""
+        return {name: master.clone() for name, master in self.masters().items()}
+
+    def masters(self) -> dict[str, Tensor]:
+        """As in ``Optimizer``."""
         self._update_table(None, None, 1.0)
-        return {name: master.detach().clone() for name, master in self._masters.items()}
+        return {name: master.detach() for name, master in self._masters.items()}
 
     def drop_gradients(self) -> None:
         """As in ``Optimizer``."""

@@ -66,6 +66,7 @@ class Progress(StrictRecord):
         elapsed_s: seconds since the first step began, evaluations included, and without the time between two parts.
         recorded_steps: those that the lines of the history cover.
         best: the best value of the metric, which the state after ``best_step`` steps has; 0 steps: none yet.
+        averaged_states: states of the weights that their mean is of, so far.
         asked_budget, token_budget: most tokens computed at once as asked for, and after memory ran out.
     """
 
@@ -78,6 +79,7 @@ class Progress(StrictRecord):
     best: float | None = None
     best_step: int = Field(0, ge=0)
     worse_in_a_row: int = Field(0, ge=0)
+    averaged_states: int = Field(0, ge=0)
     asked_budget: int = Field(1, ge=1)
     token_budget: int = Field(1, ge=1)
     history: list[dict[str, Any]] = Field(default_factory=list)
@@ -93,12 +95,15 @@ class _Manifest(StrictRecord):
 
 
 class Saved:
-    """A training's state as it was read: ``tensors`` and ``optimizer`` for the optimizer, ``random`` by device."""
+    """A training's state as it was read: ``tensors`` and ``optimizer`` for the optimizer, ``random`` by device,
+    ``average`` the averaged weights by name."""
 
     def __init__(self, progress: Progress, optimizer: dict[str, float], tensors: dict[str, Tensor]) -> None:
         self.progress, self.optimizer = progress, optimizer
         self.losses = tensors.pop("losses")  # (steps,) float32
         self.random = {kind: tensors.pop("random/" + kind) for kind in ("cpu", "cuda") if "random/" + kind in tensors}
+        means = [name for name in tensors if name.startswith("average/")]
+        self.average = {name.removeprefix("average/"): tensors.pop(name) for name in means}
         self.tensors = tensors
         self.best_state: dict[str, Tensor] = {}
 
@@ -253,6 +258,8 @@ class Checkpoints:
         if losses is None or losses.shape != (progress.steps,) or losses.dtype != torch.float32:
             raise Damaged("its losses are not one for each step")
         saved = Saved(progress, manifest.optimizer, tensors)
+        if bool(saved.average) != (progress.averaged_states > 0):
+            raise Damaged("its averaged weights are not those of its steps")
         if manifest.best is not None:
             saved.best_state = read_tensors(self._best_path(progress.best_step), manifest.best)
             self._best = progress.best_step, manifest.best
@@ -279,7 +286,7 @@ def _check_progress(progress: Progress, num_steps: int) -> None:
     steps = progress.steps
     if not 1 <= steps <= num_steps:
         raise Damaged(f"its step {steps:,} is not one of the training's {num_steps:,}")
-    for name in ("recorded_steps", "best_step", "worse_in_a_row"):
+    for name in ("recorded_steps", "best_step", "worse_in_a_row", "averaged_states"):
         if getattr(progress, name) > steps:
             raise Damaged(f"its {name} {getattr(progress, name):,} is more than its {steps:,} steps")
     before = 0
