@@ -1,0 +1,156 @@
+"""Trackers get what a run records, and never cost a training."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from bertwright import tracking
+from bertwright.errors import UserError
+from bertwright.progress import Reporter
+
+LINE = {
+    "step": 4,
+    "epoch": 0.5,
+    "train_loss": 0.25,
+    "learning_rate": 1e-4,
+    "validation": {"accuracy": 0.75, "f1": None},
+}
+RESULT = {
+    "task": "single_label",
+    "metrics": {"test": {"accuracy": 0.8, "num_texts": 10}},
+    "seconds": {"train": 2.0},
+    "rates": {},
+    "memory": {"peak_process_bytes": 100, "peak_gpu_bytes": None},
+    "cost": {"usd": None},
+    "data": {"train_texts": 5},
+}
+LOGGED = {"epoch": 0.5, "train_loss": 0.25, "learning_rate": 1e-4, "validation/accuracy": 0.75}
+FIGURES = {
+    "metrics/test/accuracy": 0.8,
+    "metrics/test/num_texts": 10.0,
+    "seconds/train": 2.0,
+    "memory/peak_process_bytes": 100.0,
+}
+
+
+class Recorder(types.ModuleType):
+    """A library whose functions note how they were called."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.__spec__ = importlib.machinery.ModuleSpec(name, None)
+        self.calls = []
+        self.summary = types.SimpleNamespace(update=lambda values: self.calls.append(("summary", (values,), {})))
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*values, **named):
+            self.calls.append((name, values, named))
+            return self
+
+        return call
+
+
+@pytest.fixture
+def library(monkeypatch):
+    def install(name):
+        module = Recorder(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return install
+
+
+def track(name, output=Path("runs/comments")):
+    followed = tracking.Tracking((name,), output, {"model": "bert-tiny", "seed": 3}, Reporter(quiet=True))
+    followed.line(LINE)
+    followed.result(RESULT)
+    followed.line(LINE)  # after the end: nobody listens
+    return followed
+
+
+def test_mlflow_gets_settings_lines_and_figures(library, monkeypatch):
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    mlflow = library("mlflow")
+    track("mlflow")
+    assert mlflow.calls == [
+        ("set_experiment", ("bertwright",), {}),
+        ("start_run", (), {"run_name": "comments"}),
+        ("log_params", ({"model": "bert-tiny", "seed": "3"},), {}),
+        ("log_metrics", (LOGGED,), {"step": 4}),
+        ("log_metrics", ({"result/" + name: value for name, value in FIGURES.items()},), {}),
+        ("end_run", (), {}),
+    ]
+
+
+def test_wandb_gets_settings_lines_and_figures(library, monkeypatch):
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    wandb = library("wandb")
+    track("wandb")
+    settings = {"model": "bert-tiny", "seed": 3}
+    assert wandb.calls == [
+        ("init", (), {"project": "mine", "name": "comments", "dir": "runs/comments", "config": settings}),
+        ("log", (LOGGED,), {"step": 4}),
+        ("summary", ({"result/" + name: value for name, value in FIGURES.items()},), {}),
+        ("finish", (), {}),
+    ]
+
+
+def test_trackio_gets_settings_lines_and_figures(library, monkeypatch):
+    monkeypatch.delenv("TRACKIO_PROJECT", raising=False)
+    trackio = library("trackio")
+    track("trackio")
+    settings = {"model": "bert-tiny", "seed": 3}
+    assert trackio.calls == [
+        ("init", (), {"project": "bertwright", "name": "comments", "config": settings, "embed": False}),
+        ("log", (LOGGED,), {"step": 4}),
+        ("log", ({"result/" + name: value for name, value in FIGURES.items()},), {}),
+        ("finish", (), {}),
+    ]
+
+
+def test_tensorboard_writes_event_files(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    track("tensorboard", tmp_path / "run")
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert {name for name in found.Tags()["scalars"] if not name.startswith("result/")} == set(LOGGED)
+    (event,) = found.Scalars("validation/accuracy")
+    assert (event.step, event.value) == (4, 0.75)
+    assert found.Scalars("result/metrics/test/accuracy")[0].value == pytest.approx(0.8)
+    assert "bert-tiny" in str(found.Tensors("settings/text_summary"))
+
+
+def test_a_tracker_that_fails_is_said_once_and_left_out(monkeypatch, capsys):
+    class Broken(Recorder):
+        def init(self, **settings):
+            return self
+
+        def log(self, values, step):
+            raise ConnectionError("no route to host\nmore")
+
+    monkeypatch.setitem(sys.modules, "wandb", Broken("wandb"))
+    reporter = Reporter(quiet=False)
+    followed = tracking.Tracking(("wandb",), Path("runs/x"), {}, reporter)
+    followed.line(LINE)
+    followed.line(LINE)
+    followed.result(RESULT)
+    said = capsys.readouterr().err
+    assert said.count("--track wandb failed") == 1
+    assert "no route to host" in said
+
+
+def test_unknown_and_missing_trackers_are_refused(monkeypatch):
+    with pytest.raises(UserError, match="found sacred, expected one of tensorboard, mlflow, wandb, trackio"):
+        tracking.check_trackers(("sacred",))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install mlflow"):
+        tracking.check_trackers(("mlflow",))
+    tracking.check_trackers(())
