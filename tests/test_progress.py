@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+import nbclient
+import nbformat
 import pytest
 
 from bertwright import progress
@@ -62,3 +66,34 @@ def test_bars_may_stand_within_bars(monkeypatch):
     with reporter.progress("Training", 2, "batches") as outer, reporter.progress("Validation", 3) as inner:
         inner(3)
         outer(2, "loss 0.1")
+
+
+def test_in_a_notebook_there_is_a_bar_that_goes_when_the_work_is_done():
+    code = """
+from bertwright.progress import Reporter
+import time
+with Reporter().progress("Training", 40, "batches") as advance:
+    for i in range(40):
+        advance(1, "loss < 0.3")
+        time.sleep(0.02)
+"""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    seen = []
+    client = nbclient.NotebookClient(notebook, timeout=60, kernel_name="python3")
+    update = client.process_message
+
+    def spy(message, cell, index):
+        if message["msg_type"] == "update_display_data":
+            seen.append(message["content"]["data"]["text/html"])
+        return update(message, cell, index)
+
+    client.process_message = spy
+    client.execute()
+    assert 2 <= len(seen) <= 15
+    assert re.search(
+        r'<progress value="\d+" max="40"></progress> Training: \d+ of 40 batches, .* loss &lt; 0.3', seen[0]
+    )
+    assert 'value="40"' in seen[-2]
+    assert seen[-1] == ""
+    assert notebook.cells[0].outputs[0]["data"]["text/html"] == ""
+    assert not [output for output in notebook.cells[0].outputs if output["output_type"] == "stream"]

@@ -1,7 +1,11 @@
-"""What a user sees while work goes on: bars on a terminal, plain lines elsewhere, always on standard error."""
+"""What a user sees while work goes on: bars on a terminal and in a notebook, plain lines elsewhere.
+
+Outside of notebooks it is all on standard error.
+"""
 
 from __future__ import annotations
 
+import html
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +17,8 @@ if TYPE_CHECKING:
 
 # Without a terminal, a line of progress this often.
 _LINE_EVERY_S = 10.0
+# In a notebook, each new picture of a bar is a message to the browser.
+_NOTEBOOK_EVERY_S = 0.2
 
 Advance = Callable[..., None]
 
@@ -55,6 +61,9 @@ class Reporter:
         elif self.errors.is_terminal:
             with _bar(self.errors, what, total, unit) as advance:
                 yield advance
+        elif self.errors.is_jupyter:
+            with _notebook_bar(what, total, unit) as advance:
+                yield advance
         else:
             yield _lines(what, total, unit)
 
@@ -83,6 +92,33 @@ def _bar(console: Console, what: str, total: int, unit: str) -> Iterator[Advance
                 bars.update(task, note=note)
 
         yield advance
+
+
+@contextmanager
+def _notebook_bar(what: str, total: int, unit: str) -> Iterator[Advance]:
+    """A bar in the output of a notebook's cell, gone when the work is done. It needs no widgets."""
+    from IPython.display import HTML, display
+
+    started, shown, done, said = time.perf_counter(), 0.0, 0, ""
+    place = display(HTML(""), display_id=True)
+
+    def advance(amount: int, note: str = "") -> None:
+        nonlocal shown, done, said
+        done, said = done + amount, note or said
+        now = time.perf_counter()
+        if now - shown < _NOTEBOOK_EVERY_S and done < total:
+            return
+        shown = now
+        rate = done / max(now - started, 1e-9)
+        words = f"{what}: {done:,} of {total:,} {unit}, {_rate(rate)}/s, {duration((total - done) / rate)} left"
+        if said:
+            words += f", {said}"
+        place.update(HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(words)}'))
+
+    try:
+        yield advance
+    finally:
+        place.update(HTML(""))
 
 
 def _lines(what: str, total: int, unit: str) -> Advance:

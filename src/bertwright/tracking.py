@@ -6,9 +6,11 @@ A tracker that fails is said once and left out: it never costs a training. Torch
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,24 +133,28 @@ class Tracking:
         self._reporter = reporter
         self._trackers: dict[str, Tracker] = {}
         for name in names:
-            self._try(name, lambda name=name: self._trackers.update({name: _TRACKERS[name](output, settings)}))
+            self._try(name, self._start, name, output, settings)
 
     def line(self, line: Mapping[str, Any]) -> None:
         """A line of the history."""
         for name, tracker in list(self._trackers.items()):
-            self._try(name, lambda tracker=tracker: tracker.log(line["step"], numbers_of(line, leave_out=("step",))))
+            self._try(name, tracker.log, line["step"], numbers_of(line, leave_out=("step",)))
 
     def result(self, result: Mapping[str, Any]) -> None:
         """The result; no line comes after it."""
         wanted = {key: result.get(key) or {} for key in ("metrics", "seconds", "rates", "memory", "cost")}
         for name, tracker in list(self._trackers.items()):
-            self._try(name, lambda tracker=tracker: tracker.finish(numbers_of(wanted)))
+            self._try(name, tracker.finish, numbers_of(wanted))
         self._trackers = {}
 
-    def _try(self, name: str, act: Callable[[], object]) -> None:
-        """``act()``; a tracker whose act fails, for whatever reason of its own, is left out from here on."""
+    def _start(self, name: str, output: Path, settings: Mapping[str, Any]) -> None:
+        self._trackers[name] = _TRACKERS[name](output, settings)
+
+    def _try(self, name: str, act: Callable[..., object], *values: Any) -> None:
+        """``act(*values)``; a tracker whose act fails, for whatever reason of its own, is left out from here on."""
         try:
-            act()
+            with contextlib.redirect_stdout(sys.stderr):  # what a tracker says is no result
+                act(*values)
         except Exception as error:  # noqa: BLE001 - another library's process, network and server: all can go wrong
             self._trackers.pop(name, None)
             first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
