@@ -25,7 +25,7 @@ from bertwright.commands import runs_list
 from bertwright.errors import DataError, Interrupted, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.runs import CHECKPOINTS, checkpoint_steps
-from bertwright.training import loop, phases, train
+from bertwright.training import learn, loop, phases, prepare, record
 from bertwright.training.resume import train_config
 from bertwright.training.stop import Stop, StopNow
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_not_there_starts(kills, folder, whole, tmp_path):
 
 def test_without_an_output_it_is_the_default_one(folder, monkeypatch, kill_at):
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_model", killed)
+        patch.setattr(learn, "save_model", killed)
         with pytest.raises(Killed):
             small(folder, None)
     run = small(folder, None, resume=True)
@@ -186,7 +186,7 @@ def test_without_an_output_it_is_the_default_one(folder, monkeypatch, kill_at):
 def test_a_finished_run_is_shown(folder, tmp_path, capsys, kill_at):
     first = small(folder, tmp_path / "r")
     (tmp_path / "r" / CHECKPOINTS).mkdir()  # killed before it was removed
-    kill_at((train, "load_for_training"))
+    kill_at((prepare, "load_for_training"))
     again = bertwright.train(resume=True, output=tmp_path / "r")
     assert again.result == first.result
     said = capsys.readouterr()
@@ -197,7 +197,7 @@ def test_a_finished_run_is_shown(folder, tmp_path, capsys, kill_at):
 
 @pytest.mark.parametrize(
     ("owner", "name"),
-    [(train, "save_model"), (os, "rename"), (train, "write_predictions"), (runs.RunWriter, "result")],
+    [(learn, "save_model"), (os, "rename"), (record, "write_predictions"), (runs.RunWriter, "result")],
 )
 def test_killed_in_any_phase_it_goes_on_to_the_same_end(kills, folder, whole, tmp_path, monkeypatch, owner, name):
     with monkeypatch.context() as patch:
@@ -225,7 +225,7 @@ def scored(folder, tmp_path, monkeypatch):
 
 def test_killed_after_inference_nothing_is_computed_again(kills, scored, whole, kill_at):
     infer_s = json.loads((scored / CHECKPOINTS / "scores-test.json").read_text())["content"]["seconds"]
-    kill_at((Predictor, "logits"), (loop._Training, "run"), (train, "save_model"), (train, "write_predictions"))
+    kill_at((Predictor, "logits"), (loop._Training, "run"), (learn, "save_model"), (record, "write_predictions"))
     run = bertwright.train(resume=True, output=scored, quiet=True)
     assert kills.record(scored) == whole
     assert run.result["seconds"]["infer"] == infer_s
@@ -253,7 +253,7 @@ def spoil(path):
 def test_what_is_damaged_is_said_and_made_anew(kills, scored, whole, monkeypatch, capsys, name, again):
     made = []
     for owner, function in (
-        *((loop._Training, "run"), (train, "save_model"), (Predictor, "logits"), (train, "write_predictions")),
+        *((loop._Training, "run"), (learn, "save_model"), (Predictor, "logits"), (record, "write_predictions")),
     ):
 
         def counted(*arguments, real=getattr(owner, function), function=function, **named):
@@ -455,10 +455,10 @@ def test_a_signal_saves_the_last_whole_step(kills, folder, whole, tmp_path, monk
 @pytest.mark.parametrize(
     ("owner", "name", "doing", "kept"),
     [
-        (train, "read_labelled", "reading", "nothing was written. Start it again with the same command"),
-        (train, "token_ids_of", "tokenising", "nothing was written. Start it again with the same command"),
+        (prepare, "read_labelled", "reading", "nothing was written. Start it again with the same command"),
+        (prepare, "token_ids_of", "tokenising", "nothing was written. Start it again with the same command"),
         (Predictor, "logits", "scoring the test texts", "the trained model is kept. Go on with: bertwright train"),
-        (train, "extremes_of", "writing the result", "the trained model is kept. Go on with: bertwright train"),
+        (record, "extremes_of", "writing the result", "the trained model is kept. Go on with: bertwright train"),
     ],
 )
 def test_in_other_phases_it_ends_at_once(kills, folder, whole, tmp_path, monkeypatch, capsys, owner, name, doing, kept):
@@ -479,7 +479,7 @@ def test_in_other_phases_it_ends_at_once(kills, folder, whole, tmp_path, monkeyp
 @needs_signals
 def test_a_run_that_is_to_be_replaced_is_not_taken_for_one_to_go_on_with(folder, tmp_path, monkeypatch, capsys):
     small(folder, tmp_path / "r", steps=1)
-    monkeypatch.setattr(train, "read_labelled", lambda *_, **__: send(signal.SIGTERM))
+    monkeypatch.setattr(prepare, "read_labelled", lambda *_, **__: send(signal.SIGTERM))
     with pytest.raises(SystemExit):
         small(folder, tmp_path / "r", overwrite=True)
     assert "nothing was written. Start it again" in capsys.readouterr().err
@@ -576,7 +576,7 @@ def test_a_full_disk_at_the_end_is_an_error_that_says_how_to_go_on(kills, folder
         raise OSError(28, "No space left on device", str(tmp_path / "r" / "model"))
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "save_model", full)
+        patch.setattr(learn, "save_model", full)
         with pytest.raises(
             RunError, match=r"model: No space left on device\. Step 10 is kept; .* go on with: bertwright"
         ):
@@ -669,13 +669,13 @@ def test_a_signal_after_the_last_step_waits_for_the_model(monkeypatch):
         os.kill(os.getpid(), signal.SIGTERM)
         return save(*arguments, **more)
 
-    save = train.save_model
-    monkeypatch.setattr(train, "save_model", stopped)
+    save = learn.save_model
+    monkeypatch.setattr(learn, "save_model", stopped)
     with pytest.raises(SystemExit) as stop:
         bertwright.train(small_file("a.csv"), output="run", **QUICK)
     assert stop.value.code == 143
-    monkeypatch.setattr(train, "save_model", save)
-    monkeypatch.setattr(train, "fit", None)  # nothing is learnt again
+    monkeypatch.setattr(learn, "save_model", save)
+    monkeypatch.setattr(learn, "fit", None)  # nothing is learnt again
     run = bertwright.train("a.csv", output="run", resume=True, **QUICK)
     assert run.finished
     assert (run.path / "steps.parquet").is_file()
@@ -697,8 +697,8 @@ def test_a_signal_while_a_run_is_replaced_does_not_bring_the_old_one_back(monkey
         os.kill(os.getpid(), signal.SIGTERM)
         return read(*arguments, **more)
 
-    read = train.read_labelled
-    monkeypatch.setattr(train, "read_labelled", stopped)
+    read = prepare.read_labelled
+    monkeypatch.setattr(prepare, "read_labelled", stopped)
     with pytest.raises(SystemExit):
         bertwright.train(small_file("b.csv"), output="run", overwrite=True, **QUICK)
     assert "nothing was written" in capsys.readouterr().err

@@ -1,0 +1,243 @@
+"""The training itself: from a prepared model to a trained and saved one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bertwright import hardware, runs
+from bertwright.data.batches import training_batches
+from bertwright.data.tokenize import token_folders
+from bertwright.evaluation.judge import judge
+from bertwright.model.checkpoint import load_classifier, save_model
+from bertwright.progress import Reporter
+from bertwright.training.loop import (
+    HeadOnFeatures,
+    Outcome,
+    WholeModel,
+    compute_features,
+    fit,
+    learner_logits,
+    num_steps_of,
+)
+from bertwright.training.phases import Phases, Trained
+from bertwright.training.prepare import Prepared, Split
+from bertwright.training.settings import rerunnable
+from bertwright.training.state import Checkpoints
+from bertwright.training.stop import Stop
+
+Learner = WholeModel | HeadOnFeatures
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A training that is over.
+
+    Attributes:
+        state: the kept weights by name, as model/ has them.
+        losses: (steps,) float32, the loss of each step; None where they are lost.
+        writer: of the run's folder, which is there now.
+    """
+
+    trained: Trained
+    state: dict[str, Tensor]
+    losses: np.ndarray | None
+    writer: runs.RunWriter
+
+
+def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) -> Learnt:
+    """Begin the run's folder, train the model and save it; or take what is there, of a training that is over."""
+    config, machine, loaded = prepared.config, prepared.machine, prepared.loaded
+    trained = phases.trained() if phases.resumed else None
+    model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
+    learner = None
+    if trained is None and not config.freeze_encoder:
+        learner = _whole_model(prepared, reporter)
+    chosen = model.describe()
+    reporter.say(
+        f"computing on {machine.device} in {machine.dtype_name}: {machine.dtype_reason}; "
+        f"compiled: {chosen['compile']} ({chosen['compile_reason']}); attention: {chosen['attention_kernel']}; "
+        f"{torch.get_num_threads()} threads"
+    )
+    writer = _begin(prepared, phases, stop)
+    if trained is not None:
+        reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
+        state = load_classifier(str(phases.output / runs.MODEL)).model.state_dict()
+        writer.history_from(trained.history)
+        return Learnt(trained, state, phases.losses(trained), writer)
+    writer.environment(_environment(prepared, chosen))
+    # A signal between the last step and the saved model waits: what was learnt is not lost.
+    with stop.deferred():
+        phases.doing = "training"
+        outcome = _fit(prepared, learner, phases, writer, stop, reporter)
+        del learner  # and the memory that its batches used
+        phases.doing = "saving the model"
+        state = prepared.objective.unscale(prepared.originals | outcome.state)
+        trained = _trained(outcome)
+        phases.save_model(
+            trained,
+            outcome.losses,
+            lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings),
+        )
+    return Learnt(trained, state, outcome.losses, writer)
+
+
+def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
+    """The run's folder, made or gone on with, and locked."""
+    config = prepared.config
+    if config.overwrite:
+        with stop.uninterrupted():
+            runs.clear_output(phases.output)
+        stop.check()
+    writer = runs.RunWriter(phases.output, "train", rerunnable(config), phases.resumed, not phases.inputs_known)
+    phases.begun = True
+    if not phases.resumed:
+        phases.lock()
+        phases.check_inputs(prepared.inputs)
+    return writer
+
+
+def _environment(prepared: Prepared, chosen: dict[str, str]) -> dict[str, Any]:
+    machine, loaded = prepared.machine, prepared.loaded
+    return {
+        **hardware.describe(machine.device),
+        "dtype": machine.dtype_name,
+        "dtype_reason": machine.dtype_reason,
+        **chosen,
+        "tokenizer": loaded.tokenizer.engine,
+        "tokenizer_reason": loaded.tokenizer.reason,
+        "token_ids_from": token_folders(split.texts for split in prepared.splits.values()),
+        "token_budget": machine.token_budget,
+        "model": loaded.description,
+        "model_notes": loaded.notes + loaded.warnings,
+    }
+
+
+def _whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
+    """What trains the whole model on the training texts."""
+    config, machine = prepared.config, prepared.machine
+    learnt, num_limited = prepared.splits["train"].ragged.limited(machine.token_budget)
+    if num_limited:
+        reporter.say(
+            f"{num_limited:,} training texts have more windows than --token-budget {machine.token_budget} tokens hold: "
+            "of each, as many as fit are learnt from, spread evenly over the text"
+        )
+    learner = WholeModel(prepared.loaded.model, learnt, machine.device, machine.token_budget)
+    num_learnt = len(prepared.sources.train)
+    num_steps = num_steps_of(config, num_learnt)
+    learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
+    return learner
+
+
+def _trained(outcome: Outcome) -> Trained:
+    return Trained(
+        steps=outcome.steps,
+        best_step=outcome.best_step,
+        train_s=outcome.train_s,
+        num_texts=outcome.num_texts,
+        num_tokens=outcome.num_tokens,
+        token_budget=outcome.token_budget,
+        history=outcome.history,
+    )
+
+
+def _fit(
+    prepared: Prepared,
+    learner: WholeModel | None,
+    phases: Phases,
+    writer: runs.RunWriter,
+    stop: Stop,
+    reporter: Reporter,
+) -> Outcome:
+    """Train the loaded model, whose float32 weights are ``prepared.originals``, in place.
+
+    ``learner`` trains the whole of it; None: the encoder is frozen.
+    """
+    config, objective = prepared.config, prepared.objective
+    learning, judged = _learners(prepared, learner, phases, stop, reporter)
+    del learner
+
+    def record(line: dict[str, Any]) -> None:
+        if not writer.history(line):
+            reporter.warn(f"{phases.output / runs.HISTORY}: a line could not be written; it will be with a later one")
+
+    writer.history_from(())
+    checkpoints = Checkpoints(
+        phases.output,
+        reporter,
+        config.checkpoint_minutes,
+        config.checkpoint_steps,
+        prepared.inputs.inputs,
+        on_saved=phases.note_time,
+    )
+    num_steps = num_steps_of(config, objective.num_texts)
+    reporter.say(
+        f"training on {objective.num_texts:,} texts: {num_steps:,} steps of {config.batch_size} texts, "
+        f"{config.optimizer}, learning rate {config.learning_rate:g}, "
+        f"{config.schedule} after {config.warmup_ratio:.0%} warm-up"
+    )
+    outcome = fit(
+        learning,
+        objective,
+        config,
+        config.learning_rate or 0.0,
+        prepared.originals,
+        None if judged is None else _validation_judge(prepared, judged, reporter),
+        config.best_metric or "",
+        record,
+        reporter,
+        checkpoints,
+        stop,
+    )
+    outcome.train_s += phases.seconds("features")
+    if config.freeze_encoder:
+        outcome.token_budget = prepared.machine.token_budget
+    if outcome.stopped_early:
+        reporter.say(f"stopped early at step {outcome.steps:,}: no better {config.best_metric} for a while")
+    if judged is not None:
+        reporter.say(f"kept step {outcome.best_step:,} of {outcome.steps:,}: best validation {config.best_metric}")
+    return outcome
+
+
+def _learners(
+    prepared: Prepared, learner: WholeModel | None, phases: Phases, stop: Stop, reporter: Reporter
+) -> tuple[Learner, Learner | None]:
+    """What learns from the training texts, and what scores the validation texts, if there are any."""
+    model, machine = prepared.loaded.model, prepared.machine
+    validation = prepared.splits.get("validation")
+    if learner is not None:
+        if validation is None:
+            return learner, None
+        return learner, WholeModel(model, validation.ragged, machine.device, machine.token_budget)
+    for parameter in model.encoder_parameters():
+        parameter.requires_grad_(False)
+    reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
+
+    def on_features(split: Split) -> HeadOnFeatures:
+        features = compute_features(model, split.ragged, machine.device, machine.token_budget, reporter)
+        return HeadOnFeatures(model, features, split.ragged.lengths, machine.device)
+
+    phases.doing = "computing features"
+    started = time.perf_counter()
+    with stop.immediate():
+        on_training_texts = on_features(prepared.splits["train"])
+        phases.spent("features", time.perf_counter() - started)
+        on_validation_texts = None if validation is None else on_features(validation)
+    phases.doing = "training"
+    return on_training_texts, on_validation_texts
+
+
+def _validation_judge(prepared: Prepared, judged: Learner, reporter: Reporter) -> Callable[[], dict[str, Any]]:
+    texts, threshold = prepared.splits["validation"].texts, prepared.loaded.settings.threshold
+
+    def judge_validation() -> dict[str, Any]:
+        logits = learner_logits(judged, np.arange(len(texts)), reporter, "Validation")
+        return judge(texts, prepared.objective.scores(logits), threshold)
+
+    return judge_validation

@@ -1,0 +1,213 @@
+"""What a training needs before its first step: the machine, the texts with their token ids, the model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bertwright import hardware
+from bertwright.config import TrainConfig
+from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.ragged import Ragged
+from bertwright.data.split import split_validation
+from bertwright.data.tokenize import how_read, token_ids_of
+from bertwright.errors import DataError
+from bertwright.evaluation.judge import say_notes
+from bertwright.evaluation.predictor import check_pairs
+from bertwright.model.checkpoint import Loaded, load_for_training
+from bertwright.progress import Reporter
+from bertwright.training.loss import Objective, objective_of
+from bertwright.training.phases import Inputs, Phases
+from bertwright.training.resume import settings_that_count
+from bertwright.training.settings import check_pairs_or_long_texts, dropouts_of, rerunnable, resolve_late
+from bertwright.training.trace import weights_sha256
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in what is computed."""
+
+    device: torch.device
+    dtype: torch.dtype
+    dtype_reason: str
+    token_budget: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Machine:
+        device = hardware.choose_device(config.device)
+        dtype, reason = hardware.choose_dtype(config.dtype, device)
+        return cls(device, dtype, reason, hardware.token_budget(config.token_budget, device))
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All texts of the training files, those of them to learn from, and validation and test texts if there are any."""
+
+    given: LabelledTexts
+    train: LabelledTexts
+    validation: LabelledTexts | None
+    test: LabelledTexts | None
+
+    def by_name(self) -> dict[str, LabelledTexts]:
+        """The texts of each purpose that there are any for."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: texts for name, texts in named.items() if texts is not None}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Texts of one purpose with their token ids."""
+
+    texts: LabelledTexts
+    ragged: Ragged
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a training begins with.
+
+    Attributes:
+        config: the settings, those resolved that depend on the model and the data.
+        splits: texts with their token ids, by purpose: "train", "validation", "test".
+        originals: the model's float32 weights by name, which training updates in place.
+        initial_weights_sha256: their hash before that.
+        tokenize_s: seconds that tokenising took, in this part of the run.
+    """
+
+    config: TrainConfig
+    machine: Machine
+    sources: Sources
+    splits: dict[str, Split]
+    loaded: Loaded
+    objective: Objective
+    originals: dict[str, Tensor]
+    initial_weights_sha256: str
+    inputs: Inputs
+    tokenize_s: float
+
+    @property
+    def held_out(self) -> str | None:
+        """The split that the model is judged on: test, else validation, else None."""
+        return next((name for name in ("test", "validation") if name in self.splits), None)
+
+
+def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Reporter) -> Prepared:
+    """Read the texts, load the model, tokenise. Nothing is written.
+
+    Raises:
+        UserError: texts or a model that cannot be used, or others than those that a run began with that goes on.
+    """
+    started = time.perf_counter()
+    sources = _read(config, reporter)
+    phases.spent("read", time.perf_counter() - started)
+    objective = objective_of(sources.train, config, machine.device)
+    loaded = _load(config, sources.train)
+    if not loaded.head_is_new:
+        loaded.model.load_state_dict(objective.scale(loaded.model.state_dict()))
+    config = resolve_late(config, loaded.model.config, sources.validation, reporter)
+    _say_model(loaded, reporter)
+    originals = dict(loaded.model.state_dict())
+    initial_weights = weights_sha256(originals)  # now: they are updated in place
+    inputs = _inputs(config, loaded, sources, initial_weights, machine)
+    if phases.resumed:
+        phases.check_inputs(inputs)
+    phases.doing = "tokenising"
+    started = time.perf_counter()
+    splits = _tokenize(config, loaded, sources, reporter)
+    tokenize_s = time.perf_counter() - started
+    phases.spent("tokenize", tokenize_s)
+    longer = how_read([split.ragged for split in splits.values()], loaded.settings)
+    if longer is not None:
+        reporter.say(longer)
+    return Prepared(config, machine, sources, splits, loaded, objective, originals, initial_weights, inputs, tokenize_s)
+
+
+def _read(config: TrainConfig, reporter: Reporter) -> Sources:
+    given = train = read_labelled(config.train, config)
+    labels, kind = train.labels, train.kind
+    test = read_labelled(config.test, config, labels, kind, as_in_training=True) if config.test else None
+    validation = None
+    if config.validation:
+        validation = read_labelled(config.validation, config, labels, kind, as_in_training=True)
+    for texts in (train, validation, test):
+        if texts is not None:
+            say_notes(texts, reporter)
+    if config.validation_share:
+        learnt, held = split_validation(train, config.validation_share, config.seed)
+        if not len(held):
+            raise DataError(
+                f"--validation-share {config.validation_share} of {len(train):,} texts leaves none to hold out; "
+                "give more texts, a larger share, or --validation-share 0"
+            )
+        train, validation = train.take(learnt), train.take(held)
+    return Sources(given, train, validation, test)
+
+
+def _load(config: TrainConfig, train: LabelledTexts) -> Loaded:
+    loaded = load_for_training(
+        config.model,
+        train.labels,
+        config.pooling,
+        config.max_length,
+        config.seed,
+        config.tokenizer,
+        dropouts_of(config),
+        train.kind,
+        pairs=train.pairs is not None,
+        long_texts=config.long_texts,
+        window_overlap=config.window_overlap,
+        window_pooling=config.window_pooling,
+        label_threshold=config.label_threshold,
+        hard_labels=config.hard_labels,
+    )
+    if loaded.settings.pairs:
+        check_pairs_or_long_texts(config, pairs=True)
+        check_pairs(loaded.model, loaded.tokenizer)
+    return loaded
+
+
+def _say_model(loaded: Loaded, reporter: Reporter) -> None:
+    reporter.say(f"model: {loaded.description}")
+    for note in loaded.notes:
+        reporter.say(f"model: {note}")
+    for warning in loaded.warnings:
+        reporter.warn(warning)
+
+
+def _tokenize(config: TrainConfig, loaded: Loaded, sources: Sources, reporter: Reporter) -> dict[str, Split]:
+    name_of_tokenizer = config.tokenizer or config.model
+    return {
+        name: Split(texts, token_ids_of(texts, loaded.tokenizer, loaded.settings, name_of_tokenizer, reporter))
+        for name, texts in sources.by_name().items()
+    }
+
+
+def _inputs(
+    config: TrainConfig, loaded: Loaded, sources: Sources, initial_weights_sha256: str, machine: Machine
+) -> Inputs:
+    """What the run depends on; a run that goes on must find the same."""
+    inputs: dict[str, Any] = {
+        "model (its weights' SHA-256)": initial_weights_sha256,
+        "tokenizer (its SHA-256)": loaded.tokenizer.sha256,
+        "labels": list(sources.train.labels),
+    }
+    for name, value in settings_that_count(rerunnable(config)).items():
+        inputs["--" + name.replace("_", "-")] = value
+    for name, texts in (("training", sources.train), ("validation", sources.validation), ("test", sources.test)):
+        inputs[f"{name} texts (their number)"] = None if texts is None else len(texts)
+        inputs[f"{name} texts (their files' SHA-256)"] = None if texts is None else texts.sha256
+    found = {
+        "device": str(machine.device),
+        "dtype": machine.dtype_name,
+        "threads": torch.get_num_threads(),
+        "version of torch": torch.__version__,
+    }
+    return Inputs(inputs=inputs, machine=found)
