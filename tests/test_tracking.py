@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import bertwright
 from bertwright import tracking
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
@@ -149,8 +150,38 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(monkeypatch, capsys):
 
 def test_unknown_and_missing_trackers_are_refused(monkeypatch):
     with pytest.raises(UserError, match="found sacred, expected one of tensorboard, mlflow, wandb, trackio"):
-        tracking.check_trackers(("sacred",))
+        tracking.tracker_names(("sacred",))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install mlflow"):
-        tracking.check_trackers(("mlflow",))
-    tracking.check_trackers(())
+        tracking.tracker_names(("mlflow",))
+    assert tracking.tracker_names(()) == ()
+
+
+def test_several_may_be_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert tracking.tracker_names(("wandb, mlflow", "wandb")) == ("wandb", "mlflow")
+
+
+def test_a_training_is_followed_and_a_resumed_one_too(library, tmp_path, examples):
+    mlflow = library("mlflow")
+    run = bertwright.train(
+        examples / "comments_train.csv",
+        model="bert-tiny",
+        steps=4,
+        eval_every=2,
+        output=tmp_path / "run",
+        track="mlflow",
+        quiet=True,
+    )
+    steps = [named["step"] for name, _, named in mlflow.calls if name == "log_metrics" and named]
+    assert steps == [2, 4]
+    assert mlflow.calls[-1][0] == "end_run"
+    (settings,) = next(values for name, values, _ in mlflow.calls if name == "log_params")
+    assert settings["steps"] == "4"
+    (figures,) = mlflow.calls[-2][1]
+    assert figures["result/metrics/validation/accuracy"] == run.metrics["validation"]["accuracy"]
+    mlflow.calls.clear()
+    (tmp_path / "run" / "result.json").unlink()
+    bertwright.train(resume=True, output=tmp_path / "run", quiet=True)
+    steps = [named["step"] for name, _, named in mlflow.calls if name == "log_metrics" and named]
+    assert steps == [2, 4]

@@ -193,6 +193,9 @@ class LearningSettings(Settings):
         None, ge=0, lt=1, description="Dropout before the classifier; the model's if not given."
     )
     freeze_encoder: bool = Field(False, description="Train the classifier alone, on features computed once.")
+    cache_features: bool = Field(
+        True, description="With --freeze-encoder: compute features once. Else anew for each batch, with dropout."
+    )
     eval_every: int | None = Field(None, ge=1, description="Steps between evaluations; once an epoch if not given.")
     best_metric: str | None = Field(
         None,
@@ -210,6 +213,9 @@ class LearningSettings(Settings):
         10.0, gt=0, description="Minutes between checkpoints that a stopped run goes on from."
     )
     checkpoint_steps: int | None = Field(None, ge=1, description="Steps between checkpoints, instead of minutes.")
+    track: tuple[str, ...] = Field(
+        (), description="Trackers that follow the run: tensorboard, mlflow, wandb, trackio; with commas between."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -276,15 +282,17 @@ class TrainSettings(CostSettings, MachineSettings, DataSettings, LearningSetting
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Self:
-        if self.freeze_encoder:
+        if self.freeze_encoder and self.cache_features:
             for name in ("hidden_dropout", "attention_dropout"):
                 value = getattr(self, name)
                 if name in self.model_fields_set and value:
                     flag = "--" + name.replace("_", "-")
                     raise ValueError(
                         f"{flag} {value:g} changes nothing in a frozen encoder, whose features are computed once, "
-                        "without dropout; pass --classifier-dropout, or leave out --freeze-encoder"
+                        "without dropout; pass --no-cache-features, or leave out --freeze-encoder"
                     )
+        if not self.cache_features and not self.freeze_encoder:
+            raise ValueError("--no-cache-features is for --freeze-encoder, which was not given: give both or neither")
         if self.clip == "each" and self.max_grad_norm == 0:
             raise ValueError(
                 "--max-grad-norm 0 turns off the clipping that --clip each asks for: give a norm above 0, or leave out "

@@ -113,17 +113,19 @@ _TRACKERS: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
 }
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Make sure that the trackers ``names`` are known and installed.
+def tracker_names(given: Sequence[str]) -> tuple[str, ...]:
+    """The trackers that ``given`` names, of which each may be several with commas between.
 
     Raises:
-        UserError: one is not.
+        UserError: one is unknown, or not installed.
     """
+    names = tuple(dict.fromkeys(name.strip() for part in given for name in part.split(",") if name.strip()))
     for name in names:
         if name not in _TRACKERS:
             raise UserError(f"--track: found {name}, expected one of {', '.join(_TRACKERS)}")
         if importlib.util.find_spec(_PACKAGES[name]) is None:
             raise UserError(f"--track {name} needs its package: pip install {_PACKAGES[name]}")
+    return names
 
 
 class Tracking:

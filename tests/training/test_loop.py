@@ -20,7 +20,7 @@ from bertwright.model.compiled import load_kernels
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training import loop
-from bertwright.training.loop import HeadOnFeatures, WholeModel, compute_features, fit, num_steps_of
+from bertwright.training.loop import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features, fit, num_steps_of
 from bertwright.training.loss import CrossEntropy
 from bertwright.training.optimizer import MasterOptimizer
 
@@ -306,3 +306,32 @@ def test_an_error_leaves_nothing_of_the_optimizer_in_the_encoder():
     with pytest.raises(RuntimeError, match="in the evaluation"):
         fit(learner, CrossEntropy(label_ids), config(epochs=1), 3e-3, originals, fail, "accuracy", print, QUIET)
     assert model.cpu_encoder.before_tokens is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_frozen_encoder_without_cached_features_learns_with_its_dropout(dtype):
+    def trained(dropout, cached):
+        model, ragged, label_ids, originals = problem(num_texts=60, dropout=dropout, dtype=dtype)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        for parameter in model.encoder_parameters():
+            parameter.requires_grad_(False)
+        if cached:
+            features = compute_features(model, ragged, CPU, 100, QUIET)
+            learner = HeadOnFeatures(model, features, ragged.lengths, CPU)
+        else:
+            learner = HeadOnEncoder(model, ragged, CPU, 100)
+        # The classifier's own dropout would draw other numbers.
+        model.classifier.dropout.p = 0.0
+        outcome = fit(
+            learner, CrossEntropy(label_ids), config(epochs=5), 1e-2, originals, None, "", lambda line: None, QUIET
+        )
+        assert set(outcome.state) == {"classifier.linear.weight", "classifier.linear.bias"}
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]) != name.startswith("classifier"), name
+        return outcome.losses
+
+    without = trained(0.0, cached=False)
+    np.testing.assert_allclose(without, trained(0.0, cached=True), atol=1e-3 if dtype == torch.bfloat16 else 1e-5)
+    with_dropout = trained(0.3, cached=False)
+    assert np.abs(with_dropout - without).max() > 0.01
+    assert with_dropout.tolist() == trained(0.3, cached=False).tolist()

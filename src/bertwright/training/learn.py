@@ -17,7 +17,9 @@ from bertwright.data.tokenize import token_folders
 from bertwright.evaluation.judge import judge
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
+from bertwright.tracking import Tracking
 from bertwright.training.loop import (
+    HeadOnEncoder,
     HeadOnFeatures,
     Outcome,
     WholeModel,
@@ -43,12 +45,14 @@ class Learnt:
         state: the kept weights by name, as model/ has them.
         losses: (steps,) float32, the loss of each step; None where they are lost.
         writer: of the run's folder, which is there now.
+        tracking: of the trackers that follow the run, which have its history.
     """
 
     trained: Trained
     state: dict[str, Tensor]
     losses: np.ndarray | None
     writer: runs.RunWriter
+    tracking: Tracking
 
 
 def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) -> Learnt:
@@ -57,7 +61,7 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) ->
     trained = phases.trained() if phases.resumed else None
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     learner = None
-    if trained is None and not config.freeze_encoder:
+    if trained is None and not (config.freeze_encoder and config.cache_features):
         learner = _whole_model(prepared, reporter)
     chosen = model.describe()
     reporter.say(
@@ -66,16 +70,19 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) ->
         f"{torch.get_num_threads()} threads"
     )
     writer = _begin(prepared, phases, stop)
+    tracking = Tracking(config.track, phases.output, rerunnable(config), reporter)
     if trained is not None:
         reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
         state = load_classifier(str(phases.output / runs.MODEL)).model.state_dict()
         writer.history_from(trained.history)
-        return Learnt(trained, state, phases.losses(trained), writer)
+        for line in trained.history:
+            tracking.line(line)
+        return Learnt(trained, state, phases.losses(trained), writer, tracking)
     writer.environment(_environment(prepared, chosen))
     # A signal between the last step and the saved model waits: what was learnt is not lost.
     with stop.deferred():
         phases.doing = "training"
-        outcome = _fit(prepared, learner, phases, writer, stop, reporter)
+        outcome = _fit(prepared, learner, phases, writer, tracking, stop, reporter)
         del learner  # and the memory that its batches used
         phases.doing = "saving the model"
         state = prepared.objective.unscale(prepared.originals | outcome.state)
@@ -85,7 +92,7 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) ->
             outcome.losses,
             lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings),
         )
-    return Learnt(trained, state, outcome.losses, writer)
+    return Learnt(trained, state, outcome.losses, writer, tracking)
 
 
 def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
@@ -120,7 +127,7 @@ def _environment(prepared: Prepared, chosen: dict[str, str]) -> dict[str, Any]:
 
 
 def _whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
-    """What trains the whole model on the training texts."""
+    """What trains the whole model on the training texts, or its classifier on what a frozen encoder gives of them."""
     config, machine = prepared.config, prepared.machine
     learnt, num_limited = prepared.splits["train"].ragged.limited(machine.token_budget)
     if num_limited:
@@ -128,7 +135,8 @@ def _whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
             f"{num_limited:,} training texts have more windows than --token-budget {machine.token_budget} tokens hold: "
             "of each, as many as fit are learnt from, spread evenly over the text"
         )
-    learner = WholeModel(prepared.loaded.model, learnt, machine.device, machine.token_budget)
+    kind = HeadOnEncoder if config.freeze_encoder else WholeModel
+    learner = kind(prepared.loaded.model, learnt, machine.device, machine.token_budget)
     num_learnt = len(prepared.sources.train)
     num_steps = num_steps_of(config, num_learnt)
     learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
@@ -152,12 +160,13 @@ def _fit(
     learner: WholeModel | None,
     phases: Phases,
     writer: runs.RunWriter,
+    tracking: Tracking,
     stop: Stop,
     reporter: Reporter,
 ) -> Outcome:
     """Train the loaded model, whose float32 weights are ``prepared.originals``, in place.
 
-    ``learner`` trains the whole of it; None: the encoder is frozen.
+    ``learner`` computes the whole of it; None: the encoder is frozen, and its features are computed once.
     """
     config, objective = prepared.config, prepared.objective
     learning, judged = _learners(prepared, learner, phases, stop, reporter)
@@ -166,6 +175,7 @@ def _fit(
     def record(line: dict[str, Any]) -> None:
         if not writer.history(line):
             reporter.warn(f"{phases.output / runs.HISTORY}: a line could not be written; it will be with a later one")
+        tracking.line(line)
 
     writer.history_from(())
     checkpoints = Checkpoints(
@@ -196,7 +206,7 @@ def _fit(
         stop,
     )
     outcome.train_s += phases.seconds("features")
-    if config.freeze_encoder:
+    if isinstance(learning, HeadOnFeatures):
         outcome.token_budget = prepared.machine.token_budget
     if outcome.stopped_early:
         reporter.say(f"stopped early at step {outcome.steps:,}: no better {config.best_metric} for a while")
@@ -211,12 +221,15 @@ def _learners(
     """What learns from the training texts, and what scores the validation texts, if there are any."""
     model, machine = prepared.loaded.model, prepared.machine
     validation = prepared.splits.get("validation")
+    if prepared.config.freeze_encoder:
+        for parameter in model.encoder_parameters():
+            parameter.requires_grad_(False)
     if learner is not None:
+        if prepared.config.freeze_encoder:
+            reporter.say("frozen encoder: the classifier alone learns, on features computed anew with dropout")
         if validation is None:
             return learner, None
         return learner, WholeModel(model, validation.ragged, machine.device, machine.token_budget)
-    for parameter in model.encoder_parameters():
-        parameter.requires_grad_(False)
     reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
 
     def on_features(split: Split) -> HeadOnFeatures:

@@ -124,6 +124,22 @@ class WholeModel:
         self.model.release_memory()
 
 
+class HeadOnEncoder(WholeModel):
+    """Frozen encoder whose features are computed anew for each batch, with its dropout: the classifier learns."""
+
+    def __init__(self, model: TextClassifier, ragged: Ragged, device: torch.device, token_budget: int) -> None:
+        super().__init__(model, ragged, device, token_budget)
+        self.cpu_encoder = None  # nothing of the encoder learns
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return _classifier_parameters(self.model)
+
+    def logits(self, rows: np.ndarray) -> Tensor:
+        with torch.no_grad():
+            features = self.model.features(self._texts.batch(rows, self._static))
+        return self.model.classifier(features)
+
+
 class HeadOnFeatures:
     """Frozen encoder: the classifier learns from features, (texts, hidden) float32, that were computed once."""
 
@@ -133,7 +149,7 @@ class HeadOnFeatures:
         self.token_budget = 1  # nothing is cut: a batch of features is small
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [("classifier." + name, parameter) for name, parameter in self.model.classifier.named_parameters()]
+        return _classifier_parameters(self.model)
 
     def train_mode(self, training: bool) -> None:
         self.model.eval()  # dropout of the encoder stays off
@@ -153,6 +169,10 @@ class HeadOnFeatures:
 
     def use_budget(self, token_budget: int) -> None:
         pass
+
+
+def _classifier_parameters(model: TextClassifier) -> list[tuple[str, nn.Parameter]]:
+    return [("classifier." + name, parameter) for name, parameter in model.classifier.named_parameters()]
 
 
 def compute_features(

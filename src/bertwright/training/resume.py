@@ -15,7 +15,7 @@ from bertwright.errors import RunError, UserError
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
 # contents must be the same.
 _FREE = {
-    *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps"),
+    *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps", "track"),
     *("device", "dtype", "compile", "token_budget", "usd_per_hour"),
     *("train", "test", "validation"),
 }

@@ -14,6 +14,7 @@ from bertwright.evaluation.judge import metric_to_choose_by
 from bertwright.evaluation.metrics import check_metric_name
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
+from bertwright.tracking import tracker_names
 from bertwright.training.optimizer import weight_decay_of
 
 _DEFAULT_VALIDATION_SHARE = 0.2
@@ -23,7 +24,7 @@ _BASE_HIDDEN_SIZE = 768
 def resolve_early(config: TrainConfig) -> TrainConfig:
     """Settle what depends on other settings alone."""
     check_pairs_or_long_texts(config, pairs=config.pair_column is not None)
-    update: dict[str, Any] = {}
+    update: dict[str, Any] = {"track": tracker_names(config.track)}
     if config.validation_share is None:
         held_out = bool(config.test or config.validation)
         update["validation_share"] = 0.0 if held_out else _DEFAULT_VALIDATION_SHARE

@@ -121,5 +121,6 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     phases.doing = "writing the result"
     result = result_of(prepared, learnt.trained, scored, phases, reporter)
     learnt.writer.result(result)
+    learnt.tracking.result(result)
     phases.finish()
     return result
