@@ -25,6 +25,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ScoringDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 LabelKind = Literal["classes", "multi-label", "soft", "regression"]
 """What labels are: one class a text; any number of classes; a share of each class; a number."""
+Recipe = Literal["fast", "best"]
+"""How settings that are not given are chosen: for a short training, or for quality."""
 LongTexts = Literal["head", "head+tail", "windows"]
 WindowPooling = Literal["mean", "max"]
 
@@ -147,6 +149,10 @@ class LearningSettings(Settings):
     )
     output: str | None = Field(None, description="Folder of the run; runs/<data>-<model> if not given.")
     overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
+    recipe: Recipe = Field(
+        "fast",
+        description="What is not given: fast, one epoch; best, what did best on validation texts (docs/train.md).",
+    )
     max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
     long_texts: LongTexts = Field(
         "head", description="What is read of longer texts: the head, head and tail, or all of it in windows."

@@ -19,10 +19,15 @@ from bertwright.training.optimizer import weight_decay_of
 
 _DEFAULT_VALIDATION_SHARE = 0.2
 _BASE_HIDDEN_SIZE = 768
+# ``--recipe best``: chosen on validation texts of sentences, reviews and comments (docs/LOG.md).
+_BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
+_BEST_FROZEN: dict[str, Any] = {"epochs": 10.0, "pooling": "mean"}
+_BEST_RATE, _BEST_FROZEN_RATE = 2e-4, 3e-2
 
 
 def resolve_early(config: TrainConfig) -> TrainConfig:
     """Settle what depends on other settings alone."""
+    config = config.model_copy(update=_of_recipe(config))
     check_pairs_or_long_texts(config, pairs=config.pair_column is not None)
     update: dict[str, Any] = {"track": tracker_names(config.track)}
     if config.validation_share is None:
@@ -45,6 +50,19 @@ def resolve_early(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=update)
 
 
+def _of_recipe(config: TrainConfig) -> dict[str, Any]:
+    """What the recipe says of settings that were not given."""
+    if config.recipe != "best":
+        return {}
+    chosen = _BEST_FROZEN if config.freeze_encoder else _BEST
+    given = set(config.model_fields_set)
+    if config.steps is not None:
+        given.add("epochs")
+    if config.pair_column is not None or config.max_length < 4:
+        given.add("long_texts")
+    return {name: value for name, value in chosen.items() if name not in given}
+
+
 def check_pairs_or_long_texts(config: TrainConfig, pairs: bool) -> None:
     check_long_texts(
         config.max_length,
@@ -62,10 +80,13 @@ def resolve_late(
     """Settle what depends on the model and the data."""
     update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
     if config.learning_rate is None:
+        best, narrow = config.recipe == "best", model.hidden_size < _BASE_HIDDEN_SIZE
         if config.freeze_encoder:
-            update["learning_rate"] = 1e-2
+            update["learning_rate"] = _BEST_FROZEN_RATE if best else 1e-2
+        elif narrow:
+            update["learning_rate"] = _BEST_RATE if best else 1e-4
         else:
-            update["learning_rate"] = 1e-4 if model.hidden_size < _BASE_HIDDEN_SIZE else 2e-5
+            update["learning_rate"] = 2e-5
     if validation is not None:
         metric, note = metric_to_choose_by(validation, config.best_metric)
         if note is not None:
