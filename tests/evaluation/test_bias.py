@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -235,6 +237,14 @@ def test_built_in_terms_are_taken_where_there_are_no_columns(tmp_path, capsys):
     record = bertwright.bias(path, min_group_texts=1)
     assert [group["group"] for group in record["groups"]] == ["gay"]
     assert "groups: texts that hold a term of the built-in list" in capsys.readouterr().err
+
+
+def test_stored_scores_are_judged_and_inspected_without_torch(run):
+    code = (
+        "import sys; sys.modules['torch'] = None; import bertwright; "
+        f"bertwright.bias({str(run)!r}, min_group_texts=1); bertwright.inspect(run={str(run)!r})"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_what_cannot_be_judged_is_refused(run, tmp_path):

@@ -294,6 +294,20 @@ def test_a_finished_run_is_tuned_again_in_a_run_of_its_own(tmp_path):
     assert flat(again["metrics"]["test"]) == pytest.approx(flat(result["metrics"]["validation"]))
 
 
+def test_what_is_not_tuned_again_stays(tmp_path):
+    run = small(tmp_path, "classes", tune_threshold="recall=0.9", calibrate=True)
+    before = run.result["judgement"]
+    given = {"dtype": "float32", "quiet": True}
+    data = write(tmp_path / "other.csv", "classes", 80, seed=5)
+    tuned = bertwright.evaluate(run.path, data, tune_threshold="f1", output=tmp_path / "t", **given)["judgement"]
+    assert tuned["temperature"] == before["temperature"]
+    was = bertwright.evaluate(run.path, data, **given)["metrics"]["test"]
+    mended = bertwright.evaluate(run.path, data, calibrate=True, output=tmp_path / "c", **given)
+    assert mended["judgement"]["temperature"] != before["temperature"]
+    assert mended["judgement"]["threshold"]["value"] != before["threshold"]["value"]
+    assert mended["metrics"]["validation"]["confusion"] == was["confusion"]
+
+
 def test_tuning_again_needs_a_place_and_two_classes(tmp_path):
     run = small(tmp_path, "classes")
     with pytest.raises(UserError, match="--tune-threshold makes a new classifier: name the folder"):

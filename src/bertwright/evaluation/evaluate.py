@@ -57,7 +57,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     split = "validation" if settles else "test"
     if settles:
         goal = check_asked(config, texts, "texts")
-        settled = settle(config, goal, scored.logits, texts, split, reporter)
+        settled = settle(config, goal, scored.logits, texts, split, settled, reporter)
         update = {"threshold": settled.threshold, "temperature": settled.temperature}
         predictor.settings = predictor.settings.model_copy(update=update)
     scores = predictor.probabilities(scored.logits)

@@ -326,7 +326,7 @@ def _show(record: Mapping[str, Any], reporter: Reporter) -> None:
     if duplicates["groups"]:
         reporter.show(_groups_table(duplicates["groups"]))
     if errors is not None:
-        reporter.show(f"{errors['found']:,} of {errors['texts']:,} texts have a label that is probably wrong")
+        reporter.show(f"labels that are probably wrong: {errors['found']:,} of {errors['texts']:,} texts")
         for pair, count in errors["pairs"].items():
             reporter.show(f"  {count:>8,}   {one_line(pair)}")
         if errors["examples"]:
@@ -335,7 +335,7 @@ def _show(record: Mapping[str, Any], reporter: Reporter) -> None:
 
 def _lines(texts: Mapping[str, int], duplicates: Mapping[str, Any]) -> Iterator[str]:
     together = ", ".join(f"{count:,} {name} texts" for name, count in texts.items())
-    yield f"{together}: {duplicates['num_groups']:,} groups of near-duplicates hold {duplicates['texts_in_groups']:,}"
+    yield f"{together}; near-duplicates: {duplicates['texts_in_groups']:,} in {duplicates['num_groups']:,} groups"
     for name, count in duplicates["within"].items():
         yield f"  {count:>8,}   {name} texts have a near-duplicate among the {name} texts"
     for name, count in (duplicates["shared"] or {}).items():

@@ -17,7 +17,7 @@ from bertwright.errors import UserError
 from bertwright.evaluation.bias import bias_of
 from bertwright.evaluation.calibration import calibration_of, fit_temperature
 from bertwright.evaluation.metrics import Threshold
-from bertwright.evaluation.scores import has_labels, scores_of, targets_of
+from bertwright.evaluation.scores import has_labels, scores_of, sigmoid, targets_of
 from bertwright.evaluation.subgroups import groups_of_columns
 from bertwright.evaluation.threshold import Goal, tune_threshold
 from bertwright.progress import Reporter
@@ -76,27 +76,64 @@ def check_asked(asked: JudgementSettings, texts: LabelledTexts | None, what: str
 
 
 def settle(
-    asked: JudgementSettings, goal: Goal | None, logits: np.ndarray, texts: LabelledTexts, on: str, reporter: Reporter
+    asked: JudgementSettings,
+    goal: Goal | None,
+    logits: np.ndarray,
+    texts: LabelledTexts,
+    on: str,
+    before: Settled,
+    reporter: Reporter,
 ) -> Settled:
     """Temperature and threshold as asked for, found on ``texts`` by their ``logits`` (texts, labels).
 
-    The temperature comes first: the threshold is that of the scores that it gives. ``on`` names the texts. A label that
-    all texts have, or none, keeps the threshold 0.5, and that is said.
+    The temperature comes first: the threshold is that of the scores that it gives. ``on`` names the texts. What is not
+    asked for stays as it was ``before``; a threshold follows a new temperature, so that decisions stay. A label that
+    all texts have, or none, gets the threshold 0.5, and that is said.
     """
-    temperature = 1.0
+    temperature = _temperature(asked, logits, texts, on, before, reporter)
+    if goal is None:
+        threshold = _moved(before.threshold, before.temperature / temperature)
+        return Settled(threshold, temperature, calibrated=asked.calibrate, tuned_on=on if asked.calibrate else None)
+    threshold, reached = _thresholds(goal, scores_of(logits, texts.kind, temperature), texts, on, reporter)
+    return Settled(threshold, temperature, goal, reached, asked.calibrate, on)
+
+
+def _temperature(
+    asked: JudgementSettings,
+    logits: np.ndarray,
+    texts: LabelledTexts,
+    on: str,
+    before: Settled,
+    reporter: Reporter,
+) -> float:
+    temperature = before.temperature
     if asked.calibrate:
         found = fit_temperature(logits, targets_of(texts), texts.kind)
         if found is None:
             reporter.warn(
                 f"--calibrate: no temperature is most likely on these {len(texts):,} {on} texts (every one is right, "
-                "or the scores tell nothing); it stays 1"
+                "or the scores tell nothing); it stays {temperature:g}"
             )
         else:
             temperature = found
             reporter.say(f"temperature {temperature:.4f}: most likely on the {len(texts):,} {on} texts")
-    if goal is None:
-        return Settled(0.5, temperature, calibrated=asked.calibrate, tuned_on=on if asked.calibrate else None)
-    scores = _decided(scores_of(logits, texts.kind, temperature), texts)
+    return temperature
+
+
+def _moved(threshold: Threshold, factor: float) -> Threshold:
+    """The threshold at which the same is decided when all logits are multiplied by ``factor``."""
+    if isinstance(threshold, Sequence):
+        return tuple(float(np.asarray(_moved(one, factor))) for one in threshold)
+    if threshold in (0, 1) or factor == 1:
+        return threshold
+    return float(sigmoid(np.array(factor * np.log(threshold / (1 - threshold)))))
+
+
+def _thresholds(
+    goal: Goal, scores: np.ndarray, texts: LabelledTexts, on: str, reporter: Reporter
+) -> tuple[Threshold, dict[str, float | None]]:
+    """The threshold of the last of two classes or of each label, and what the goal's metric is with it, by label."""
+    scores = _decided(scores, texts)
     truth = _decided(has_labels(texts), texts)
     names = texts.labels if texts.kind == "multi-label" else texts.labels[-1:]
     thresholds: list[float] = []
@@ -116,8 +153,7 @@ def settle(
             reporter.say(
                 f"threshold of {name!r}: {tuned.value:.4f}, {goal.metric} {tuned.reached:.4f} on the {on} texts"
             )
-    threshold = tuple(thresholds) if texts.kind == "multi-label" else thresholds[0]
-    return Settled(threshold, temperature, goal, reached, asked.calibrate, on)
+    return tuple(thresholds) if texts.kind == "multi-label" else thresholds[0], reached
 
 
 def _decided(values: np.ndarray, texts: LabelledTexts) -> np.ndarray:

@@ -73,7 +73,7 @@ def score(
         shape = len(texts), predictor.model.classifier.linear.out_features
         logits, seconds = phases.scores(name, shape, functools.partial(predictor.logits, split.ragged, reporter))
         if settles and name == "validation":
-            settled = settle(config, prepared.goal, logits, texts, name, reporter)
+            settled = settle(config, prepared.goal, logits, texts, name, settled, reporter)
             _keep(settled, predictor, phases)
         scored[name] = one = Scored(texts, logits, predictor.probabilities(logits), seconds)
         if name != "train":
