@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import JudgementSettings
+from bertwright.config import BiasSettings, JudgementSettings
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import UserError
 from bertwright.evaluation.bias import bias_of
@@ -207,4 +207,5 @@ def bias_by_columns(texts: LabelledTexts, logits: np.ndarray) -> dict[str, Any] 
     except UserError:  # a column of something else, kept beside the scores for another purpose
         return None
     scores = scores_of(logits, texts.kind)[:, -1]
-    return bias_of(has_labels(texts)[:, -1], scores, groups, texts.labels[-1])
+    least: int = BiasSettings.model_fields["min_group_texts"].default
+    return bias_of(has_labels(texts)[:, -1], scores, groups, texts.labels[-1], least)
