@@ -53,7 +53,8 @@ _NUM_STEPS = 40
 _LANDMARKS = (
     *("config.json", "checkpoints/inputs.json", "environment.json", "checkpoints/.step-00000012.partial"),
     *("history.jsonl", "checkpoints/best-00000007.safetensors", ".model.partial", "checkpoints/trained.json", "model"),
-    *("checkpoints/scores-test.npy", "predictions.parquet", "checkpoints/scores-train.json", "result.json"),
+    *("checkpoints/scores-test.npy", "predictions.parquet", "predictions_validation.parquet"),
+    *("checkpoints/settled.json", "checkpoints/scores-train.json", "result.json"),
 )
 
 
@@ -136,10 +137,12 @@ def record(output: Path) -> dict[str, Any]:
     assert run.result is not None
     history = [{name: value for name, value in line.items() if name != "elapsed_s"} for line in run.history]
     model = {path.name: path.read_bytes() for path in sorted(run.model_folder.iterdir())}
-    result = {name: run.result[name] for name in ("labels", "data", "metrics", "extremes", "steps", "best_step")}
+    shared = ("labels", "data", "metrics", "judgement", "extremes", "steps", "best_step")
+    result = {name: run.result[name] for name in shared}
     return {
         "model": model,
         "predictions": pq.read_table(output / runs.PREDICTIONS).to_pydict(),
+        "validation predictions": pq.read_table(output / runs.VALIDATION_PREDICTIONS).to_pydict(),
         "history": history,
         **result,
     }

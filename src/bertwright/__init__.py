@@ -9,6 +9,8 @@ _ENTRY_POINTS = {
     "train": "bertwright.training.train",
     "evaluate": "bertwright.evaluation.evaluate",
     "predict": "bertwright.evaluation.predict",
+    "bias": "bertwright.evaluation.measure_bias",
+    "inspect": "bertwright.evaluation.inspect_data",
     "tokenize": "bertwright.data.tokenize",
     "load": "bertwright.evaluation.predictor",
     "open_run": "bertwright.runs",

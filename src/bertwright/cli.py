@@ -46,6 +46,16 @@ app.command(
     f"{_COMMANDS}:predict", name="predict", help="Score texts: given with --text, in files, or on standard input."
 )
 app.command(
+    f"{_COMMANDS}:bias",
+    name="bias",
+    help="Judge what a classifier makes of texts that speak of groups of people: three AUCs for each, worst first.",
+)
+app.command(
+    f"{_COMMANDS}:inspect",
+    name="inspect",
+    help="Find near-duplicates among texts and, with a run's scores, labels that are probably wrong.",
+)
+app.command(
     f"{_COMMANDS}:compare",
     name="compare",
     help="Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no).",

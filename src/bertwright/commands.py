@@ -15,8 +15,12 @@ from bertwright.config import (
     BenchTokenizeSettings,
     BenchTrainConfig,
     BenchTrainSettings,
+    BiasConfig,
+    BiasSettings,
     EvaluateConfig,
     EvaluateSettings,
+    InspectConfig,
+    InspectSettings,
     PredictSettings,
     Settings,
     TokenizeConfig,
@@ -129,6 +133,41 @@ def predict(
     from bertwright.evaluation.predict import run_prediction
 
     run_prediction(run, text, files, settings, _reporter(True, quiet), as_json=json_line, given_pairs=pair)
+
+
+def bias(
+    run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
+    *data: Annotated[
+        str, Parameter(help=f"Files of labelled texts: {_FORMATS}. Without any, the run's held-out texts and scores.")
+    ],
+    settings: Annotated[BiasSettings, Flags] = BiasSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge what a classifier makes of texts that speak of groups of people: three AUCs for each, worst first."""
+    resolved = build(BiasConfig, {**_given(settings, None), "run": run, "data": data})
+
+    from bertwright.evaluation.measure_bias import run_bias
+
+    record = run_bias(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(record)
+
+
+def inspect(
+    *data: Annotated[str, Parameter(help=f"Files of texts, with or without labels: {_FORMATS}.")],
+    settings: Annotated[InspectSettings, Flags] = InspectSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find near-duplicates among texts and, with a run's scores, labels that are probably wrong."""
+    resolved = build(InspectConfig, {**_given(settings, None), "data": data})
+
+    from bertwright.evaluation.inspect_data import run_inspection
+
+    record = run_inspection(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(record)
 
 
 def runs_list(

@@ -91,6 +91,9 @@ class DataSettings(Settings):
     hard_labels: bool = Field(
         False, description="With --label-threshold, learn from the two classes too, not from shares between 0 and 1."
     )
+    label_map: tuple[str, ...] = Field(
+        (), description="Other names for labels in the files: THEIRS=OURS, with commas between."
+    )
     group_columns: tuple[str, ...] = Field(
         (), description="Columns of groups, such as identities, kept beside the scores; with commas between."
     )
@@ -128,6 +131,17 @@ class CostSettings(Settings):
     """What the machine costs."""
 
     usd_per_hour: float | None = Field(None, ge=0, description="Price of this machine, to state the cost of the run.")
+
+
+class JudgementSettings(Settings):
+    """What is settled on texts that the model did not learn from."""
+
+    tune_threshold: str | None = Field(
+        None,
+        description="Find the threshold with the highest accuracy, f1, macro_f1 or matthews, or the highest recall at "
+        "precision=0.9, or the highest precision at recall=0.8.",
+    )
+    calibrate: bool = Field(False, description="Find the temperature under which scores mean what they say.")
 
 
 class LearningSettings(Settings):
@@ -275,7 +289,7 @@ class TokenizeConfig(TokenizeSettings):
         return self
 
 
-class TrainSettings(CostSettings, MachineSettings, DataSettings, LearningSettings):
+class TrainSettings(CostSettings, MachineSettings, DataSettings, JudgementSettings, LearningSettings):
     """All settings of a training but its files."""
 
     @model_validator(mode="after")
@@ -319,7 +333,7 @@ class TrainConfig(TrainSettings):
         return self
 
 
-class EvaluateSettings(CostSettings, ScoringMachineSettings, DataSettings):
+class EvaluateSettings(CostSettings, ScoringMachineSettings, DataSettings, JudgementSettings):
     """Settings of judging a finished run on other texts."""
 
     output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")
@@ -338,6 +352,71 @@ class EvaluateConfig(EvaluateSettings):
     def _classes_are_settled(self) -> Self:
         if self.positive_label is not None:
             raise ValueError("--positive-label is settled by the training; give it to bertwright train")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_settled_is_kept(self) -> Self:
+        for flag, given in (("--tune-threshold", self.tune_threshold), ("--calibrate", self.calibrate)):
+            if given and self.output is None:
+                raise ValueError(f"{flag} makes a new classifier: name the folder of its run with --output")
+        return self
+
+
+class BiasSettings(ScoringMachineSettings, DataSettings):
+    """Settings of judging what a classifier makes of groups of people."""
+
+    label: str | None = Field(
+        None, description="The label that is judged; of two classes the last if not given, of more it must be."
+    )
+    group_terms: str | None = Field(
+        None, description="A .toml file of groups with their terms; a built-in list without it and without columns."
+    )
+    min_group_texts: int = Field(20, ge=1, description="Groups of fewer texts are named, but not judged.")
+
+
+class BiasConfig(BiasSettings):
+    """A judgement of bias as asked for: its settings, its run and its files, if other texts are to be judged."""
+
+    run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
+    data: tuple[str, ...] = Field(
+        (), description="Files of labelled texts; the run's held-out texts if none are given."
+    )
+
+    @model_validator(mode="after")
+    def _one_source_of_groups(self) -> Self:
+        if self.positive_label is not None:
+            raise ValueError("--positive-label is settled by the training; --label says which label is judged")
+        if self.group_terms is not None and self.group_columns:
+            raise ValueError("--group-terms and --group-columns exclude each other: give one of them")
+        return self
+
+
+class InspectSettings(ScoringMachineSettings, DataSettings):
+    """Settings of looking for what is wrong with texts and labels."""
+
+    test: tuple[str, ...] = Field((), description="File of test texts, to find what they share; may be repeated.")
+    run: str | None = Field(
+        None, description="Run whose scores tell likely label errors: of the data, or of its own held-out texts."
+    )
+    similarity: float = Field(
+        0.8, gt=0, le=1, description="Share of 5-character pieces in common from which texts are near-duplicates."
+    )
+    num_shown: int = Field(5, ge=0, description="How many groups of near-duplicates and label errors to show.")
+    output: str | None = Field(None, description="File for all that is found: .jsonl, or .json for the whole record.")
+    overwrite: bool = Field(False, description="Replace the output file.")
+
+
+class InspectConfig(InspectSettings):
+    """An inspection as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field((), description="Files of texts, with or without labels.")
+
+    @model_validator(mode="after")
+    def _has_something_to_inspect(self) -> Self:
+        if not self.data and self.run is None:
+            raise ValueError("nothing to inspect: name files of texts, or a run with --run")
+        if self.test and not self.data:
+            raise ValueError("--test is compared with files of texts: name them too")
         return self
 
 

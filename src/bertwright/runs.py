@@ -6,6 +6,7 @@
     checkpoints/         what a stopped run goes on from; gone once it has finished
     model/               the model in Hugging Face's layout
     predictions.parquet  the held-out texts with their scores
+    predictions_validation.parquet  the validation texts with theirs, where there are test texts too
     steps.parquet        a line for each step of the training: its loss, rate and texts (see bertwright.steps)
     result.json          everything measured; written last, so that a folder with it is a finished run
 
@@ -32,6 +33,7 @@ from bertwright.errors import RunError
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
 PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
+VALIDATION_PREDICTIONS = "predictions_validation.parquet"
 _LOCK, _LOCK_TRIES = "lock", 50
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.

@@ -8,7 +8,8 @@ import torch
 
 import bertwright
 from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.predictor import Predictor, sigmoid, softmax
+from bertwright.evaluation.predictor import Predictor
+from bertwright.evaluation.scores import sigmoid, softmax
 from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import ClassifierSettings, load_for_training
 

@@ -131,6 +131,7 @@ def test_a_run_goes_on_from_its_own_record(kills, stopped, whole, capsys):
             "steps.parquet",
             "result.json",
             "predictions.parquet",
+            "predictions_validation.parquet",
             "model",
         )
     }
@@ -240,9 +241,13 @@ def spoil(path):
 @pytest.mark.parametrize(
     ("name", "again"),
     [
-        ("model/model.safetensors", ["run", "save_model", "logits", "logits", "logits", "write_predictions"]),
+        (
+            "model/model.safetensors",
+            ["run", "save_model", "logits", "logits", "logits", "write_predictions", "write_predictions"],
+        ),
         ("model/tokenizer.json", ["run", "save_model"]),
         ("predictions.parquet", ["write_predictions"]),
+        ("predictions_validation.parquet", ["write_predictions"]),
         ("checkpoints/scores-test.npy", ["logits"]),
         ("checkpoints/scores-train.json", ["logits"]),
         ("checkpoints/trained.json", ["run", "save_model"]),

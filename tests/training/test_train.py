@@ -38,6 +38,7 @@ def test_the_folder_is_as_designed(run):
         "steps.parquet",
         "result.json",
         "predictions.parquet",
+        "predictions_validation.parquet",
         "model",
     }
     assert {path.name for path in run.model_folder.iterdir()} >= {
@@ -62,6 +63,7 @@ def test_the_result_holds_what_is_promised(run):
         "memory",
         "cost",
         "metrics",
+        "judgement",
         "extremes",
         "steps",
         "best_step",

@@ -18,7 +18,7 @@ from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, choose_
 from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians, spread
 from bertwright.benchmarking.show import result_table
 from bertwright.errors import UserError
-from bertwright.evaluation.predictor import softmax
+from bertwright.evaluation.scores import softmax
 from bertwright.progress import Reporter
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from bertwright.config import DataSettings, LabelKind
 from bertwright.data.choose import Asked, Columns, choose, choose_any_labels, choose_texts, named_columns
+from bertwright.data.label_map import MappedLabels, label_map
 from bertwright.data.labels import LabelReader, LabelRules, StoredLabels, label_reader
 from bertwright.data.read import read_line_parts, read_parts
 from bertwright.data.rows import (
@@ -129,6 +130,7 @@ def read_labelled(
             not say what is meant, too many to be classes or, for a training, all the same; settings exclude each other.
     """
     rules = LabelRules.of(settings, labels, kind, threshold, hard)
+    renamed = label_map(settings.label_map)
     asked = _asked(settings.text_column, settings.pair_column, settings.label_column, settings.group_columns)
     preferred, must = rules.preferred_columns()
     named = named_columns(preferred, asked.labels)
@@ -139,6 +141,8 @@ def read_labelled(
     def reader_of(path: str, columns: tuple[str, ...]) -> LabelReader:
         nonlocal reader
         reader = label_reader(rules, path, columns)
+        if renamed:
+            reader = MappedLabels(reader, renamed)
         return reader
 
     reading = _Reading(lambda table: choose(table, asked, preferred, must), reader_of)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from bertwright import hardware, runs
-from bertwright.config import EvaluateConfig, build
-from bertwright.data.columns import read_labelled
+from bertwright.config import DataSettings, EvaluateConfig, ScoringMachineSettings, build
+from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import RunError
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, say_notes, write_predictions
+from bertwright.evaluation.judgement import Settled, check_asked, judgement_record, settle
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
-from bertwright.model.checkpoint import load_classifier
+from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.model.sources import find_folder
 from bertwright.progress import Reporter
 
@@ -24,7 +30,7 @@ def evaluate(run: str | Path, data: str | Path | Sequence[str | Path], *, quiet:
     """The result of scoring the labelled texts in ``data`` with a run's classifier, as result.json holds it.
 
     ``settings`` are those of ``bertwright evaluate``. With ``output`` the result becomes a run of its own, which
-    names the run that it judges.
+    names the run that it judges. With ``tune_threshold`` or ``calibrate`` that run has a classifier of its own, too.
 
     Raises:
         UserError: bad settings, a run without a classifier, data that cannot be read, or an output in the way.
@@ -34,87 +40,159 @@ def evaluate(run: str | Path, data: str | Path | Sequence[str | Path], *, quiet:
 
 
 def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]:
-    """Score, judge, record and show; returns what result.json holds."""
+    """Score, judge, record and show; returns what result.json holds.
+
+    Where a threshold or a temperature is asked for, it is found on these texts: they are then validation texts, and the
+    run that is written has the judged classifier with them.
+    """
     started = time.perf_counter()
     output = None if config.output is None else Path(config.output)
     if output is not None:
         _keep_judged_run(output, config.run)
         runs.prepare_output(output, config.overwrite)
-    predictor = Predictor.from_loaded(load_classifier(config.run), config)
+    scored = score_labelled(config.run, config.data, config, config, reporter)
+    settles = config.tune_threshold is not None or config.calibrate
+    predictor, texts = scored.predictor, scored.texts
+    settled = Settled(predictor.settings.threshold, predictor.settings.temperature, calibrated=True)
+    split = "validation" if settles else "test"
+    if settles:
+        goal = check_asked(config, texts, "texts")
+        settled = settle(config, goal, scored.logits, texts, split, settled, reporter)
+        update = {"threshold": settled.threshold, "temperature": settled.temperature}
+        predictor.settings = predictor.settings.model_copy(update=update)
+    scores = predictor.probabilities(scored.logits)
+    result = _result(config, scored, settled, scores, split, time.perf_counter() - started)
+    if output is not None:
+        with runs.whole_folder(output, config.overwrite) as partial:
+            _write(partial, config, scored, scores, result, with_model=settles)
+        reporter.say(f"evaluation: {output}")
+    show_result(result, reporter)
+    return result
+
+
+@dataclass(frozen=True)
+class ScoredTexts:
+    """Labelled texts with the logits (texts, labels) that a classifier gives them, and how long that took.
+
+    Attributes:
+        originals: the classifier's float32 weights, by name.
+    """
+
+    predictor: Predictor
+    originals: dict[str, Tensor]
+    texts: LabelledTexts
+    ragged: Ragged
+    logits: np.ndarray
+    read_s: float
+    tokenize_s: float
+    infer_s: float
+
+
+def score_labelled(
+    run: str, data: Sequence[str], how: DataSettings, machine: ScoringMachineSettings, reporter: Reporter
+) -> ScoredTexts:
+    """Score the labelled texts in the files ``data`` with the classifier of ``run``, reading them as it was trained.
+
+    Raises:
+        UserError: a run without a classifier, or data that cannot be read.
+    """
+    loaded = load_classifier(run)
+    originals = dict(loaded.model.state_dict())
+    predictor = Predictor.from_loaded(loaded, machine)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())
-    read_started = time.perf_counter()
+    started = time.perf_counter()
     trained = predictor.settings
     texts = read_labelled(
-        config.data,
-        config,
-        predictor.labels,
-        kind=trained.kind,
-        threshold=trained.label_threshold,
-        hard=trained.hard_labels,
+        data, how, predictor.labels, kind=trained.kind, threshold=trained.label_threshold, hard=trained.hard_labels
     )
     say_notes(texts, reporter)
-    read_s = time.perf_counter() - read_started
-    tokenize_started = time.perf_counter()
-    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings, config.run, reporter)
-    tokenize_s = time.perf_counter() - tokenize_started
-    infer_started = time.perf_counter()
-    scores = predictor.probabilities(predictor.logits(ragged, reporter))
-    infer_s = time.perf_counter() - infer_started
-    threshold = predictor.settings.threshold
-    metrics = judge(texts, scores, threshold)
-    total_s = time.perf_counter() - started
-    num_tokens = int(ragged.starts[-1])
-    result = {
+    read_s = time.perf_counter() - started
+    started = time.perf_counter()
+    ragged = token_ids_of(texts, predictor.tokenizer, trained, run, reporter)
+    tokenize_s = time.perf_counter() - started
+    started = time.perf_counter()
+    logits = predictor.logits(ragged, reporter)
+    infer_s = time.perf_counter() - started
+    return ScoredTexts(predictor, originals, texts, ragged, logits, read_s, tokenize_s, infer_s)
+
+
+def _result(
+    config: EvaluateConfig, scored: ScoredTexts, settled: Settled, scores: np.ndarray, split: str, total_s: float
+) -> dict[str, Any]:
+    """What result.json holds of ``scores`` (texts, labels), which are those of the ``split``."""
+    texts, predictor, ragged = scored.texts, scored.predictor, scored.ragged
+    labels = predictor.labels
+    metrics: dict[str, Any] = {"train": {}, "validation": {}, "test": {}}
+    metrics[split] = judge(texts, scores, settled.threshold)
+    return {
         "task": TASKS[texts.kind],
-        "labels": list(predictor.labels),
+        "labels": list(labels),
         "model": config.run,
         "data": {
             "train_texts": None,
-            "validation_texts": None,
-            "test_texts": len(texts),
+            "validation_texts": len(texts) if split == "validation" else None,
+            "test_texts": len(texts) if split == "test" else None,
             "train_sha256": None,
-            "test_sha256": texts.sha256,
+            "test_sha256": texts.sha256 if split == "test" else None,
             "shared_texts": None,
             "truncated_share": ragged.truncated_share,
             "bad_rows": len(texts.bad_rows),
         },
-        "seconds": {"read": read_s, "tokenize": tokenize_s, "train": None, "infer": infer_s, "total": total_s},
+        "seconds": {
+            "read": scored.read_s,
+            "tokenize": scored.tokenize_s,
+            "train": None,
+            "infer": scored.infer_s,
+            "total": total_s,
+        },
         "rates": {
-            "tokenize_texts_per_s": len(texts) / tokenize_s if texts.tokens is None else None,
+            "tokenize_texts_per_s": len(texts) / scored.tokenize_s if texts.tokens is None else None,
             "train_texts_per_s": None,
             "train_tokens_per_s": None,
             "train_batches_per_s": None,
-            "infer_texts_per_s": len(texts) / infer_s,
-            "infer_tokens_per_s": num_tokens / infer_s,
+            "infer_texts_per_s": len(texts) / scored.infer_s,
+            "infer_tokens_per_s": int(ragged.starts[-1]) / scored.infer_s,
         },
         "memory": {
             "peak_process_bytes": hardware.peak_process_bytes(),
             "peak_gpu_bytes": hardware.peak_gpu_bytes(predictor.device),
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
-        "metrics": {"train": {}, "validation": {}, "test": metrics},
-        "extremes": extremes_of(texts, scores, predictor.labels, config.num_extremes, config.texts),
+        "metrics": metrics,
+        "judgement": judgement_record(settled, labels, {split: (texts, scored.logits)}, split),
+        "extremes": extremes_of(texts, scores, labels, config.num_extremes, config.texts),
         "steps": None,
         "best_step": None,
     }
-    if output is not None:
-        with runs.whole_folder(output, config.overwrite) as partial:
-            writer = runs.RunWriter(partial, "evaluate", config.model_dump(mode="json"))
-            writer.environment(
-                {
-                    **hardware.describe(predictor.device),
-                    **predictor.describe(),
-                    "token_ids_from": token_folders([texts]),
-                }
-            )
-            tables = prediction_tables(texts, scores, predictor.labels, threshold, config.texts)
-            write_predictions(partial / runs.PREDICTIONS, tables)
-            writer.result(result)
-        reporter.say(f"evaluation: {output}")
-    show_result(result, reporter)
-    return result
+
+
+def _write(
+    folder: Path,
+    config: EvaluateConfig,
+    scored: ScoredTexts,
+    scores: np.ndarray,
+    result: dict[str, Any],
+    with_model: bool,
+) -> None:
+    """Write the evaluation's own run."""
+    predictor, texts = scored.predictor, scored.texts
+    settings = predictor.settings
+    writer = runs.RunWriter(folder, "evaluate", config.model_dump(mode="json"))
+    writer.environment(
+        {
+            **hardware.describe(predictor.device),
+            **predictor.describe(),
+            "token_ids_from": token_folders([texts]),
+        }
+    )
+    if with_model:
+        model = folder / runs.MODEL
+        save_model(model, predictor.model.config, scored.originals, predictor.tokenizer, settings)
+    tables = prediction_tables(texts, scores, predictor.labels, settings.threshold, config.texts)
+    write_predictions(folder / runs.PREDICTIONS, tables)
+    writer.result(result)
 
 
 def _keep_judged_run(output: Path, run: str) -> None:

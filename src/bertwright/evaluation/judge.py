@@ -18,6 +18,7 @@ from bertwright.errors import DataError
 from bertwright.evaluation.extremes import extremes_record
 from bertwright.evaluation.metrics import (
     NEEDS_DIFFERENT_LABELS,
+    Threshold,
     check_metric_name,
     classification_metrics,
     decide,
@@ -28,6 +29,7 @@ from bertwright.evaluation.metrics import (
     regression_metrics,
     soft_metrics,
 )
+from bertwright.evaluation.scores import has_labels
 from bertwright.progress import Reporter
 from bertwright.runs import written_beside
 
@@ -42,12 +44,12 @@ TASKS: dict[LabelKind, str] = {
 """The ``task`` of result.json, by the kind of labels."""
 
 
-def judge(texts: LabelledTexts, scores: np.ndarray, threshold: float) -> dict[str, Any]:
+def judge(texts: LabelledTexts, scores: np.ndarray, threshold: Threshold) -> dict[str, Any]:
     """The metrics of ``scores`` (texts, labels) for texts with labels, those of their kind.
 
     Args:
         threshold: the least probability at which the last of two classes, or one of any number of labels, is decided
-            for.
+            for; of these there may be one for each.
     """
     if texts.kind == "classes":
         assert texts.label_ids is not None
@@ -94,14 +96,8 @@ def _labels_differ(texts: LabelledTexts) -> bool:
     assert texts.targets is not None
     if texts.kind == "regression":
         return len(np.unique(texts.targets)) > 1
-    has_label = _hard_targets(texts)
+    has_label = has_labels(texts)
     return bool((has_label.any(axis=0) & ~has_label.all(axis=0)).any())
-
-
-def _hard_targets(texts: LabelledTexts) -> np.ndarray:
-    """(texts, labels) booleans: which labels each text has."""
-    assert texts.targets is not None
-    return texts.targets >= 0.5 if texts.hard_targets is None else texts.hard_targets
 
 
 def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:
@@ -165,7 +161,7 @@ def _label_names(texts: LabelledTexts, labels: Sequence[str]) -> Sequence[str] |
         return None
     if texts.kind == "regression":
         return _LabelNames(len(texts), lambda i: str(targets[i, 0]))
-    has_label = _hard_targets(texts)
+    has_label = has_labels(texts)
     return _LabelNames(len(texts), lambda i: "|".join(itertools.compress(labels, has_label[i])))
 
 
@@ -173,7 +169,7 @@ def prediction_tables(
     texts: LabelledTexts,
     scores: np.ndarray,
     labels: Sequence[str],
-    threshold: float,
+    threshold: Threshold,
     with_texts: bool,
     kind: LabelKind | None = None,
 ) -> Iterator[pa.Table]:
@@ -214,7 +210,7 @@ def prediction_tables(
         yield pa.table(columns)
 
 
-def _predicted(scores: np.ndarray, names: pa.Array, threshold: float, kind: LabelKind) -> pa.Array:
+def _predicted(scores: np.ndarray, names: pa.Array, threshold: Threshold, kind: LabelKind) -> pa.Array:
     """What is decided for each text by ``scores`` (texts, labels)."""
     if kind == "regression":
         return pa.array(scores[:, 0], pa.float64())

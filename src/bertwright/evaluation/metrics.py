@@ -15,6 +15,10 @@ import numpy as np
 from bertwright.config import LabelKind
 from bertwright.errors import UserError
 
+Threshold = float | Sequence[float]
+"""The least probability at which a label is decided for: of the last of two classes, of all of several labels, or one
+for each of these."""
+
 METRIC_NAMES = (
     "accuracy",
     "precision",
@@ -114,7 +118,7 @@ def default_metric(kind: LabelKind, num_labels: int) -> str:
 
 
 def classification_metrics(
-    label_ids: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], threshold: float = 0.5
+    label_ids: np.ndarray, probabilities: np.ndarray, labels: Sequence[str], threshold: Threshold = 0.5
 ) -> dict[str, Any]:
     """All metrics of a classifier, as plain Python values that JSON can hold.
 
@@ -211,7 +215,7 @@ def soft_metrics(
     shares: np.ndarray,
     probabilities: np.ndarray,
     labels: Sequence[str],
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
 ) -> dict[str, Any]:
     """``classification_metrics`` of the classes ``label_ids``, and how near the probabilities are to the shares.
 
@@ -236,11 +240,8 @@ def soft_metrics(
     if len(shares):
         if abs(shares.sum(axis=1) - 1).max() > 0.01:
             raise ValueError("the shares of a text must sum to 1.")
-        epsilon = np.finfo(probabilities.dtype).eps
-        logs = np.log(probabilities.clip(epsilon, 1 - epsilon).astype(np.float64))
-        soft_log_loss = float(-(shares * logs).sum(axis=1).mean())
-        squares = (probabilities.astype(np.float64) - shares) ** 2
-        brier = float((squares[:, -1] if len(labels) == 2 else squares.sum(axis=1)).mean())
+        soft_log_loss = cross_entropy(shares, probabilities, "soft")
+        brier = brier_score(shares, probabilities, "soft")
     numbers = {name: found[name] for name in METRIC_NAMES}
     return {**numbers, "soft_log_loss": soft_log_loss, "brier": brier, **found}
 
@@ -249,7 +250,7 @@ def multilabel_metrics(
     targets: np.ndarray,
     probabilities: np.ndarray,
     labels: Sequence[str],
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     hard_targets: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """All metrics of a classifier whose texts have any number of labels, as plain Python values that JSON can hold.
@@ -275,7 +276,7 @@ def multilabel_metrics(
         targets: 0, 1 or a share for each label ``(texts, labels)``.
         probabilities: ``(texts, labels)``, each from 0 to 1.
         labels: the names of the labels, in the order of the columns.
-        threshold: the least probability at which a text is predicted to have a label.
+        threshold: the least probability at which a text is predicted to have a label, one for all or one for each.
         hard_targets: which labels each text has, booleans ``(texts, labels)``; those of at least 0.5 in ``targets`` if
             not given.
 
@@ -322,10 +323,10 @@ def multilabel_metrics(
         "macro_f1": float(f1s.mean()),
         "roc_auc": _mean_of_known(aucs),
         "average_precision": _mean_of_known(averages),
-        "log_loss": _binary_log_loss(true, probabilities),
+        "log_loss": cross_entropy(true, probabilities, "multi-label"),
     }
     if has_shares:
-        found["soft_log_loss"] = _binary_log_loss(targets, probabilities)
+        found["soft_log_loss"] = cross_entropy(targets, probabilities, "multi-label")
     found["hamming_loss"] = float((true != predicted).mean())
     found["num_texts"] = num_texts
     found["per_class"] = {
@@ -404,14 +405,35 @@ def _mean_of_known(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _binary_log_loss(targets: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean over all of -t ln(p) - (1 - t) ln(1 - p); p is clipped to [eps, 1 - eps] of its dtype."""
+def cross_entropy(targets: np.ndarray, probabilities: np.ndarray, kind: LabelKind) -> float:
+    """The mean over the texts of -sum over classes of t ln(p); of several labels the mean over all pairs of a text and
+    a label of -t ln(p) - (1 - t) ln(1 - p). In nats; p is clipped to [eps, 1 - eps] of its dtype.
+
+    Args:
+        targets: 0, 1 or shares, (texts, labels).
+        probabilities: (texts, labels), at least one text.
+    """
     epsilon = np.finfo(probabilities.dtype).eps
     clipped = probabilities.clip(epsilon, 1 - epsilon).astype(np.float64)
+    if kind != "multi-label":
+        return float(-(targets * np.log(clipped)).sum(axis=1).mean())
     return float(-(targets * np.log(clipped) + (1 - targets) * np.log1p(-clipped)).mean())
 
 
-def decide(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def brier_score(targets: np.ndarray, probabilities: np.ndarray, kind: LabelKind) -> float:
+    """The mean squared difference of probability and target (Brier 1950): with two classes that of the last one, with
+    more the sum over the classes; of several labels the mean over all pairs of a text and a label.
+
+    Args:
+        targets, probabilities: as for ``cross_entropy``.
+    """
+    squares = (probabilities.astype(np.float64) - targets) ** 2
+    if kind == "multi-label":
+        return float(squares.mean())
+    return float((squares[:, -1] if squares.shape[1] == 2 else squares.sum(axis=1)).mean())
+
+
+def decide(probabilities: np.ndarray, threshold: Threshold = 0.5) -> np.ndarray:
     """The predicted class of each text, integers ``(texts,)``.
 
     Of two classes the last one where its probability is at least ``threshold``; of more the most probable one, the
@@ -422,16 +444,19 @@ def decide(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
         threshold: used with two classes only.
     """
     if probabilities.shape[1] == 2:
+        if isinstance(threshold, Sequence):
+            raise ValueError("two classes have one threshold, not one for each.")
         return (probabilities[:, 1] >= float(threshold)).astype(np.int64)
     return probabilities.argmax(axis=1)
 
 
-def decide_each(probabilities: np.ndarray, threshold: float = 0.5) -> np.ndarray:
+def decide_each(probabilities: np.ndarray, threshold: Threshold = 0.5) -> np.ndarray:
     """Which labels each text is predicted to have, where it may have any number: booleans ``(texts, labels)``.
 
-    Those whose probability is at least ``threshold``, compared in the dtype of the probabilities.
+    Those whose probability is at least ``threshold``, one for all labels or one for each, compared in the dtype of the
+    probabilities.
     """
-    return probabilities >= float(threshold)
+    return probabilities >= np.asarray(threshold, probabilities.dtype)
 
 
 _SHORT_NAMES = {

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import LabelKind, MachineSettings, ScoringMachineSettings, WindowPooling
+from bertwright.config import MachineSettings, ScoringMachineSettings, WindowPooling
 from bertwright.data.batches import batches_by_length
 from bertwright.data.budget import within_memory
 from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.metrics import decide, decide_each
+from bertwright.evaluation.scores import scores_of
 from bertwright.model.batch import Batch
 from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
 from bertwright.model.gpu_encoder import Work
@@ -298,28 +299,3 @@ def compute_texts(
     if text_starts is None:
         return found
     return pooled_windows(found, torch.from_numpy(text_starts).to(device), pooling)
-
-
-def scores_of(logits: np.ndarray, kind: LabelKind, temperature: float = 1.0) -> np.ndarray:
-    """(texts, labels) float64 scores of ``logits`` (texts, labels).
-
-    Of classes and shares of them the softmax of the logits over ``temperature``, of any number of labels the sigmoid of
-    each, of a regression the number itself, which has no temperature.
-    """
-    if kind == "regression":
-        return logits.astype(np.float64)
-    if kind == "multi-label":
-        return sigmoid(logits / temperature)
-    return softmax(logits / temperature)
-
-
-def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-logits)) in float64, finite for any finite logits."""
-    shrunk = np.exp(-abs(logits.astype(np.float64)))  # at most 1
-    return np.where(logits >= 0, 1, shrunk) / (1 + shrunk)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """(texts, labels) float64, each row summing to 1."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    return shifted / shifted.sum(axis=1, keepdims=True)

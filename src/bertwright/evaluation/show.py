@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertwright.config import LabelKind
@@ -36,9 +36,27 @@ def show_result(result: Mapping[str, Any], reporter: Reporter) -> None:
             reporter.show(per_class_table(metrics, title=f"{what}, {held_out} texts"))
         if "confusion" in metrics and len(labels) <= _MOST_SHOWN_CLASSES:
             reporter.show(confusion_table(metrics, labels, title=f"Confusion, {held_out} texts"))
+    settled = list(_settled(result.get("judgement") or {}))
+    if settled:
+        reporter.show("\n".join(settled))
     if result["extremes"]["highest"]:
         reporter.show(show_extremes(result["extremes"], describe_score(labels, kind)))
     reporter.show(_resources(result))
+
+
+def _settled(judgement: Mapping[str, Any]) -> Iterator[str]:
+    """What was settled about scores, and what it did to their calibration."""
+    threshold = judgement.get("threshold") or {}
+    if threshold.get("metric") is not None:
+        value = threshold["value"]
+        values = value if isinstance(value, Mapping) else {"": value}
+        words = ", ".join(f"{one_line(name)} {number:.4f}".strip() for name, number in values.items())
+        yield f"threshold {words}: tuned for {threshold['metric']} on the {threshold['tuned_on']} texts"
+    for split, found in (judgement.get("calibration") or {}).items():
+        if found["after"] is not None and judgement["temperature"] != 1:
+            before, after = (found[when]["expected_calibration_error"] for when in ("before", "after"))
+            temperature = judgement["temperature"]
+            yield f"temperature {temperature:.4f}: calibration error of {split} texts {before:.4f} -> {after:.4f}"
 
 
 def _resources(result: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -36,6 +36,12 @@ _PROBLEM_TYPES: dict[LabelKind, str] = {
 }
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+SETTINGS = "bertwright.json"
+
+
 class ClassifierSettings(Settings):
     """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
 
@@ -50,7 +56,8 @@ class ClassifierSettings(Settings):
     window_pooling: WindowPooling = "mean"
     label_threshold: float | None = None
     hard_labels: bool = False
-    threshold: float = Field(0.5, ge=0, le=1)
+    threshold: Share | tuple[Share, ...] = 0.5
+    """Of the last of two classes, or of any number of labels: one for all, or one for each in their order."""
     temperature: float = Field(1.0, gt=0)
 
     @model_validator(mode="after")
@@ -62,6 +69,18 @@ class ClassifierSettings(Settings):
             raise ValueError(f"labels must be one for a regression, found {', '.join(self.labels)}")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_threshold_for_each_label(self) -> Self:
+        if isinstance(self.threshold, tuple):
+            if self.kind != "multi-label":
+                raise ValueError(f"threshold must be one number for labels of kind {self.kind}, found a list")
+            if len(self.threshold) != len(self.labels):
+                raise ValueError(
+                    f"threshold must be one number, or {len(self.labels)}: one for each label, found "
+                    f"{len(self.threshold)}"
+                )
         return self
 
 
@@ -251,7 +270,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def _saved_settings(folder: Path) -> ClassifierSettings | None:
-    path = folder / "bertwright.json"
+    path = folder / SETTINGS
     if not path.is_file():
         return None
     try:
@@ -540,7 +559,7 @@ def save_model(
         values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
         values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     write_json(folder / "config.json", values)
-    write_json(folder / "bertwright.json", settings.model_dump())
+    write_json(folder / SETTINGS, settings.model_dump())
     _save_tensors(tensors, folder / "model.safetensors")
     if not first:
         _save_tensors(head, folder / "head.safetensors")

@@ -19,7 +19,7 @@ from torch.nn import functional
 from bertwright.config import LabelKind, TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError, UserError
-from bertwright.evaluation.predictor import scores_of
+from bertwright.evaluation.scores import scores_of
 from bertwright.model.heads import HEAD_BIAS, HEAD_WEIGHT
 
 BALANCED = "balanced"

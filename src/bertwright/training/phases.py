@@ -5,7 +5,8 @@
     checkpoints/trained.json        what the training did, and the hashes of the files in model/
     checkpoints/losses.npy          the loss of each step, from which steps.parquet is made
     checkpoints/scores-<split>.npy  logits, with scores-<split>.json beside: their hash, and the model's that gave them
-    checkpoints/predictions.json    the hash of predictions.parquet
+    checkpoints/predictions.json    the hash of predictions.parquet; predictions_validation.json likewise
+    checkpoints/settled.json        the hash of a bertwright.json that takes the place of the one in model/
 
 All of it is gone when the run has finished. What is damaged is said, and made anew.
 """
@@ -72,6 +73,13 @@ class Trained(StrictRecord):
     history: list[dict[str, Any]]
     losses: FileRecord | None = None
     files: dict[str, FileRecord] = Field(default_factory=dict)
+
+
+class Settled(StrictRecord):
+    """A file of the model that was made anew after the training."""
+
+    name: str
+    file: FileRecord
 
 
 class _Scores(StrictRecord):
@@ -191,9 +199,9 @@ class Phases:
         model, partial = self.output / runs.MODEL, self.output / _PARTIAL_MODEL
         try:
             if not model.exists() and partial.is_dir():  # killed just before it was renamed
-                self._check_model(partial, record)
+                self._check_model(partial, record, None)
                 os.rename(partial, model)
-            self._check_model(model, record)
+            self._check_model(model, record, self._read("settled.json", Settled))
         except Damaged as error:
             self.reporter.warn(f"{model}: {error}; made anew")
             return None
@@ -201,12 +209,14 @@ class Phases:
         return record
 
     @staticmethod
-    def _check_model(folder: Path, record: Trained) -> None:
+    def _check_model(folder: Path, record: Trained, settled: Settled | None) -> None:
         if _WEIGHTS not in record.files:
             raise Damaged(f"no {_WEIGHTS} is on record")
         for name, file in record.files.items():
             if Path(name).name != name:
                 raise Damaged(f"{name!r} is no plain file name")
+            if settled is not None and name == settled.name and file_record(folder / name) == settled.file:
+                continue
             check_file(folder / name, file)
 
     def save_model(self, record: Trained, losses: np.ndarray, write: Callable[[Path], None]) -> None:
@@ -231,6 +241,18 @@ class Phases:
         os.rename(partial, model)
         runs.fsync_folder(self.output)
         self._model_sha256 = record.files[_WEIGHTS].sha256
+
+    def settle(self, name: str, write: Callable[[Path], None]) -> None:
+        """Let ``write`` make a file of the model anew, after the training: what was settled since then.
+
+        Killed at any moment, the model has the one file or the other, and both are on record.
+        """
+        self.folder.mkdir(exist_ok=True)
+        made = self.folder / name
+        write(made)
+        self._write("settled.json", Settled(name=name, file=file_record(made)))
+        os.replace(made, self.output / runs.MODEL / name)
+        runs.fsync_folder(self.output / runs.MODEL)
 
     def losses(self, record: Trained) -> np.ndarray | None:
         """(steps,) float32, the loss of each step of a training that is over; None where they are lost."""
@@ -280,10 +302,11 @@ class Phases:
             self.note_time()
         return logits, seconds
 
-    def predictions(self, write: Callable[[Path], None]) -> None:
-        """Let ``write`` make predictions.parquet, if it is not there as it was written."""
-        path = self.output / runs.PREDICTIONS
-        record = self._read("predictions.json", FileRecord)
+    def predictions(self, write: Callable[[Path], None], name: str = runs.PREDICTIONS) -> None:
+        """Let ``write`` make predictions.parquet, or another file of them, if it is not there as it was written."""
+        path = self.output / name
+        record_name = path.with_suffix(".json").name
+        record = self._read(record_name, FileRecord)
         if record is not None:
             try:
                 check_file(path, record)
@@ -292,7 +315,7 @@ class Phases:
             else:
                 return
         write(path)
-        self._write("predictions.json", file_record(path))
+        self._write(record_name, file_record(path))
 
     def finish(self) -> None:
         """Remove all that only a stopped run needs: the result is there."""

@@ -17,7 +17,9 @@ from bertwright.data.split import split_validation
 from bertwright.data.tokenize import how_read, token_ids_of
 from bertwright.errors import DataError
 from bertwright.evaluation.judge import say_notes
+from bertwright.evaluation.judgement import check_asked
 from bertwright.evaluation.predictor import check_pairs
+from bertwright.evaluation.threshold import Goal
 from bertwright.model.checkpoint import Loaded, load_for_training
 from bertwright.progress import Reporter
 from bertwright.training.loss import Objective, objective_of
@@ -80,6 +82,7 @@ class Prepared:
         originals: the model's float32 weights by name, which training updates in place.
         initial_weights_sha256: their hash before that.
         tokenize_s: seconds that tokenising took, in this part of the run.
+        goal: what the threshold is to be tuned for, if it is.
     """
 
     config: TrainConfig
@@ -92,6 +95,7 @@ class Prepared:
     initial_weights_sha256: str
     inputs: Inputs
     tokenize_s: float
+    goal: Goal | None = None
 
     @property
     def held_out(self) -> str | None:
@@ -108,6 +112,7 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     started = time.perf_counter()
     sources = _read(config, reporter)
     phases.spent("read", time.perf_counter() - started)
+    goal = check_asked(config, sources.validation)
     objective = objective_of(sources.train, config, machine.device)
     loaded = _load(config, sources.train)
     if not loaded.head_is_new:
@@ -127,7 +132,9 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     longer = how_read([split.ragged for split in splits.values()], loaded.settings)
     if longer is not None:
         reporter.say(longer)
-    return Prepared(config, machine, sources, splits, loaded, objective, originals, initial_weights, inputs, tokenize_s)
+    return Prepared(
+        config, machine, sources, splits, loaded, objective, originals, initial_weights, inputs, tokenize_s, goal
+    )
 
 
 def _read(config: TrainConfig, reporter: Reporter) -> Sources:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from bertwright import hardware
+from bertwright import hardware, runs
 from bertwright.config import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.split import count_shared_texts
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, write_predictions
+from bertwright.evaluation.judgement import Settled, judgement_record, settle
 from bertwright.evaluation.predictor import Predictor
+from bertwright.model.checkpoint import SETTINGS
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.steps import FILE as STEPS
@@ -28,9 +30,10 @@ _MOST_TRAIN_METRIC_TEXTS = 50_000
 
 @dataclass(frozen=True)
 class Scored:
-    """Texts with their probabilities (texts, labels), and the seconds that scoring them took."""
+    """Texts with their logits and probabilities (texts, labels), and the seconds that scoring them took."""
 
     texts: LabelledTexts
+    logits: np.ndarray
     probabilities: np.ndarray
     seconds: float
 
@@ -49,25 +52,43 @@ def write_steps(prepared: Prepared, losses: np.ndarray | None, phases: Phases, r
     write_trace(path, trace)
 
 
-def score(prepared: Prepared, predictor: Predictor, phases: Phases, reporter: Reporter) -> dict[str, Scored]:
+def score(
+    prepared: Prepared, predictor: Predictor, phases: Phases, reporter: Reporter
+) -> tuple[dict[str, Scored], Settled]:
     """Every split scored by the kept weights, in evaluation mode; of the training texts at most 50,000.
 
-    The held-out texts come first, and their predictions go to disk as soon as they are known.
+    The held-out texts come first, and their predictions go to disk as soon as they are known. Where a threshold or a
+    temperature is asked for, the validation texts come before them: what is settled on them goes into the model, and
+    all scores and decisions follow it.
     """
     config, held_out = prepared.config, prepared.held_out
+    settles = prepared.goal is not None or config.calibrate
+    settled = Settled(predictor.settings.threshold, predictor.settings.temperature)
+    first = "validation" if settles else held_out
     scored: dict[str, Scored] = {}
-    for name in sorted(prepared.splits, key=lambda name: name != held_out):
+    for name in sorted(prepared.splits, key=lambda name: (name != first, name != held_out)):
         split = _sampled(name, prepared.splits[name], config, reporter)
         texts = split.texts
         phases.doing = f"scoring the {name} texts"
         shape = len(texts), predictor.model.classifier.linear.out_features
         logits, seconds = phases.scores(name, shape, functools.partial(predictor.logits, split.ragged, reporter))
-        scored[name] = one = Scored(texts, predictor.probabilities(logits), seconds)
-        if name == held_out:
+        if settles and name == "validation":
+            settled = settle(config, prepared.goal, logits, texts, name, settled, reporter)
+            _keep(settled, predictor, phases)
+        scored[name] = one = Scored(texts, logits, predictor.probabilities(logits), seconds)
+        if name != "train":
+            file = runs.PREDICTIONS if name == held_out else runs.VALIDATION_PREDICTIONS
             settings = predictor.settings
             tables = prediction_tables(texts, one.probabilities, settings.labels, settings.threshold, config.texts)
-            phases.predictions(functools.partial(write_predictions, tables=tables))
-    return scored
+            phases.predictions(functools.partial(write_predictions, tables=tables), file)
+    return scored, settled
+
+
+def _keep(settled: Settled, predictor: Predictor, phases: Phases) -> None:
+    """Let the classifier and its folder have the threshold and the temperature that were found."""
+    update = {"threshold": settled.threshold, "temperature": settled.temperature}
+    predictor.settings = settings = predictor.settings.model_copy(update=update)
+    phases.settle(SETTINGS, lambda path: runs.write_json(path, settings.model_dump()))
 
 
 def _sampled(name: str, split: Split, config: TrainConfig, reporter: Reporter) -> Split:
@@ -82,19 +103,25 @@ def _sampled(name: str, split: Split, config: TrainConfig, reporter: Reporter) -
 
 
 def result_of(
-    prepared: Prepared, trained: Trained, scored: dict[str, Scored], phases: Phases, reporter: Reporter
+    prepared: Prepared,
+    trained: Trained,
+    scored: dict[str, Scored],
+    settled: Settled,
+    phases: Phases,
+    reporter: Reporter,
 ) -> dict[str, Any]:
     """All that was measured, as result.json holds it."""
     config, sources, held_out = prepared.config, prepared.sources, prepared.held_out
-    settings = prepared.loaded.settings
-    metrics = {name: judge(one.texts, one.probabilities, settings.threshold) for name, one in scored.items()}
+    labels = prepared.loaded.settings.labels
+    metrics = {name: judge(one.texts, one.probabilities, settled.threshold) for name, one in scored.items()}
+    judged = {name: (one.texts, one.logits) for name, one in scored.items() if name != "train"}
     extremes: dict[str, Any] = {"highest": [], "lowest": []}
     shared_texts = 0
     if held_out is None:
         reporter.say("no held-out texts: nothing to judge on. Pass --test or --validation-share")
     else:
         one = scored[held_out]
-        extremes = extremes_of(one.texts, one.probabilities, settings.labels, config.num_extremes, config.texts)
+        extremes = extremes_of(one.texts, one.probabilities, labels, config.num_extremes, config.texts)
         learnt_from = sources.train if sources.test is None else sources.given
         shared_texts = count_shared_texts(learnt_from, one.texts)
     if shared_texts:
@@ -122,6 +149,7 @@ def result_of(
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
         "metrics": {"train": {}, "validation": {}, "test": {}} | metrics,
+        "judgement": judgement_record(settled, labels, judged, held_out),
         "extremes": extremes,
         "steps": trained.steps,
         "best_step": trained.best_step,

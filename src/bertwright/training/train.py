@@ -117,9 +117,9 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     loaded = prepared.loaded
     loaded.model.load_state_dict(learnt.state)
     predictor = Predictor(loaded.model, loaded.tokenizer, loaded.settings, prepared.config)
-    scored = score(prepared, predictor, phases, reporter)
+    scored, settled = score(prepared, predictor, phases, reporter)
     phases.doing = "writing the result"
-    result = result_of(prepared, learnt.trained, scored, phases, reporter)
+    result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
     learnt.writer.result(result)
     learnt.tracking.result(result)
     phases.finish()
