@@ -10,7 +10,7 @@ import numpy as np
 from bertwright.reporting.curves import CalibrationBin, calibration
 from bertwright.reporting.material import Material, is_finite, number_in, object_in
 from bertwright.reporting.page import Section
-from bertwright.reporting.quality_plots import calibration_plot
+from bertwright.reporting.quality_plots import calibration_plot, histogram_plot
 from bertwright.reporting.tables import cell, table
 from bertwright.reporting.visible import in_one_line
 from bertwright.reporting.words import decimals, percent
@@ -21,15 +21,17 @@ _FEW_IN_A_BIN = 20
 
 def calibration_section(material: Material) -> Section:
     """The reliability diagram: the run's own before and after where it has them, else from its predictions."""
-    name, heading = "calibration", "Do its scores mean what they say?"
+    histogram = histogram_plot(material)
+    histograms = () if histogram is None else (histogram,)
     if material.kind == "regression":
-        return Section(name, heading)
+        return Section("scores", "How far it is off", "Errors", plots=histograms)
+    name, heading, short = "scores", "Do its scores mean what they say?", "Scores"
     event = _event(material)
     recorded = _recorded(material)
     series = recorded or _from_predictions(material)
     prose = _prose(material)
     if not series:
-        return Section(name, heading, prose)
+        return Section(name, heading, short, prose, plots=histograms)
     rows = [
         [f"{item.low:g} to {item.high:g}", label, item.count, item.mean_score, item.share, *map(cell, item.interval)]
         for label, bins, _ in series
@@ -40,8 +42,9 @@ def calibration_section(material: Material) -> Section:
     return Section(
         name,
         heading,
+        short,
         (*prose, *_worst_bin(series[-1])),
-        plots=(calibration_plot("reliability", title, series, event),),
+        plots=(calibration_plot("reliability", title, series, event), *histograms),
         folded=(table("reliability-bins", f"Texts by score, and the {event}", headings, rows),),
     )
 
@@ -62,7 +65,7 @@ def _from_predictions(material: Material) -> list[Series]:
     if scores is None or true is None:
         return []
     bins, error = calibration(scores, true)
-    return [("scores", bins, error)]
+    return [("as they are", bins, error)]
 
 
 def _cases(material: Material) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -112,7 +115,13 @@ def _prose(material: Material) -> tuple[str, ...]:
     found = []
     temperature = number_in(material.judgement, "temperature")
     if temperature is not None:
-        how = "too sure" if temperature > 1.02 else "not sure enough" if temperature < 0.98 else "about as sure as it may be"
+        how = (
+            "too sure"
+            if temperature > 1.02
+            else "not sure enough"
+            if temperature < 0.98
+            else "about as sure as it may be"
+        )
         found.append(f"The validation texts gave the temperature {temperature:.3g}: before, the classifier was {how}.")
     threshold = object_in(material.judgement, "threshold")
     value = number_in(threshold, "value")
@@ -126,9 +135,12 @@ def _prose(material: Material) -> tuple[str, ...]:
 def _worst_bin(series: Series) -> tuple[str, ...]:
     """The place where the scores are furthest off, in words."""
     bins = [item for item in series[1] if item.count >= _FEW_IN_A_BIN]
+    off = [item for item in bins if not item.interval[0] <= item.mean_score <= item.interval[1]]
     if not bins:
         return ()
-    worst = max(bins, key=lambda item: abs(item.mean_score - item.share))
+    if not off:
+        return ("Nowhere are the scores further off than chance would explain.",)
+    worst = max(off, key=lambda item: abs(item.mean_score - item.share))
     return (
         f"Furthest off are scores between {worst.low:g} and {worst.high:g}: of {worst.count:,} cases with a mean score "
         f"of {percent(worst.mean_score)}, {percent(worst.share)} came true.",

@@ -139,7 +139,9 @@ def _with_labels(
     targets = _numbers(table, [f"label_{label}" for label in labels]) if kind != "classes" else None
     rest = {"rows": found.rows, "scores": found.scores, "texts": found.texts, "pairs": found.pairs, "targets": targets}
     if kind in ("classes", "soft"):
-        return Predictions(**rest, label_ids=_ids(table, "label", labels), predicted_ids=_ids(table, "predicted", labels))
+        return Predictions(
+            **rest, label_ids=_ids(table, "label", labels), predicted_ids=_ids(table, "predicted", labels)
+        )
     if kind == "multi-label" and targets is not None:
         threshold = label_threshold if is_finite(label_threshold) else 0.5
         return Predictions(**rest, has_label=targets >= threshold, decided=_decided(table, labels, found.scores))

@@ -69,10 +69,11 @@ class Lines:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under a heading. ``folded`` tables are opened by who wants them."""
+    """A part of a page under a heading, ``short`` in the list of all. ``folded`` tables are opened by who wants them."""
 
     name: str
     heading: str
+    short: str
     prose: tuple[str, ...] = ()
     plots: tuple[Plot, ...] = ()
     tables: tuple[Table, ...] = ()
@@ -202,5 +203,7 @@ def write_tables(page: Page, folder: Path) -> list[Path]:
 
 def check_names(sections: Sequence[Section]) -> None:
     """Names are of ids and files: none may stand for two things."""
-    names = [item.name for section in sections for item in (*section.plots, *section.tables, *section.texts, *section.folded)]
+    names = [
+        item.name for section in sections for item in (*section.plots, *section.tables, *section.texts, *section.folded)
+    ]
     assert len(set(names)) == len(names), names

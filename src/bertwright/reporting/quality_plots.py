@@ -33,10 +33,10 @@ def curve_plots(material: Material) -> list[Plot]:
     left_out = "" if len(shown) == len(named) else f" Shown are the {len(shown)} worst of {len(named)} labels."
     plots = []
     for place, (name, title, area) in enumerate(
-        (("roc", "ROC curve", "ROC AUC"), ("precision-recall", "Precision and recall", "average precision"))
+        (("roc", "ROC curve", "ROC AUC"), ("precision-recall", "Precision and recall", "Average precision"))
     ):
         curves = [(label, found[place]) for label, found in shown]
-        words = "; ".join(f"{label}: {interval_words(*curve.area)}" for label, curve in curves)
+        words = "; ".join(f"of “{label}” {interval_words(*curve.area)}" for label, curve in curves)
         what = {
             "roc": "How many of the texts that have the label are found (up) at how many false alarms (right)",
             "precision-recall": "How many of the texts called so are so (up) as more of those that are so are found "
@@ -46,7 +46,7 @@ def curve_plots(material: Material) -> list[Plot]:
             Plot(
                 name,
                 title,
-                f"{what}. Bands and brackets hold 95 % of resampled texts. {area.capitalize()} {words}.{left_out}",
+                f"{what}. Bands and brackets hold 95 % of resampled texts. {area} {words}.{left_out}",
                 functools.partial(_draw_curves, curves=curves, roc=name == "roc"),
                 height=290,
             )
@@ -59,9 +59,7 @@ def _curves(material: Material) -> list[tuple[str, tuple[Curve, Curve] | None]]:
     if predictions is None or material.kind == "regression":
         return []
     if predictions.has_label is not None:
-        return [
-            (label, rates(predictions.scores[:, i], predictions.has_label[:, i])) for i, label in enumerate(labels)
-        ]
+        return [(label, rates(predictions.scores[:, i], predictions.has_label[:, i])) for i, label in enumerate(labels)]
     if predictions.label_ids is None:
         return []
     chosen = [1] if len(labels) == 2 else range(len(labels))
@@ -76,7 +74,7 @@ def _draw_curves(figure: Figure, palette: Palette, curves: Sequence[tuple[str, C
         colour = palette.series[i % NUM_SERIES]
         if len(curves) <= _MOST_BANDS:
             axes.fill_between(curve.at, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
-        name = f"{in_one_line(label, _MOST_LETTERS)} {curve.area[0]:.3f}"
+        name = f"{in_one_line(label, _MOST_LETTERS)}: {curve.area[0]:.3f}"
         axes.plot(curve.x, curve.y, color=colour, linestyle=line_style(i), label=name)
     axes.set_xlim(-0.01, 1.01)
     axes.set_ylim(-0.01, 1.02)
@@ -93,13 +91,13 @@ def confusion_plot(material: Material) -> Plot | None:
     labels = [in_one_line(label, _MOST_LETTERS if len(confusion) <= 6 else 9) for label in material.labels]
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     words = "; ".join(
-        f"of {int(confusion[i].sum()):,} {label} {percent(shares[i, i])} are called so"
+        f"{percent(shares[i, i])} of the {int(confusion[i].sum()):,} “{label}”"
         for i, label in enumerate(labels[:_MOST_CURVES])
     )
     return Plot(
         "confusion",
         "Confusion",
-        f"Rows are what texts are, columns what they are called; the darker, the more of the row. {words}.",
+        f"Rows are what texts are, columns what they are called; the stronger the colour, the more of the row. Called what they are: {words}.",
         functools.partial(_draw_confusion, confusion=confusion, shares=shares, labels=labels),
         height=290,
     )
@@ -135,7 +133,7 @@ def _draw_confusion(
                 axes.text(j, i, f"{confusion[i, j]:,}", ha="center", va="center", color=palette.ink)
     axes.set_xlim(-0.5, num - 0.5)
     axes.set_ylim(num - 0.5, -0.5)
-    upright = num > 4 or max(map(len, labels)) > 9
+    upright = num * max(map(len, labels)) > 30
     axes.set_xticks(range(num), labels, rotation=90 if upright else 0)
     axes.set_yticks(range(num), labels)
     axes.set_xlabel("predicted")
@@ -149,13 +147,17 @@ def calibration_plot(
     name: str, title: str, series: Sequence[tuple[str, Sequence[CalibrationBin], float | None]], event: str
 ) -> Plot:
     """Mean score against what came of it, in bins; ``series`` are name, bins and expected calibration error."""
-    errors = "; ".join(f"{label}: off by {percent(error)} on average" for label, _, error in series if error is not None)
+    errors = " ".join(
+        f"{label.capitalize()}, the two differ by {percent(error)} on average."
+        for label, _, error in series
+        if error is not None
+    )
     return Plot(
         name,
         title,
         f"A point stands for texts of like score: how probable the classifier found it (right) and {event} (up). On "
         f"the dotted line scores mean what they say. The larger a point, the more texts; the line through it is its "
-        f"95 % interval. {errors}.",
+        f"95 % interval. {errors}",
         functools.partial(_draw_calibration, series=series, event=event),
         height=290,
     )
@@ -226,11 +228,13 @@ def _histogram(
     edges = np.linspace(*span, 31)
     counts = [np.histogram(np.clip(values, *span), edges)[0] for _, values in parts]
     medians = "; ".join(
-        f"{name}: {len(values):,}, half of them below {np.median(values):.3f}" for name, values in parts if len(values)
+        f"{name[0].upper() + name[1:]}: {len(values):,}, half of them below {np.median(values):.3f}"
+        for name, values in parts
+        if len(values)
     )
     # Where most texts lie in one bin, the others would not be seen.
     largest = max(int(part.max()) for part in counts)
-    logarithmic = largest > 50 * max(float(np.median(np.concatenate(counts))), 1)
+    logarithmic = largest > max(50 * float(np.median(np.concatenate(counts))), 400)
     scale = " The scale is logarithmic." if logarithmic else ""
     return Plot(
         "histogram",
@@ -261,9 +265,7 @@ def _draw_histogram(
         colour = palette.series[i]
         shown = np.maximum(numbers, 0.5) if logarithmic else numbers
         axes.stairs(shown, edges, baseline=0.5 if logarithmic else 0, fill=True, color=colour, alpha=0.25, linewidth=0)
-        axes.stairs(
-            shown, edges, baseline=None, color=colour, linewidth=1.5, linestyle=line_style(i), label=name
-        )
+        axes.stairs(shown, edges, baseline=None, color=colour, linewidth=1.5, linestyle=line_style(i), label=name)
     if logarithmic:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)
@@ -307,7 +309,9 @@ def _draw_truth(figure: Figure, palette: Palette, true: np.ndarray, predicted: n
     axes = figure.subplots()
     span = float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))
     axes.plot(span, span, color=palette.muted, linewidth=0.8, linestyle=(0, (2, 3)))
-    axes.plot(true[chosen], predicted[chosen], "o", color=palette.series[0], alpha=0.45, markersize=3, markeredgewidth=0)
+    axes.plot(
+        true[chosen], predicted[chosen], "o", color=palette.series[0], alpha=0.45, markersize=3, markeredgewidth=0
+    )
     axes.set_xlabel(f"true {label}")
     axes.set_ylabel(f"predicted {label}")
 
@@ -373,9 +377,9 @@ def _short_number(number: int) -> str:
 
 def percent_axis(axes: Any) -> None:
     """Shares as percents, up."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
 
 
 def overlaid_curves(named: Sequence[tuple[str, Predictions]], label_index: int) -> Plot | None:

@@ -21,13 +21,19 @@ from bertwright.reporting.quality_plots import (
     confusion_of,
     confusion_plot,
     curve_plots,
-    histogram_plot,
     length_plot,
     truth_plot,
 )
 from bertwright.reporting.run_words import cautions_of, subtitle_of, summary_of, tiles_of, title_of
 from bertwright.reporting.tables import Cell, Table, cell, interval_cell, table
-from bertwright.reporting.training_plots import loss_plot, memory_plot, phase_seconds, phases_plot, validation_plot
+from bertwright.reporting.training_plots import (
+    loss_plot,
+    memory_plot,
+    phase_seconds,
+    phases_plot,
+    rate_plot,
+    validation_plot,
+)
 from bertwright.reporting.visible import in_one_line
 from bertwright.reporting.words import decimals, metric_order, metric_words, size_words
 
@@ -51,7 +57,7 @@ def run_page(material: Material) -> Page:
         title_of(material),
         subtitle_of(material),
         summary_of(material, intervals),
-        cautions_of(material),
+        cautions_of(material, intervals),
         tiles_of(material, intervals),
         sections,
     )
@@ -62,14 +68,21 @@ def _present(*found: Any) -> tuple[Any, ...]:
 
 
 def _quality(material: Material, intervals: Intervals) -> Section:
-    plots = (*curve_plots(material), *_present(truth_plot(material), confusion_plot(material), histogram_plot(material)))
+    plots = (*curve_plots(material), *_present(truth_plot(material), confusion_plot(material)))
     tables = _present(_metrics(material, intervals), _classes(material), _confusion(material))
-    return Section("quality", "How good it is", plots=plots, tables=tables)
+    return Section("quality", "How good it is", "Quality", plots=plots, tables=tables)
 
 
 def _metrics(material: Material, intervals: Intervals) -> Table | None:
     metrics = material.run.metrics
-    splits = [split for split in SPLITS if metrics.get(split)]
+    splits = sorted((split for split in SPLITS if metrics.get(split)), key=lambda split: split != material.split)
+
+    def with_interval(values: list[Any], interval: Any) -> list[Any]:
+        """``values`` of the splits with the interval behind the held-out one's, if there are any."""
+        if not intervals or splits[:1] != [material.split]:
+            return values
+        return [values[0], interval_cell(interval) if isinstance(interval, tuple) else interval, *values[1:]]
+
     names = sorted(
         {name for split in splits for name, value in metrics[split].items() if is_finite(value)}, key=metric_order
     )
@@ -80,15 +93,12 @@ def _metrics(material: Material, intervals: Intervals) -> Table | None:
         if name == "num_texts":
             continue
         words = metric_words(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
-        rows.append([words, *(_metric_cell(material, split, name, intervals) for split in splits)])
-    rows.append(["texts", *(cell(number_in(metrics, split, "num_texts")) for split in splits)])
-    caption = "Quality by texts" + (" (95 % intervals over the texts)" if intervals else "")
-    return table("metrics", caption, ["metric", *splits], rows, sortable=False)
-
-
-def _metric_cell(material: Material, split: str, name: str, intervals: Intervals) -> Cell:
-    value = number_in(material.run.metrics, split, name)
-    return interval_cell(value, intervals.get(name) if split == material.split else None)
+        numbers: list[Any] = [number_in(metrics, split, name) for split in splits]
+        rows.append([words, *with_interval(numbers, intervals.get(name))])
+    counts = [cell(number_in(metrics, split, "num_texts")) for split in splits]
+    rows.append(["texts", *with_interval(counts, None)])
+    headings = ["metric", *with_interval([f"{split} texts" for split in splits], "95 % interval")]
+    return table("metrics", "Quality", headings, rows, sortable=False)
 
 
 def _classes(material: Material) -> Table | None:
@@ -96,7 +106,9 @@ def _classes(material: Material) -> Table | None:
     labels = [label for label in material.labels if isinstance(per_class.get(label), Mapping)]
     if not labels:
         return None
-    some = [name for name in ("precision", "recall", "f1", "roc_auc", "average_precision") if name in per_class[labels[0]]]
+    some = [
+        name for name in ("precision", "recall", "f1", "roc_auc", "average_precision") if name in per_class[labels[0]]
+    ]
     rows = [
         [label, *(cell(number_in(per_class, label, name)) for name in some), _count(per_class, label)]
         for label in labels[:_MOST_CLASSES]
@@ -140,6 +152,7 @@ def _mistakes(material: Material) -> Section:
     return Section(
         "texts",
         "What it gets wrong, and its extremes",
+        "Mistakes",
         plots=_present(plot),
         texts=_present(worst_mistakes(material), *_extremes(material)),
     )
@@ -175,14 +188,18 @@ def _bias(material: Material) -> Section:
     """Groups with the worst AUCs first, where the run was judged by groups."""
     bias = object_in(material.judgement, "bias")
     groups = bias.get("groups") or bias.get("subgroups")
-    found = list(groups.items()) if isinstance(groups, Mapping) else [
-        (str(item.get("group") or item.get("name") or item.get("subgroup")), item)
-        for item in (groups if isinstance(groups, list) else [])
-        if isinstance(item, Mapping)
-    ]
+    found = (
+        list(groups.items())
+        if isinstance(groups, Mapping)
+        else [
+            (str(item.get("group") or item.get("name") or item.get("subgroup")), item)
+            for item in (groups if isinstance(groups, list) else [])
+            if isinstance(item, Mapping)
+        ]
+    )
     names = list(dict.fromkeys(name for _, item in found for name, value in item.items() if is_finite(value)))
     if not found or not names:
-        return Section("bias", "Fair to all?")
+        return Section("bias", "Fair to all?", "Groups")
     aucs = [name for name in names if "auc" in name]
     found.sort(key=lambda pair: min((number_in(pair[1], name) or 1.0 for name in aucs), default=1.0))
     rows = [[name, *(cell(number_in(item, key)) for key in names)] for name, item in found]
@@ -193,8 +210,16 @@ def _bias(material: Material) -> Section:
         "low BPSN says that harmless texts about the group are scored too high.",
         *([f"Over all groups: {numbers}."] if numbers else []),
     )
-    words = [name.replace("_", " ").replace("auc", "AUC").replace("bpsn", "BPSN").replace("bnsp", "BNSP") for name in names]
-    return Section("bias", "Fair to all?", prose, tables=(table("bias", "Groups, the worst first", ["group", *words], rows),))
+    words = [
+        name.replace("_", " ").replace("auc", "AUC").replace("bpsn", "BPSN").replace("bnsp", "BNSP") for name in names
+    ]
+    return Section(
+        "bias",
+        "Fair to all?",
+        "Groups",
+        prose,
+        tables=(table("bias", "Groups, the worst first", ["group", *words], rows),),
+    )
 
 
 # --- how it came about ------------------------------------------------------------------------------------------------
@@ -204,7 +229,8 @@ def _learning(material: Material) -> Section:
     return Section(
         "learning",
         "How it learned",
-        plots=_present(loss_plot(material), validation_plot(material)),
+        "Learning",
+        plots=_present(loss_plot(material), validation_plot(material), rate_plot(material)),
         folded=_present(_history(material)),
     )
 
@@ -242,8 +268,16 @@ def _resources(material: Material) -> Section:
         rows.append(["in all", cell(total, duration(total))])
     for name, value in rates.items():
         if is_finite(value):
-            rows.append([name.removesuffix("_per_s").replace("_", " ") + " a second", cell(value, f"{value:,.0f}")])
-    for name, words in (("peak_process_bytes", "peak memory of the process"), ("peak_gpu_bytes", "peak memory of the GPU")):
+            rows.append(
+                [
+                    name.removesuffix("_per_s").replace("_", " ") + " a second",
+                    cell(value, f"{value:,.0f}" if value >= 100 else f"{value:.3g}"),
+                ]
+            )
+    for name, words in (
+        ("peak_process_bytes", "peak memory of the process"),
+        ("peak_gpu_bytes", "peak memory of the GPU"),
+    ):
         value = number_in(result, "memory", name)
         if value is not None:
             rows.append([words, cell(value, size_words(value))])
@@ -255,6 +289,7 @@ def _resources(material: Material) -> Section:
     tables = (table("resources", "Time, speed, memory, cost", ["what", "value"], rows, sortable=False),) if rows else ()
     return Section(
         "resources",
+        "Time and memory",
         "Time and memory",
         plots=_present(phases_plot(material), memory_plot(material.memory)),
         tables=tables,
@@ -271,6 +306,7 @@ def _again(material: Material) -> Section:
     return Section(
         "again",
         "How to do it again",
+        "Do it again",
         (f"Everything that was asked for and chosen is in the folder {run.path}.",),
         lines=tuple(reproduction(material)),
         folded=folded,

@@ -56,17 +56,19 @@ def summary_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
 def _quality(material: Material, intervals: Intervals) -> str:
     metrics, split = material.metrics, material.split
     num = int(number_in(metrics, "num_texts") or 0)
-    on = f"On {counted(num, f'{split} text')} that it had not seen"
-    if material.split == "validation":
-        on = f"On {counted(num, 'validation text')}"
+    on = f"On {counted(num, f'{split} text')}"
     if material.kind == "regression":
         error = number_in(metrics, "mean_absolute_error")
         label = _name(material.labels[0])
         if error is None:
             return f"This model predicts {label}; it was judged on no texts."
         r2 = number_in(metrics, "r2")
-        explained = "" if r2 is None else f", and it explains {percent(r2)} of their variance" if r2 > 0 else (
-            ", no better than always saying their mean"
+        explained = (
+            ""
+            if r2 is None
+            else f", and it explains {percent(r2)} of their variance"
+            if r2 > 0
+            else (", no better than always saying their mean")
         )
         between = _between("mean_absolute_error", intervals)
         return f"This model predicts {label}. {on} it is off by {decimals(error)}{between} on average{explained}."
@@ -144,14 +146,18 @@ def _ranking(material: Material, intervals: Intervals) -> str:
         if worst:
             sentences.append(worst)
     elif material.kind == "multi-label" and auc is not None:
-        sentences.append(f"On average over the labels, a text that has one is ranked above one that has not in "
-                         f"{percent(auc)} of pairs (ROC AUC {decimals(auc)}).")
+        sentences.append(
+            f"On average over the labels, a text that has one is ranked above one that has not in "
+            f"{percent(auc)} of pairs (ROC AUC {decimals(auc)})."
+        )
     return " ".join(sentences)
 
 
 def _worst_class(material: Material) -> str:
     per_class = object_in(material.metrics, "per_class")
-    found = [(value, label) for label in material.labels if (value := number_in(per_class, label, "recall")) is not None]
+    found = [
+        (value, label) for label in material.labels if (value := number_in(per_class, label, "recall")) is not None
+    ]
     if not found:
         return ""
     low, high = min(found), max(found)
@@ -170,7 +176,9 @@ def _training(material: Material) -> str:
     seconds = number_in(result, "seconds", "train")
     if num is None or steps is None or seconds is None:
         return ""
-    words = f"It learned from {counted(int(num), 'text')} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
+    words = (
+        f"It learned from {counted(int(num), 'text')} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
+    )
     device = material.run.environment.get("gpu") or material.run.environment.get("cpu")
     if isinstance(device, str) and device:
         words += f" on {device}"
@@ -206,10 +214,15 @@ def tiles_of(material: Material, intervals: Intervals) -> tuple[Tile, ...]:
     gpu = number_in(result, "memory", "peak_gpu_bytes")
     if memory is not None:
         tiles.append(Tile("Memory", size_words(memory), "" if gpu is None else f"GPU {size_words(gpu)}"))
+    usd, num = number_in(result, "cost", "usd"), number_in(material.metrics, "num_texts")
+    if usd is not None:
+        tiles.append(Tile("Cost", f"${usd:,.4f}" if usd < 1 else f"${usd:,.2f}", "of the whole run"))
+    elif num is not None:
+        tiles.append(Tile("Judged on", f"{num:,.0f}", f"{material.split} texts"))
     return tuple(tiles)
 
 
-def cautions_of(material: Material) -> tuple[str, ...]:
+def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
     """What makes the figures say less than they seem to."""
     run, result = material.run, material.run.result or {}
     found: list[str] = list(material.problems)
@@ -230,7 +243,7 @@ def cautions_of(material: Material) -> tuple[str, ...]:
     cut = number_in(result, "data", "truncated_share")
     if cut is not None and cut > _MUCH_CUT:
         found.append(f"{percent(cut)} of the texts are longer than was read of them (--max-length).")
-    found += _overfitting(material)
+    found += _overfitting(material, intervals)
     bad = number_in(result, "data", "bad_rows")
     if bad:
         found.append(f"{counted(int(bad), 'row')} could not be used and {'was' if bad == 1 else 'were'} skipped.")
@@ -239,10 +252,16 @@ def cautions_of(material: Material) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _overfitting(material: Material) -> list[str]:
+def _overfitting(material: Material, intervals: Intervals) -> list[str]:
     name = "r2" if material.kind == "regression" else "accuracy"
     train, held = number_in(material.run.metrics, "train", name), number_in(material.metrics, name)
-    if train is None or held is None or material.run.act != "train" or train - held < _FAR_APART:
+    if (
+        train is None
+        or held is None
+        or material.run.act != "train"
+        or train - held < _FAR_APART
+        or train < intervals.get(name, (0, held))[1]
+    ):
         return []
     what: Any = metric_words(name)
     show = percent if is_share(name) else decimals

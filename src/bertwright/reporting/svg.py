@@ -74,15 +74,15 @@ class Plot:
         title: a few words.
         description: what is to be seen, in words, for those who do not see it, and as the caption.
         draw: puts it on a figure, in the colours of the palette.
-        width, height: in units of which the text is 9 high.
+        width, height: in units of which the text is 11 high.
     """
 
     name: str
     title: str
     description: str
     draw: Callable[[Figure, Palette], None] = field(repr=False)
-    width: float = 340
-    height: float = 240
+    width: float = 330
+    height: float = 245
 
 
 def line_style(i: int) -> Any:
@@ -157,9 +157,9 @@ def _matplotlib(palette: Palette) -> Iterator[None]:
         "text.parse_math": False,  # a label may hold dollar signs
         "text.usetex": False,
         "font.family": "sans-serif",
-        "font.size": 9,
-        "axes.titlesize": 9,
-        "axes.labelsize": 9,
+        "font.size": 11,
+        "axes.titlesize": 11,
+        "axes.labelsize": 10.5,
         "axes.labelcolor": palette.muted,
         "axes.edgecolor": palette.muted,
         "axes.linewidth": 0.7,
@@ -175,14 +175,14 @@ def _matplotlib(palette: Palette) -> Iterator[None]:
         "grid.linewidth": 0.7,
         "xtick.color": palette.muted,
         "ytick.color": palette.muted,
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
         "xtick.major.size": 2.5,
         "ytick.major.size": 2.5,
         "text.color": palette.ink,
         "lines.linewidth": 1.7,
         "legend.frameon": False,
-        "legend.fontsize": 8.5,
+        "legend.fontsize": 10,
         "legend.handlelength": 1.8,
         "legend.borderpad": 0.1,
         "legend.borderaxespad": 0.2,

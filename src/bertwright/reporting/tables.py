@@ -100,12 +100,12 @@ def cell(value: Any, shown: str | None = None, best: bool = False) -> Cell:
     return Cell(value, shown, best)
 
 
-def interval_cell(value: float | None, interval: Any, best: bool = False) -> Cell:
-    """A number with its interval, where it has one."""
-    if value is None or not isinstance(interval, list | tuple) or len(interval) != 2 or None in interval:
-        return cell(value if value is None else float(value), best=best)
-    low, high = interval
-    return Cell(value, f"{decimals(value)} ({decimals(low)} to {decimals(high)})", best)
+def interval_cell(interval: Any) -> Cell:
+    """An interval in words; a dash where there is none."""
+    if not isinstance(interval, list | tuple) or len(interval) != 2 or None in interval:
+        return cell(None)
+    words = f"{decimals(interval[0])} to {decimals(interval[1])}"
+    return cell(words, words.replace(" ", "\u00a0"))
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.memory_trace import MemoryTrace
 from bertwright.progress import duration
-from bertwright.reporting.curves import running_mean
+from bertwright.reporting.curves import running_mean, thinned
 from bertwright.reporting.material import Material, number_in, object_in
 from bertwright.reporting.quality_plots import thin_line
 from bertwright.reporting.svg import NUM_SERIES, Palette, Plot, line_style
@@ -81,7 +81,7 @@ def _draw_loss(
     colour = palette.series[0]
     if len(losses) > 1:
         every = max(len(losses) // _MOST_STEPS_DRAWN, 1)
-        smooth = running_mean(losses, max(len(losses) // 20, 1))
+        smooth = running_mean(losses, max(len(losses) // 12, 1))
         raw = running_mean(losses, every)
         axes.plot(steps[::every], raw[::every], color=colour, alpha=0.35, linewidth=0.7)
         thin_line(axes, steps, smooth, color=colour, label="training")
@@ -123,16 +123,17 @@ def validation_plot(material: Material) -> Plot | None:
         "validation",
         "Validation",
         f"Metrics of the validation texts over the steps: {words}.",
-        functools.partial(_draw_series, series=series, best=best_step(material), across="step"),
+        functools.partial(draw_series, series=series, best=best_step(material), across="step", up=""),
     )
 
 
-def _draw_series(
+def draw_series(
     figure: Figure,
     palette: Palette,
     series: Sequence[tuple[str, Sequence[tuple[float, float]]]],
     best: float | None,
     across: str,
+    up: str,
 ) -> None:
     axes = figure.subplots()
     for i, (name, points) in enumerate(series):
@@ -143,16 +144,33 @@ def _draw_series(
     if best is not None:
         axes.axvline(best, color=palette.muted, linewidth=0.9, linestyle=(0, (1, 2)))
     axes.set_xlabel(across)
+    axes.set_ylabel(up)
     axes.legend(loc="best")
 
 
-def overlaid_series(
-    name: str, title: str, description: str, series: Sequence[tuple[str, Sequence[tuple[float, float]]]], across: str
-) -> Plot | None:
-    """Lines of several runs in one picture; None where they are none or too many."""
-    if not 0 < len(series) <= NUM_SERIES:
+def rate_plot(material: Material) -> Plot | None:
+    """The learning rate of each step; None where it is not known."""
+    if material.trace is None or len(material.trace) < 2:
         return None
-    return Plot(name, title, description, functools.partial(_draw_series, series=series, best=None, across=across))
+    rates = material.trace.learning_rates
+    steps = np.arange(1, len(rates) + 1)
+    highest = int(rates.argmax())
+    return Plot(
+        "learning-rate",
+        "Learning rate",
+        f"The learning rate of the steps: at most {rates[highest]:.3g}, at step {highest + 1:,}; {rates[-1]:.3g} at "
+        "the last one.",
+        functools.partial(_draw_rates, steps=steps, rates=rates),
+    )
+
+
+def _draw_rates(figure: Figure, palette: Palette, steps: np.ndarray, rates: np.ndarray) -> None:
+    axes = figure.subplots()
+    thin_line(axes, steps, rates, color=palette.series[0])
+    axes.set_ylim(0, float(rates.max()) * 1.08 or 1)
+    axes.set_xlabel("step")
+    axes.set_ylabel("learning rate")
+    axes.ticklabel_format(axis="y", style="plain" if rates.max() >= 0.001 else "sci", scilimits=(0, 0))
 
 
 def phases_plot(material: Material) -> Plot | None:
@@ -165,7 +183,7 @@ def phases_plot(material: Material) -> Plot | None:
         "Time by phase",
         "Seconds of each phase: " + "; ".join(f"{name} {duration(seconds)}" for name, seconds in parts) + ".",
         functools.partial(_draw_phases, parts=parts),
-        height=60 + 24 * len(parts),
+        height=70 + 28 * len(parts),
     )
 
 
@@ -187,10 +205,10 @@ def _draw_phases(figure: Figure, palette: Palette, parts: Sequence[tuple[str, fl
     places = np.arange(len(parts))
     axes.barh(places, values, color=palette.series[0], alpha=0.75, height=0.62)
     for place, value in zip(places, values, strict=True):
-        axes.text(value, place, f" {duration(value)}", va="center", color=palette.ink, fontsize=8.5)
+        axes.text(value, place, f" {duration(value)}", va="center", color=palette.ink, fontsize=10)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(values) * 1.3 or 1)
+    axes.set_xlim(0, max(values) * 1.35 or 1)
     axes.set_xlabel("seconds")
     axes.grid(visible=False, axis="y")
 
@@ -215,10 +233,11 @@ def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace) -> None:
     axes = figure.subplots()
     divisor, unit = (2**30, "GiB") if memory.process_bytes.max() >= 1 << 30 else (2**20, "MiB")
     x = memory.elapsed_s
-    axes.fill_between(x, memory.process_bytes / divisor, color=palette.series[0], alpha=0.15, linewidth=0)
-    axes.plot(x, memory.process_bytes / divisor, color=palette.series[0], label="process")
+    shown_x, shown_y = thinned(x, memory.process_bytes / divisor)
+    axes.fill_between(shown_x, shown_y, color=palette.series[0], alpha=0.15, linewidth=0)
+    axes.plot(shown_x, shown_y, color=palette.series[0], label="process")
     if memory.gpu_bytes is not None:
-        axes.plot(x, memory.gpu_bytes / divisor, color=palette.series[1], linestyle="--", label="GPU")
+        thin_line(axes, x, memory.gpu_bytes / divisor, color=palette.series[1], linestyle="--", label="GPU")
         axes.legend(loc="lower right")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     last = -np.inf
@@ -229,55 +248,8 @@ def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace) -> None:
         if x[place] - last > 0.2 * (x[-1] - x[0]):  # else its name would lie on the last one's
             axes.annotate(
                 in_one_line(phase, 16), (x[place], 0.99), (2, 0), xycoords=("data", "axes fraction"),
-                textcoords="offset points", va="top", color=palette.muted, fontsize=7.5,
+                textcoords="offset points", va="top", color=palette.muted, fontsize=9,
             )  # fmt: skip
             last = x[place]
     axes.set_xlabel("seconds")
     axes.set_ylabel(unit)
-
-
-def scatter(  # one picture for what costs and what it brings
-    name: str,
-    title: str,
-    description: str,
-    points: Sequence[tuple[str, float, float, bool]],
-    across: str,
-    up: str,
-    logarithmic: bool = False,
-) -> Plot:
-    """Points with names; those on the Pareto front are filled and joined. ``points``: name, across, up, on the front."""
-    return Plot(
-        name,
-        title,
-        description,
-        functools.partial(_draw_scatter, points=points, across=across, up=up, logarithmic=logarithmic),
-        height=280,
-    )
-
-
-def _draw_scatter(
-    figure: Figure,
-    palette: Palette,
-    points: Sequence[tuple[str, float, float, bool]],
-    across: str,
-    up: str,
-    logarithmic: bool,
-) -> None:
-    axes: Any = figure.subplots()
-    front = sorted((x, y) for _, x, y, on_front in points if on_front)
-    if len(front) > 1:
-        axes.plot(*zip(*front, strict=True), color=palette.series[0], linewidth=1, linestyle="--")
-    named = len(points) <= 12
-    for name, x, y, on_front in points:
-        colour = palette.series[0] if on_front else palette.muted
-        axes.plot([x], [y], "o", color=colour, markersize=6 if on_front else 5, markerfacecolor=colour if on_front else "none")
-        if named:
-            axes.annotate(
-                in_one_line(name, 20), (x, y), (0, 6), textcoords="offset points", ha="center", fontsize=8,
-                color=palette.ink,
-            )  # fmt: skip
-    if logarithmic:
-        axes.set_xscale("log")
-    axes.margins(0.14, 0.16)
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)

@@ -55,7 +55,7 @@ def decimals(value: float | None) -> str:
 
 
 def interval_words(estimate: float, low: float, high: float) -> str:
-    """"0.968 (0.961 to 0.974)"."""
+    """ "0.968 (0.961 to 0.974)"."""
     return f"{estimate:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -67,10 +67,10 @@ def size_words(num_bytes: float) -> str:
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """"1 text", "2 texts"."""
+    """ "1 text", "2 texts"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def listed(words: list[str]) -> str:
-    """"a, b and c"."""
+    """ "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else ""
