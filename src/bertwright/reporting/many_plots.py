@@ -105,7 +105,7 @@ def scatter(
         title,
         description,
         functools.partial(_draw_scatter, points=points, across=across, up=up, join=join),
-        height=280,
+        height=245,
     )
 
 
@@ -135,3 +135,37 @@ def _draw_scatter(
     axes.margins(0.14, 0.16)
     axes.set_xlabel(across)
     axes.set_ylabel(up)
+
+
+def search_plot(name: str, points: Sequence[tuple[int, float, bool]], words: str, lower: bool) -> Plot | None:
+    """The value of each trial and the best so far; ``points`` are number, value, pruned. None with fewer than two."""
+    if len(points) < 2:
+        return None
+    best = min if lower else max
+    finished = [(number, value) for number, value, pruned in points if not pruned]
+    won = best(finished or [(points[0][0], points[0][1])], key=lambda point: point[1])
+    return Plot(
+        name,
+        "The search",
+        f"The {words} of each trial (points; hollow ones were pruned) and the best so far (line). The best, "
+        f"{decimals(won[1])}, came with trial {won[0]}.",
+        functools.partial(_draw_search, points=points, words=words, lower=lower),
+    )
+
+
+def _draw_search(
+    figure: Figure, palette: Palette, points: Sequence[tuple[int, float, bool]], words: str, lower: bool
+) -> None:
+    axes = figure.subplots()
+    for pruned, face in ((False, palette.series[0]), (True, "none")):
+        chosen = [(number, value) for number, value, was in points if was == pruned]
+        if chosen:
+            x, y = zip(*chosen, strict=True)
+            axes.plot(x, y, "o", color=palette.series[0], markerfacecolor=face, markersize=4)
+    finished = [(number, value) for number, value, pruned in points if not pruned]
+    if finished:
+        numbers, values = (np.array(column, np.float64) for column in zip(*finished, strict=True))
+        so_far = np.minimum.accumulate(values) if lower else np.maximum.accumulate(values)
+        axes.step(numbers, so_far, where="post", color=palette.series[1], linewidth=1.5)
+    axes.set_xlabel("trial")
+    axes.set_ylabel(words)

@@ -155,6 +155,7 @@ def _environment() -> Any:
         lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
+    environment.filters["sentence"] = lambda text: text[:1].upper() + text[1:]
     environment.filters["in_one_line"] = in_one_line
     environment.filters["svg"] = lambda plot, prefix="": _markup(page_svg(plot, prefix))
     return environment

@@ -17,11 +17,12 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, how it is shown, and whether it is the best of its column."""
+    """A value, how it is shown, whether it is the best of its column, and whether it stays in one line."""
 
     value: Any
     shown: str
     best: bool = False
+    whole: bool = False
 
     @property
     def is_number(self) -> bool:
@@ -105,7 +106,7 @@ def interval_cell(interval: Any) -> Cell:
     if not isinstance(interval, list | tuple) or len(interval) != 2 or None in interval:
         return cell(None)
     words = f"{decimals(interval[0])} to {decimals(interval[1])}"
-    return cell(words, words.replace(" ", "\u00a0"))
+    return Cell(words, words, whole=True)
 
 
 def _line(cells: Iterable[str]) -> str:
