@@ -15,6 +15,7 @@ Torch is never imported here.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -97,6 +98,10 @@ class Run:
     @property
     def model_folder(self) -> Path:
         return self.path / MODEL
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the run in words, its figures and main pictures. They are drawn when it asks for them."""
+        return str(importlib.import_module("bertwright.reporting.notebook").run_html(self))
 
 
 class RunWriter:
