@@ -31,8 +31,10 @@ def test_the_thread_sees_memory_come_and_go():
         phase = "after"
         time.sleep(0.05)
     trace = sampler.trace()
-    most = {name: max(b for b, p in zip(trace.process_bytes, trace.phases, strict=True) if p == name) for name in
-            ("before", "holding", "after")}
+    most = {
+        name: max(b for b, p in zip(trace.process_bytes, trace.phases, strict=True) if p == name)
+        for name in ("before", "holding", "after")
+    }
     assert most["holding"] - most["before"] > 48 << 20
     assert trace.process_bytes[-1] < most["holding"] - (32 << 20)
     assert trace.gpu_bytes is None

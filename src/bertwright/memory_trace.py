@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -139,9 +140,10 @@ def process_bytes() -> int:
     with contextlib.suppress(OSError, ValueError, IndexError):
         # proc(5): statm is in pages, its second number the resident ones.
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    from bertwright.hardware import peak_process_bytes
+    import resource  # not on Windows
 
-    return peak_process_bytes()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes there, KiB elsewhere (getrusage(2))
 
 
 def write_memory_trace(path: Path, trace: MemoryTrace) -> None:

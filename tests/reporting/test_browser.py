@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from tests.programs import require
 from tests.reporting.made_runs import comparison_record, make_run, sweep_record
@@ -12,7 +14,16 @@ from bertwright.reporting.page import write_page
 from bertwright.reporting.run_page import run_page
 from bertwright.reporting.sweep_page import sweep_page
 
-NAMES = ("two classes", "many classes", "multi-label", "regression", "hostile", "without predictions", "comparison", "sweep")
+NAMES = (
+    "two classes",
+    "many classes",
+    "multi-label",
+    "regression",
+    "hostile",
+    "without predictions",
+    "comparison",
+    "sweep",
+)
 LOOKS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 
 
@@ -70,7 +81,10 @@ _SEEN = """() => [...document.querySelectorAll("svg.plot")].map((svg) => {
     const f = (v) => { v /= 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
     return 0.2126 * f(r) + 0.7152 * f(g) + 0.0722 * f(b);
   };
-  const contrast = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p); return (x + 0.05) / (y + 0.05); };
+  const contrast = (a, b) => {
+    const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
+    return (x + 0.05) / (y + 0.05);
+  };
   const behind = rgb(getComputedStyle(svg.closest("figure")).backgroundColor);
   const colour = (element, name) => {
     const style = getComputedStyle(element);
@@ -94,7 +108,8 @@ _SEEN = """() => [...document.querySelectorAll("svg.plot")].map((svg) => {
     visible: svg.checkVisibility({ opacityProperty: true, visibilityProperty: true }),
     strong: strong.length, texts: texts.length, outside: outside.map((e) => e.textContent),
     contrast: Math.min(...texts.map((e) => { const c = colour(e, "fill"); return c ? contrast(c, behind) : 0; })),
-    fontSize: Math.min(...texts.map((e) => parseFloat(getComputedStyle(e).fontSize) * box.width / svg.viewBox.baseVal.width)),
+    fontSize: Math.min(...texts.map((e) => parseFloat(getComputedStyle(e).fontSize))) * box.width
+      / svg.viewBox.baseVal.width,
   };
 })"""
 
@@ -127,7 +142,9 @@ def test_axe_finds_nothing_serious(open_page, name):
         page.evaluate("for (const details of document.querySelectorAll('details')) details.open = true")
         # The page's own policy forbids further scripts; axe comes in by the browser's debugging interface.
         found = axe.run(page).response["violations"]
-        bad = [(item["id"], item["nodes"][0]["html"][:200]) for item in found if item["impact"] in ("serious", "critical")]
+        bad = [
+            (item["id"], item["nodes"][0]["html"][:200]) for item in found if item["impact"] in ("serious", "critical")
+        ]
         assert bad == []
 
 
@@ -159,7 +176,7 @@ def test_the_way_by_keyboard_and_reader(open_page):
     assert page.evaluate("document.activeElement.id") == "content"
     levels = page.evaluate("[...document.querySelectorAll('h1, h2, h3')].map((h) => Number(h.tagName[1]))")
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     assert page.locator("main").count() == page.locator("header").count() == page.locator("footer").count() == 1
     names = page.evaluate(
         "[...document.querySelectorAll('svg[role=img]')].map((s) => s.getAttribute('aria-labelledby').split(' ')"
@@ -177,8 +194,10 @@ def test_hostile_texts_do_nothing(open_page):
     page.mouse.wheel(0, 5000)
     assert page.evaluate("window.ran === undefined")
     # The page's policy stops a script even if one were to get in.
-    page.evaluate("document.body.append(document.createRange().createContextualFragment("
-                  "'<script>window.ran = 1</scr' + 'ipt><img src=x onerror=\"window.ran = 1\">'))")
+    page.evaluate(
+        "document.body.append(document.createRange().createContextualFragment("
+        "'<script>window.ran = 1</scr' + 'ipt><img src=x onerror=\"window.ran = 1\">'))"
+    )
     page.wait_for_timeout(100)
     assert page.evaluate("window.ran === undefined")
     assert any("Content Security Policy" in line for line in page.told)

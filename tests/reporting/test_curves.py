@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -63,7 +65,7 @@ def test_groups_of_length():
     groups = errors_by_length(lengths, (lengths > 40).astype(float))
     assert sum(group.count for group in groups) == 80
     assert [group.mean for group in groups] == [0, 0, 0, 0, 1, 1, 1, 1]
-    assert all(before.longest < after.shortest for before, after in zip(groups, groups[1:], strict=False))
+    assert all(before.longest < after.shortest for before, after in itertools.pairwise(groups))
     assert len(errors_by_length(np.full(9, 4), np.zeros(9))) == 1
 
 

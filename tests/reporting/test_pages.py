@@ -101,7 +101,7 @@ def test_the_figures_are_the_runs_own(made):
     text = Outline(html(page)).text
     for name in ("accuracy", "roc_auc", "f1", "log_loss"):
         assert f"{metrics[name]:.4f}" in text
-    (true_clean, false_toxic), (_, true_toxic) = metrics["confusion"]
+    (_, false_toxic), (_, true_toxic) = metrics["confusion"]
     called = false_toxic + true_toxic
     assert f"Of {called:,} that it calls “toxic”, {true_toxic:,} are" in page.summary[1]
     assert f"{100 * metrics['accuracy']:.1f}" in page.summary[0]
@@ -135,7 +135,11 @@ def test_damaged_files_are_named_and_the_rest_is_shown(made, tmp_path):
     (path / "steps.parquet").write_bytes(b"")
     (path / "memory.parquet").write_bytes(b"PAR1PAR1")
     result = json.loads((path / "result.json").read_text())
-    result["judgement"] = {"calibration": {"test": {"before": {"bins": [3, {"low": "x"}]}}}, "bias": [1], "threshold": 7}
+    result["judgement"] = {
+        "calibration": {"test": {"before": {"bins": [3, {"low": "x"}]}}},
+        "bias": [1],
+        "threshold": 7,
+    }
     result["extremes"] = {"highest": [1, {"text": 5, "row": "x"}], "lowest": None}
     result["metrics"]["test"]["per_class"] = {"clean": 3}
     result["metrics"]["test"]["confusion"] = [["x"]]
@@ -165,7 +169,13 @@ def test_what_makes_figures_too_good_is_said(tmp_path):
     result["metrics"]["train"] = result["metrics"]["test"] | {"accuracy": 1.0}
     path.write_text(json.dumps(result))
     cautions = " ".join(run_page(read_material(open_run(run.path))).cautions)
-    for words in ("3 held-out texts also stand", "50 texts are few", "40.0", "1 row could not be used and was", "by heart"):
+    for words in (
+        "3 held-out texts also stand",
+        "50 texts are few",
+        "40.0",
+        "1 row could not be used and was",
+        "by heart",
+    ):
         assert words in cautions
 
 
@@ -226,7 +236,12 @@ def test_what_a_setting_explains():
         return {"state": "finished", "value": value, "settings": settings}
 
     # Values 1 1 3 3 by rate, whose groups explain all; batch explains nothing.
-    trials = [trial(1, rate=1, batch=1), trial(1, rate=1, batch=2), trial(3, rate=2, batch=1), trial(3, rate=2, batch=2)]
+    trials = [
+        trial(1, rate=1, batch=1),
+        trial(1, rate=1, batch=2),
+        trial(3, rate=2, batch=1),
+        trial(3, rate=2, batch=2),
+    ]
     assert dict(_explained(trials)) == pytest.approx({"rate": 1.0, "batch": 0.0})
     # Total 2*(1.5^2 + .5^2) = 5; between rates 4 * 1^2 = 4; between batches 4 * .5^2 = 1.
     trials = [trial(v, rate=r, batch=b) for v, r, b in ((0, 1, 1), (1, 1, 2), (2, 2, 1), (3, 2, 2))]
@@ -246,8 +261,10 @@ def test_a_sweep_of_nothing_yet(tmp_path):
 def test_the_command_is_the_runs_own(made):
     from bertwright.reporting.run_page import command_of
 
-    words = command_of({"train": ["my data.csv"], "model": "bert-tiny", "seed": 3, "epochs": 2.0, "label_column": ["a", "b"],
-                        "texts": False, "output": "x"})  # fmt: skip
+    words = command_of(
+        {"train": ["my data.csv"], "model": "bert-tiny", "seed": 3, "epochs": 2.0, "label_column": ["a", "b"],
+         "texts": False, "output": "x"}
+    )  # fmt: skip
     assert words.startswith("bertwright train 'my data.csv'")
     for part in ("--model bert-tiny", "--seed 3", "--epochs 2.0", "--label-column a", "--label-column b", "--no-texts"):
         assert part in words

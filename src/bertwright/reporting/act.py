@@ -54,8 +54,8 @@ class Report:
 def report(*runs: str | Path, quiet: bool = False, **settings: Any) -> Report:
     """Write one HTML page about ``runs``: folders of one run, of several that are compared, or of a sweep.
 
-    ``settings`` are those of ``bertwright report``, with underscores: ``report("runs/comments", output="comments.html")``.
-    The runs are not changed.
+    ``settings`` are those of ``bertwright report``, with underscores: ``report("runs/comments",
+    output="comments.html")``. The runs are not changed.
 
     Raises:
         UserError: bad settings; an output in the way; a run or sweep is missing or damaged; several runs that were not
@@ -71,7 +71,8 @@ def run_report(config: ReportConfig, reporter: Reporter) -> Report:
     folders = {name: Path(folder) for name in ("figures", "tables") if (folder := getattr(config, name)) is not None}
     _check(output, folders, config.overwrite)
     about, page = page_of(config.runs)
-    figures = tables = ()
+    figures: tuple[Path, ...] = ()
+    tables: tuple[Path, ...] = ()
     num_bytes = write_page(page, output)
     if "figures" in folders:
         figures = tuple(write_pictures(page, folders["figures"]))

@@ -106,8 +106,8 @@ def _bins(values: Any) -> list[CalibrationBin]:
             continue
         if not all(map(is_finite, numbers)):
             return []
-        low, high, count, mean, share = numbers
-        bins.append(CalibrationBin(float(low), float(high), int(count), float(mean), float(share)))
+        low, high, count, mean, share = (float(number or 0.0) for number in numbers)
+        bins.append(CalibrationBin(low, high, int(count), mean, share))
     return bins
 
 

@@ -1,4 +1,4 @@
-"""The page of several runs side by side. It reads what ``compare`` returned as plain values, and the runs' own files."""
+"""The page of several runs side by side, from what ``compare`` returned as plain values, and the runs' own files."""
 
 from __future__ import annotations
 
@@ -124,7 +124,8 @@ def _summary(
 
 def _verdict(comparison: Mapping[str, Any], name: str, metric: str) -> str:
     """Which of the others the best one is told apart from."""
-    better, unclear = [], []
+    better: list[str] = []
+    unclear: list[str] = []
     for item in _objects(comparison.get("differences")):
         if item.get("metric") != metric or name not in (item.get("a"), item.get("b")):
             continue
@@ -182,8 +183,8 @@ def _quality(
     headings: list[str] = ["classifier", "model", "runs"]
     for name in shown:
         headings += [metric_words(name), "95 % interval"] if name == metric else [metric_words(name)]
-    alpha = comparison.get("alpha")
-    level = f"{100 * (1 - alpha):g}" if is_finite(alpha) else "95"
+    alpha = number_in(comparison, "alpha")
+    level = "95" if alpha is None else f"{100 * (1 - alpha):g}"
     tables = (
         table(
             "contenders", "Quality; the best of each column is marked", [h.replace("95", level) for h in headings], rows

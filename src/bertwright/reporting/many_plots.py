@@ -22,7 +22,7 @@ _MOST_POINTS = 24
 
 def forest(name: str, metric: str, points: Sequence[tuple[str, float | None, Any]]) -> Plot | None:
     """A metric of several with its intervals; ``points`` are name, value, (low, high). None where none is known."""
-    known = [point for point in points if point[1] is not None][:_MOST_POINTS]
+    known = [(label, value, interval) for label, value, interval in points if value is not None][:_MOST_POINTS]
     if len(known) < 2:
         return None
     words = metric_words(metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -137,15 +137,14 @@ def _with_labels(
     found: Predictions, table: pa.Table, kind: LabelKind, labels: tuple[str, ...], label_threshold: Any
 ) -> Predictions:
     targets = _numbers(table, [f"label_{label}" for label in labels]) if kind != "classes" else None
-    rest = {"rows": found.rows, "scores": found.scores, "texts": found.texts, "pairs": found.pairs, "targets": targets}
+    found = replace(found, targets=targets)
     if kind in ("classes", "soft"):
-        return Predictions(
-            **rest, label_ids=_ids(table, "label", labels), predicted_ids=_ids(table, "predicted", labels)
-        )
+        ids, predicted_ids = (_ids(table, name, labels) for name in ("label", "predicted"))
+        return replace(found, label_ids=ids, predicted_ids=predicted_ids)
     if kind == "multi-label" and targets is not None:
         threshold = label_threshold if is_finite(label_threshold) else 0.5
-        return Predictions(**rest, has_label=targets >= threshold, decided=_decided(table, labels, found.scores))
-    return Predictions(**rest)
+        return replace(found, has_label=targets >= threshold, decided=_decided(table, labels, found.scores))
+    return found
 
 
 def _numbers(table: pa.Table, names: list[str]) -> np.ndarray | None:

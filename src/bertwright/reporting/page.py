@@ -1,4 +1,4 @@
-"""A page: a title, a summary in words, sections of pictures, tables and texts; as one HTML file that needs nothing else."""
+"""A page: a summary in words, sections of pictures, tables and texts; as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under a heading, ``short`` in the list of all. ``folded`` tables are opened by who wants them."""
+    """A part of a page under a heading, ``short`` in the list of all. ``folded`` tables have to be opened."""
 
     name: str
     heading: str
@@ -204,7 +204,9 @@ def write_tables(page: Page, folder: Path) -> list[Path]:
 
 def check_names(sections: Sequence[Section]) -> None:
     """Names are of ids and files: none may stand for two things."""
-    names = [
-        item.name for section in sections for item in (*section.plots, *section.tables, *section.texts, *section.folded)
-    ]
+    names: list[str] = []
+    for section in sections:
+        names += [plot.name for plot in section.plots]
+        names += [item.name for item in (*section.tables, *section.folded)]
+        names += [texts.name for texts in section.texts]
     assert len(set(names)) == len(names), names

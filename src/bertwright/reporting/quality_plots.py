@@ -97,7 +97,8 @@ def confusion_plot(material: Material) -> Plot | None:
     return Plot(
         "confusion",
         "Confusion",
-        f"Rows are what texts are, columns what they are called; the stronger the colour, the more of the row. Called what they are: {words}.",
+        "Rows are what texts are, columns what they are called; the stronger the colour, the more of the row. Called "
+        f"what they are: {words}.",
         functools.partial(_draw_confusion, confusion=confusion, shares=shares, labels=labels),
         height=290,
     )

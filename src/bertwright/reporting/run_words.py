@@ -266,5 +266,6 @@ def _overfitting(material: Material, intervals: Intervals) -> list[str]:
     what: Any = metric_words(name)
     show = percent if is_share(name) else decimals
     return [
-        f"On its training texts it is much better ({what} {show(train)} against {show(held)}): it has learned some by heart."
+        f"On its training texts it is much better ({what} {show(train)} against {show(held)}): it has learned some by "
+        "heart."
     ]

@@ -59,7 +59,10 @@ VARIABLES = {
 # Stand-ins that matplotlib carries through and that nothing else uses.
 _STAND_INS = {name: f"#fe{number:02x}c7" for number, name in enumerate(VARIABLES)}
 _ON_PAGE = Palette(
-    *(_STAND_INS[name] for name in ("ink", "muted", "grid", "surface")),
+    ink=_STAND_INS["ink"],
+    muted=_STAND_INS["muted"],
+    grid=_STAND_INS["grid"],
+    surface=_STAND_INS["surface"],
     series=tuple(_STAND_INS[f"series {i}"] for i in range(NUM_SERIES)),
 )
 _DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (9, 3)))
@@ -150,7 +153,7 @@ def _matplotlib(palette: Palette) -> Iterator[None]:
         import matplotlib
     except ModuleNotFoundError:
         raise UserError("a report needs matplotlib: pip install 'bertwright[report]'") from None
-    looks = {
+    looks: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "bertwright",
         "svg.id": None,
@@ -192,12 +195,12 @@ def _matplotlib(palette: Palette) -> Iterator[None]:
         "savefig.bbox": None,
         "savefig.transparent": False,
     }
-    with matplotlib.rc_context({name: value for name, value in looks.items() if name in matplotlib.rcParams}):
-        with warnings.catch_warnings():
-            # Signs that the measuring font lacks: on a page the reader's fonts show them.
-            warnings.filterwarnings("ignore", message=r".*[Gg]lyph.*missing from.*font")
-            warnings.filterwarnings("ignore", message=r".*does not support.*natively")
-            yield
+    known = {name: value for name, value in looks.items() if name in matplotlib.rcParams}
+    with matplotlib.rc_context(known), warnings.catch_warnings():
+        # Signs that the measuring font lacks: on a page the reader's fonts show them.
+        warnings.filterwarnings("ignore", message=r".*[Gg]lyph.*missing from.*font")
+        warnings.filterwarnings("ignore", message=r".*does not support.*natively")
+        yield
 
 
 # --- what matplotlib wrote, made small and without effect -------------------------------------------------------------

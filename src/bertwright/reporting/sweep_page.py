@@ -87,7 +87,9 @@ def _summary(sweep: Record, trials: Sequence[Record], groups: Sequence[Group]) -
     sentences.append(f"{counted(len(trials), 'trial')}: {states or 'none begun'}{took}{cost}.")
     leading = _importances(sweep, groups)[0][:1]
     if leading and leading[0][1] > 0:
-        sentences.append(f"What mattered most is {leading[0][0].replace('_', ' ')}: {percent(leading[0][1])} of the differences.")
+        sentences.append(
+            f"What mattered most is {leading[0][0].replace('_', ' ')}: {percent(leading[0][1])} of the differences."
+        )
     return tuple(sentences)
 
 
@@ -104,8 +106,8 @@ def _cautions(trials: Sequence[Record], groups: Sequence[Group]) -> tuple[str, .
         if best is not None and num > 3:
             on = "" if len(groups) == 1 else f" on {name}"
             found.append(
-                f"The best{on} is the best of {num:,} by the figure that chose it: that figure is a little too good. Its "
-                "test figure is the one to believe."
+                f"The best{on} is the best of {num:,} by the figure that chose it: that figure is a little too good. "
+                "Its test figure is the one to believe."
             )
     failed = [trial for trial in trials if trial.get("state") == "failed"]
     if failed:

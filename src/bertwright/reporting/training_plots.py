@@ -106,7 +106,7 @@ def validation_plot(material: Material) -> Plot | None:
     history = material.run.history
     chosen = material.run.settings.get("best_metric")
     names = [name for name in dict.fromkeys((chosen, *_SHOWN)) if isinstance(name, str) and name not in LOWER_IS_BETTER]
-    series = []
+    series: list[tuple[str, list[tuple[float, float]]]] = []
     for name in names:
         points = [
             (line["step"], value) for line in history if (value := number_in(line, "validation", name)) is not None
@@ -116,7 +116,8 @@ def validation_plot(material: Material) -> Plot | None:
     if not series:
         return None
     words = "; ".join(
-        f"{name} from {decimals(points[0][1])} to {decimals(points[-1][1])}, highest {decimals(max(p[1] for p in points))}"
+        f"{name} from {decimals(points[0][1])} to {decimals(points[-1][1])}, highest "
+        f"{decimals(max(value for _, value in points))}"
         for name, points in series
     )
     return Plot(
@@ -204,7 +205,7 @@ def _draw_phases(figure: Figure, palette: Palette, parts: Sequence[tuple[str, fl
     values = [value for _, value in parts]
     places = np.arange(len(parts))
     axes.barh(places, values, color=palette.series[0], alpha=0.75, height=0.62)
-    for place, value in zip(places, values, strict=True):
+    for place, value in enumerate(values):
         axes.text(value, place, f" {duration(value)}", va="center", color=palette.ink, fontsize=10)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
@@ -218,7 +219,8 @@ def memory_plot(memory: MemoryTrace | None) -> Plot | None:
     if memory is None or len(memory) < 2:
         return None
     most = int(memory.process_bytes.argmax())
-    words = f"The process held most, {size_words(memory.process_bytes[most])}, while {in_one_line(memory.phases[most], 60)}."
+    held, phase = size_words(memory.process_bytes[most]), in_one_line(memory.phases[most], 60)
+    words = f"The process held most, {held}, while {phase}."
     if memory.gpu_bytes is not None:
         words += f" The GPU's peak was {size_words(memory.gpu_bytes.max())}."
     return Plot(
