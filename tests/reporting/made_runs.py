@@ -202,11 +202,15 @@ JUDGEMENT = {
         }
     },
     "bias": {
-        "final": 0.91,
+        "label": "toxic", "power": -5, "overall_auc": 0.97, "final": 0.91,
         "groups": [
-            {"group": "<b>them</b>", "subgroup_auc": 0.71, "bpsn_auc": 0.62, "bnsp_auc": 0.99, "texts": 120},
-            {"group": "us", "subgroup_auc": 0.95, "bpsn_auc": 0.96, "bnsp_auc": 0.97, "texts": 800},
+            {"group": "us", "texts": 800, "positive_texts": 90, "subgroup_auc": 0.95, "subgroup_auc_interval": None,
+             "bpsn_auc": 0.96, "bpsn_auc_interval": None, "bnsp_auc": None, "bnsp_auc_interval": None},
+            {"group": "<b>them</b>", "texts": 120, "positive_texts": 20, "subgroup_auc": 0.71,
+             "subgroup_auc_interval": [0.6, 0.8], "bpsn_auc": 0.62, "bpsn_auc_interval": None, "bnsp_auc": 0.99,
+             "bnsp_auc_interval": None},
         ],
+        "notes": ["groups of fewer than 10 texts, not judged: few (3)"],
     },
 }  # fmt: skip
 

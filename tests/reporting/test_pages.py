@@ -109,6 +109,7 @@ def test_the_figures_are_the_runs_own(made):
     assert "Before, the two differ by 11.0" in reliability.description
     assert "After, the two differ by 2.0" in reliability.description
     groups = next(table for table in page.tables() if table.name == "bias")
+    assert groups.headings[:4] == ("group", "subgroup AUC", "95 % interval", "BPSN AUC")
     assert groups.rows[0][0].shown == "<b>them</b>"  # the worst first
     worst = next(table for table in page.tables() if table.name == "mistakes")
     probabilities = [float(row[2].value) for row in worst.rows]

@@ -17,6 +17,7 @@ from bertwright.reporting.words import decimals, percent
 
 Series = tuple[str, list[CalibrationBin], float | None]
 _FEW_IN_A_BIN = 20
+_UNCHANGED = "as they are"
 
 
 def calibration_section(material: Material) -> Section:
@@ -33,12 +34,19 @@ def calibration_section(material: Material) -> Section:
     if not series:
         return Section(name, heading, short, prose, plots=histograms)
     rows = [
-        [f"{item.low:g} to {item.high:g}", label, item.count, item.mean_score, item.share, *map(cell, item.interval)]
+        [
+            f"{item.low:.3g} to {item.high:.3g}",
+            label,
+            item.count,
+            item.mean_score,
+            item.share,
+            *map(cell, item.interval),
+        ]
         for label, bins, _ in series
         for item in bins
     ]
     headings = ["score", "which", "texts", "mean score", "share", "from", "to"]
-    title = "Calibration" if not recorded else "Calibration, before and after"
+    title = "Calibration" if len(series) == 1 else "Calibration, before and after"
     return Section(
         name,
         heading,
@@ -65,7 +73,7 @@ def _from_predictions(material: Material) -> list[Series]:
     if scores is None or true is None:
         return []
     bins, error = calibration(scores, true)
-    return [("as they are", bins, error)]
+    return [(_UNCHANGED, bins, error)]
 
 
 def _cases(material: Material) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -93,7 +101,7 @@ def _recorded(material: Material) -> list[Series]:
         bins = _bins(values.get("bins"))
         if bins:
             series.append((name, bins, number_in(values, "expected_calibration_error")))
-    return series
+    return series if len(series) != 1 else [(_UNCHANGED, *series[0][1:])]
 
 
 def _bins(values: Any) -> list[CalibrationBin]:
@@ -114,7 +122,7 @@ def _bins(values: Any) -> list[CalibrationBin]:
 def _prose(material: Material) -> tuple[str, ...]:
     found = []
     temperature = number_in(material.judgement, "temperature")
-    if temperature is not None:
+    if temperature is not None and temperature != 1:
         how = (
             "too sure"
             if temperature > 1.02
@@ -124,11 +132,15 @@ def _prose(material: Material) -> tuple[str, ...]:
         )
         found.append(f"The validation texts gave the temperature {temperature:.3g}: before, the classifier was {how}.")
     threshold = object_in(material.judgement, "threshold")
-    value = number_in(threshold, "value")
-    if value is not None:
+    by_label = threshold.get("value")
+    values = [(str(label), value) for label, value in by_label.items()] if isinstance(by_label, Mapping) else []
+    words = [f"{decimals(value)} for “{label}”" for label, value in values if is_finite(value)]
+    if (value := number_in(threshold, "value")) is not None:
+        words = [decimals(value)]
+    if words:
         metric, tuned = threshold.get("metric"), threshold.get("tuned_on")
         how = f", chosen for {str(metric).replace('_', ' ')} on the {tuned} texts" if metric and tuned else ""
-        found.append(f"A label is decided for from the score {decimals(value)} on{how}.")
+        found.append(f"A label is decided for from this score on: {', '.join(words)}{how}.")
     return tuple(found)
 
 
@@ -142,6 +154,6 @@ def _worst_bin(series: Series) -> tuple[str, ...]:
         return ("Nowhere are the scores further off than chance would explain.",)
     worst = max(off, key=lambda item: abs(item.mean_score - item.share))
     return (
-        f"Furthest off are scores between {worst.low:g} and {worst.high:g}: of {worst.count:,} cases with a mean score "
+        f"Furthest off are scores between {worst.low:.3g} and {worst.high:.3g}: of {worst.count:,} cases with a mean score "
         f"of {percent(worst.mean_score)}, {percent(worst.share)} came true.",
     )

@@ -184,42 +184,46 @@ def _text(value: Any) -> str | None:
     return value[:_MOST_LETTERS] if isinstance(value, str) else None
 
 
+_AUCS = {"subgroup_auc": "subgroup AUC", "bpsn_auc": "BPSN AUC", "bnsp_auc": "BNSP AUC"}
+
+
 def _bias(material: Material) -> Section:
     """Groups with the worst AUCs first, where the run was judged by groups."""
     bias = object_in(material.judgement, "bias")
-    groups = bias.get("groups") or bias.get("subgroups")
-    found = (
-        list(groups.items())
-        if isinstance(groups, Mapping)
-        else [
-            (str(item.get("group") or item.get("name") or item.get("subgroup")), item)
-            for item in (groups if isinstance(groups, list) else [])
-            if isinstance(item, Mapping)
-        ]
-    )
-    names = list(dict.fromkeys(name for _, item in found for name, value in item.items() if is_finite(value)))
-    if not found or not names:
+    found = bias.get("groups")
+    groups = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+    if not groups:
         return Section("bias", "Fair to all?", "Groups")
-    aucs = [name for name in names if "auc" in name]
-    found.sort(key=lambda pair: min((number_in(pair[1], name) or 1.0 for name in aucs), default=1.0))
-    rows = [[name, *(cell(number_in(item, key)) for key in names)] for name, item in found]
-    numbers = ", ".join(f"{metric_words(name)} {decimals(value)}" for name, value in bias.items() if is_finite(value))
-    prose = (
-        "ROC AUC within the texts that mention a group (subgroup), and between those and the others: background "
-        "positive, subgroup negative (BPSN) and background negative, subgroup positive (BNSP; Borkan et al. 2019). A "
-        "low BPSN says that harmless texts about the group are scored too high.",
-        *([f"Over all groups: {numbers}."] if numbers else []),
-    )
-    words = [
-        name.replace("_", " ").replace("auc", "AUC").replace("bpsn", "BPSN").replace("bnsp", "BNSP") for name in names
+    rows = []
+    for item in sorted(groups, key=lambda item: min((number_in(item, name) or 1.0) for name in _AUCS)):
+        numbers = [
+            value for name in _AUCS for value in (number_in(item, name), interval_cell(item.get(f"{name}_interval")))
+        ]
+        counts = [number_in(item, name) for name in ("texts", "positive_texts")]
+        rows.append([str(item.get("group")), *numbers, *(cell(None if n is None else int(n)) for n in counts)])
+    headings = ["group", *(part for words in _AUCS.values() for part in (words, "95 % interval")), "texts", "positive"]
+    kept = [
+        i for i in range(len(headings)) if any(not isinstance(row[i], Cell) or row[i].value is not None for row in rows)
     ]
-    return Section(
-        "bias",
-        "Fair to all?",
-        "Groups",
-        prose,
-        tables=(table("bias", "Groups, the worst first", ["group", *words], rows),),
+    means = {
+        "final": "Final score",
+        "overall_auc": "ROC AUC of all",
+        **{name: f"mean {words}" for name, words in _AUCS.items()},
+    }
+    numbers = [
+        f"{words} {decimals(value)}" for name, words in means.items() if (value := number_in(bias, name)) is not None
+    ]
+    notes = bias.get("notes")
+    prose = (
+        "ROC AUC within the texts about a group (subgroup), of its negative texts against the others' positive ones "
+        "(BPSN: background positive, subgroup negative), and of its positive texts against the others' negative ones "
+        "(BNSP; Borkan et al. 2019). A low BPSN AUC says that harmless texts about the group are scored too high.",
+        *([f"{', '.join(numbers)}."] if numbers else []),
+        *(f"{note}." for note in (notes if isinstance(notes, list) else [])),
     )
+    columns = [headings[i] for i in kept]
+    found_table = table("bias", "Groups, the worst first", columns, [[row[i] for i in kept] for row in rows])
+    return Section("bias", "Fair to all?", "Groups", prose, tables=(found_table,))
 
 
 # --- how it came about ------------------------------------------------------------------------------------------------
