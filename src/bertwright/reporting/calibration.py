@@ -154,6 +154,6 @@ def _worst_bin(series: Series) -> tuple[str, ...]:
         return ("Nowhere are the scores further off than chance would explain.",)
     worst = max(off, key=lambda item: abs(item.mean_score - item.share))
     return (
-        f"Furthest off are scores between {worst.low:.3g} and {worst.high:.3g}: of {worst.count:,} cases with a mean score "
-        f"of {percent(worst.mean_score)}, {percent(worst.share)} came true.",
+        f"Furthest off are scores between {worst.low:.3g} and {worst.high:.3g}: of {worst.count:,} cases with a mean "
+        f"score of {percent(worst.mean_score)}, {percent(worst.share)} came true.",
     )
