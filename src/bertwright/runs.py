@@ -6,6 +6,7 @@
     checkpoints/         what a stopped run goes on from; gone once it has finished
     model/               the model in Hugging Face's layout
     predictions.parquet  the held-out texts with their scores
+    memory.parquet       memory over time (see bertwright.memory_trace)
     steps.parquet        a line for each step of the training: its loss, rate and texts (see bertwright.steps)
     result.json          everything measured; written last, so that a folder with it is a finished run
 

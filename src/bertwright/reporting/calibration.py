@@ -22,10 +22,10 @@ _UNCHANGED = "as they are"
 
 def calibration_section(material: Material) -> Section:
     """The reliability diagram: the run's own before and after where it has them, else from its predictions."""
+    if material.kind == "regression":  # which has no probabilities
+        return Section("scores", "How far it is off", "Errors")
     histogram = histogram_plot(material)
     histograms = () if histogram is None else (histogram,)
-    if material.kind == "regression":
-        return Section("scores", "How far it is off", "Errors", plots=histograms)
     name, heading, short = "scores", "Do its scores mean what they say?", "Scores"
     event = _event(material)
     recorded = _recorded(material)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _MOST_CURVES, _MOST_BANDS = 6, 2
 _MOST_CONFUSED_CLASSES, _MOST_NUMBERED_CLASSES = 24, 9
 _MOST_LETTERS = 18
+_FEW_IN_A_BIN = 10  # fewer are chance, and not joined by a line
 
 
 def curve_plots(material: Material) -> list[Plot]:
@@ -80,7 +81,10 @@ def _draw_curves(figure: Figure, palette: Palette, curves: Sequence[tuple[str, C
     axes.set_ylim(-0.01, 1.02)
     axes.set_xlabel("false alarms among the others" if roc else "recall")
     axes.set_ylabel("recall" if roc else "precision")
-    axes.legend(loc="lower right" if roc else "lower left")
+    if len(curves) <= _MOST_BANDS:
+        axes.legend(loc="lower right" if roc else "lower left")
+    else:  # curves go everywhere
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), ncols=2, fontsize=9.5, columnspacing=1)
 
 
 def confusion_plot(material: Material) -> Plot | None:
@@ -177,8 +181,17 @@ def _draw_calibration(
         x = [item.mean_score for item in bins]
         y = [item.share for item in bins]
         intervals = [item.interval for item in bins]
-        axes.vlines(x, [low for low, _ in intervals], [high for _, high in intervals], color=colour, linewidth=1)
-        axes.plot(x, y, color=colour, linewidth=1, linestyle=line_style(i), label=label)
+        lows, highs = zip(*intervals, strict=True) if intervals else ((), ())
+        axes.vlines(x, lows, highs, color=colour, linewidth=1, alpha=0.55)
+        joined = [(item.mean_score, item.share) for item in bins if item.count >= _FEW_IN_A_BIN]
+        axes.plot(
+            [score for score, _ in joined],
+            [share for _, share in joined],
+            color=colour,
+            linewidth=1,
+            linestyle=line_style(i),
+            label=label,
+        )
         most = max((item.count for item in bins), default=1)
         sizes = [8 + 42 * (item.count / most) ** 0.5 for item in bins]
         axes.scatter(x, y, s=sizes, color=colour, marker="os"[i % 2], linewidth=0, zorder=3)

@@ -21,10 +21,12 @@ from bertwright.reporting.quality_plots import (
     confusion_of,
     confusion_plot,
     curve_plots,
+    histogram_plot,
     length_plot,
     truth_plot,
 )
 from bertwright.reporting.run_words import cautions_of, subtitle_of, summary_of, tiles_of, title_of
+from bertwright.reporting.svg import Plot
 from bertwright.reporting.tables import Cell, Table, cell, interval_cell, table
 from bertwright.reporting.training_plots import (
     loss_plot,
@@ -68,9 +70,13 @@ def _present(*found: Any) -> tuple[Any, ...]:
 
 
 def _quality(material: Material, intervals: Intervals) -> Section:
-    plots = (*curve_plots(material), *_present(truth_plot(material), confusion_plot(material)))
+    plots = (*curve_plots(material), *_present(truth_plot(material), confusion_plot(material), _errors_plot(material)))
     tables = _present(_metrics(material, intervals), _classes(material), _confusion(material))
     return Section("quality", "How good it is", "Quality", plots=plots, tables=tables)
+
+
+def _errors_plot(material: Material) -> Plot | None:
+    return histogram_plot(material) if material.kind == "regression" else None
 
 
 def _metrics(material: Material, intervals: Intervals) -> Table | None:

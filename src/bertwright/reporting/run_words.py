@@ -244,12 +244,41 @@ def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
     if cut is not None and cut > _MUCH_CUT:
         found.append(f"{percent(cut)} of the texts are longer than was read of them (--max-length).")
     found += _overfitting(material, intervals)
+    found += _never(material)
     bad = number_in(result, "data", "bad_rows")
     if bad:
         found.append(f"{counted(int(bad), 'row')} could not be used and {'was' if bad == 1 else 'were'} skipped.")
     if material.predictions is None and run.finished and material.split:
         found.append("There is no predictions.parquet: curves, calibration and mistakes cannot be shown.")
     return tuple(found)
+
+
+def _never(material: Material) -> list[str]:
+    """Labels that are never decided for, where that hides behind a good accuracy."""
+    predictions = material.predictions
+    if predictions is None:
+        return []
+    if predictions.decided is not None:
+        never = [
+            label
+            for label, any_text in zip(material.labels, predictions.decided.any(axis=0), strict=True)
+            if not any_text
+        ]
+    elif predictions.predicted_ids is not None:
+        called = set(predictions.predicted_ids.tolist())
+        never = [label for i, label in enumerate(material.labels) if i not in called]
+    else:
+        return []
+    if not never:
+        return []
+    if len(never) == len(material.labels):
+        return [
+            "It decides for no label, whatever the text: it is right by being silent. Train longer, or lower the "
+            "threshold."
+        ]
+    names = listed([_name(label) for label in never[:_MOST_NAMED]])
+    more = "" if len(never) <= _MOST_NAMED else f" and {len(never) - _MOST_NAMED} more"
+    return [f"It never decides for {names}{more}."]
 
 
 def _overfitting(material: Material, intervals: Intervals) -> list[str]:

@@ -242,16 +242,13 @@ def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace) -> None:
         thin_line(axes, x, memory.gpu_bytes / divisor, color=palette.series[1], linestyle="--", label="GPU")
         axes.legend(loc="lower right")
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
-    last = -np.inf
-    for place, phase in enumerate(memory.phases):
-        if place and phase == memory.phases[place - 1]:
-            continue
-        axes.axvline(x[place], color=palette.muted, linewidth=0.6, linestyle=(0, (1, 2)))
-        if x[place] - last > 0.2 * (x[-1] - x[0]):  # else its name would lie on the last one's
+    begins = [i for i, phase in enumerate(memory.phases) if i == 0 or phase != memory.phases[i - 1]]
+    for begin, end in zip(begins, [*begins[1:], len(memory) - 1], strict=True):
+        axes.axvline(x[begin], color=palette.muted, linewidth=0.6, linestyle=(0, (1, 2)))
+        if x[end] - x[begin] > 0.22 * (x[-1] - x[0]):  # else its name would lie on another
             axes.annotate(
-                in_one_line(phase, 16), (x[place], 0.99), (2, 0), xycoords=("data", "axes fraction"),
+                in_one_line(memory.phases[begin], 16), (x[begin], 0.99), (3, 0), xycoords=("data", "axes fraction"),
                 textcoords="offset points", va="top", color=palette.muted, fontsize=9,
             )  # fmt: skip
-            last = x[place]
     axes.set_xlabel("seconds")
     axes.set_ylabel(unit)

@@ -6,9 +6,11 @@ own. Nothing here escapes for HTML: the templates do.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 _CUT = "…"
+_WHITE = re.compile(r"[ \t\n\r\f\v\x1c-\x1f\x85\u2028\u2029]+")
 
 
 def visible(text: object, most: int | None = None) -> str:
@@ -27,8 +29,8 @@ def visible(text: object, most: int | None = None) -> str:
 
 
 def in_one_line(text: object, most: int | None = None) -> str:
-    """As ``visible``, with all white space, line breaks included, as single spaces."""
-    return visible(" ".join(str(text).split()), most)
+    """As ``visible``, with white space, line breaks included, as single spaces; spaces that do not break stay."""
+    return visible(_WHITE.sub(" ", str(text)).strip(" "), most)
 
 
 def _sign(character: str) -> str:
