@@ -16,6 +16,7 @@ _ENTRY_POINTS = {
     "open_run": "bertwright.runs",
     "list_runs": "bertwright.runs",
     "compare": "bertwright.experiments.compare",
+    "report": "bertwright.reporting.act",
     "agreement": "bertwright.experiments.agreement",
 }
 

@@ -60,6 +60,11 @@ app.command(
     name="compare",
     help="Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no).",
 )
+app.command(
+    f"{_COMMANDS}:report",
+    name="report",
+    help="Make one HTML page about a run, several runs or a sweep, that opens anywhere and needs nothing else.",
+)
 runs_app.command(f"{_COMMANDS}:runs_list", name="list", help="List the runs in a folder, oldest first.")
 runs_app.command(
     f"{_COMMANDS}:runs_show",

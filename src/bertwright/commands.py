@@ -22,6 +22,8 @@ from bertwright.config import (
     InspectConfig,
     InspectSettings,
     PredictSettings,
+    ReportConfig,
+    ReportSettings,
     Settings,
     TokenizeConfig,
     TokenizeSettings,
@@ -236,6 +238,22 @@ def compare(
         _print_json(found.record())
     if not found.agree:
         sys.exit(1)
+
+
+def report(
+    *runs: Annotated[str, Parameter(help="Folder of a run, folders of runs to compare, or the folder of a sweep.")],
+    settings: Annotated[ReportSettings, Flags] = ReportSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make one HTML page about a run, several runs or a sweep, that opens anywhere and needs nothing else."""
+    resolved = build(ReportConfig, {**_given(settings, None), "runs": runs})
+
+    from bertwright.reporting.act import run_report
+
+    made = run_report(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(made.record())
 
 
 def bench_infer(

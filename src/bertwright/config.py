@@ -32,7 +32,7 @@ WindowPooling = Literal["mean", "max"]
 
 
 # Settings that hold paths, and those that hold a model's name or its folder's path.
-_PATHS = {"output", "train", "test", "validation", "data", "run", "model", "tokenizer"}
+_PATHS = {"output", "train", "test", "validation", "data", "run", "runs", "model", "tokenizer", "figures", "tables"}
 
 
 def expand_home(path: str) -> str:
@@ -525,6 +525,27 @@ class BenchTokenizeConfig(BenchTokenizeSettings):
     """Measuring tokenising, as asked for: its settings and its files."""
 
     data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
+class ReportSettings(Settings):
+    """Settings of a report."""
+
+    output: str = Field("report.html", description="File of the page.")
+    figures: str | None = Field(None, description="Folder for its pictures, each as SVG and PNG.")
+    tables: str | None = Field(None, description="Folder for its tables, each as Markdown and CSV.")
+    overwrite: bool = Field(False, description="Replace the page, and files of the same names in these folders.")
+
+
+class ReportConfig(ReportSettings):
+    """A report as asked for: its settings and what it is about."""
+
+    runs: tuple[str, ...] = Field(description="Folders of runs, or of one sweep.")
+
+    @model_validator(mode="after")
+    def _has_runs(self) -> Self:
+        if not self.runs:
+            raise ValueError("no run given: name the folder of a run, of several to compare, or of a sweep")
+        return self
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

@@ -7,6 +7,7 @@
     model/               the model in Hugging Face's layout
     predictions.parquet  the held-out texts with their scores
     predictions_validation.parquet  the validation texts with theirs, where there are test texts too
+    memory.parquet       memory over time (see bertwright.memory_trace)
     steps.parquet        a line for each step of the training: its loss, rate and texts (see bertwright.steps)
     result.json          everything measured; written last, so that a folder with it is a finished run
 
@@ -16,6 +17,7 @@ Torch is never imported here.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -99,6 +101,10 @@ class Run:
     @property
     def model_folder(self) -> Path:
         return self.path / MODEL
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the run in words, its figures and main pictures. They are drawn when it asks for them."""
+        return str(importlib.import_module("bertwright.reporting.notebook").run_html(self))
 
 
 class RunWriter:
