@@ -182,10 +182,10 @@ def compare(
         from bertwright.experiments.compare import compare as compare_runs
         from bertwright.experiments.compare import show_comparison
 
-        records = compare_runs(*runs)
-        show_comparison(records, reporter)
+        compared = compare_runs(*runs)
+        show_comparison(compared, reporter)
         if json_line:
-            _print_json(records)
+            _print_json(compared.record())
         return
 
     from bertwright.experiments.agreement import agreement as agreement_of

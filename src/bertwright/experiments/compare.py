@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,58 @@ _HEADINGS = {
 }
 
 
-def compare(*runs: str | Path) -> list[dict[str, Any]]:
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found. All of it is plain Python values that JSON can hold; torch is not needed to read it.
+
+    Runs of one setting that differ in their seed alone are one *contender*. Its name is that of its run, or what its
+    runs' names share; contenders are what is compared.
+
+    Attributes:
+        records: a dict for each run, in the order given: the keys of ``compare``'s docstring, and ``contender`` (name),
+            ``intervals`` ({metric: (low, high)}, of this run's texts alone; a metric without one is absent).
+        contenders: a dict for each contender: ``name``, ``runs`` (list of paths), ``seeds`` (list), ``model``,
+            ``epochs``, ``metrics`` ({metric: mean over its runs}), ``intervals`` ({metric: (low, high)}, over texts and,
+            where it has several runs, over seeds), ``train_s``, ``total_s``, ``infer_s_per_text``,
+            ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd`` (means over its runs; None where unknown).
+        differences: a dict for each pair of contenders and metric: ``a``, ``b`` (names), ``metric``, ``difference``
+            (value of a - value of b), ``low``, ``high``, ``p``, ``p_adjusted`` (Holm, over all of this list), ``test``
+            (the test's name), ``verdict`` ("better": a is better than b; "worse"; "cannot tell"), ``texts_needed``
+            (texts in all at which a difference of this size would be told with power 0.8; None where it is told
+            already, or where no number of texts would do), ``more_texts`` (of these, those still missing), ``num_texts``,
+            ``sentence``. Without predictions ``low``, ``high``, ``p``, ``p_adjusted`` are None.
+        rankings: a dict for each pair: ``a``, ``b``, ``score`` (what ranks the texts, in words), ``spearman``,
+            ``kendall``, ``k``, ``shared_highest``, ``shared_lowest`` (of the k texts at each end, how many are the
+            same), ``highest``, ``lowest`` (lists of dicts ``rank``, and for ``a`` and ``b`` each a dict ``row``,
+            ``score``, ``text`` (None where not kept), ``label``, ``rank_in_other``).
+        worth: a dict for each pair that differs in epochs alone or in the model: ``a`` (less), ``b`` (more), ``what``
+            ("epochs" or "model"), ``also`` (other settings that differ), ``metric``, ``gain`` (b's improvement, positive
+            when better), ``low``, ``high``, ``verdict`` (of b against a), ``extra_minutes``, ``extra_usd``,
+            ``gain_per_minute``, ``gain_per_usd``, ``sentence``.
+        pareto: a dict for each contender: ``name``, ``quality``, ``metric``, ``infer_s_per_text``, ``memory_bytes``,
+            ``usd``, ``train_s``, ``on_front`` (bool), ``dominated_by`` (list of names), ``compared_on`` (list of keys).
+        metric: the metric that ``worth`` and ``pareto`` speak of, the first of those tested.
+        alpha: the level of the tests; intervals are of 1 - alpha.
+        notes: what is missing and why, one line each.
+    """
+
+    records: list[dict[str, Any]]
+    contenders: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    rankings: list[dict[str, Any]] = field(default_factory=list)
+    worth: list[dict[str, Any]] = field(default_factory=list)
+    pareto: list[dict[str, Any]] = field(default_factory=list)
+    metric: str | None = None
+    alpha: float = 0.05
+    notes: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """All of it as one JSON object."""
+        return asdict(self)
+
+
+def compare(*runs: str | Path) -> Comparison:
     """A record for each of ``runs``, folders of finished runs that were judged on the same texts.
 
     Keys: ``run``, ``act``, ``task`` (the kind of labels, as in result.json), ``model``, ``seed``, ``epochs``,
@@ -51,7 +103,7 @@ def compare(*runs: str | Path) -> list[dict[str, Any]]:
     """
     found = open_finished(runs)
     _refuse_other_texts(found)
-    return [_record(run) for run in found]
+    return Comparison([{**_record(run), "intervals": {}} for run in found])
 
 
 def open_finished(paths: Sequence[str | Path]) -> list[Run]:
@@ -190,8 +242,9 @@ def _record(run: Run) -> dict[str, Any]:
     }
 
 
-def show_comparison(records: Sequence[dict[str, Any]], reporter: Reporter) -> None:
+def show_comparison(comparison: Comparison, reporter: Reporter) -> None:
     """What ``compare`` returned, as tables: quality, then times."""
+    records = comparison.records
     for table in _quality_tables(records, reporter.results.width):
         reporter.show(table)
     reporter.show(_resources_table(records))
