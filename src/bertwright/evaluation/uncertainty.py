@@ -34,6 +34,7 @@ from bertwright.evaluation.significance import (
     Interval,
     Scale,
     auc_interval,
+    degrees_of_variance,
     delong,
     interval_on_scale,
     mcnemar,
@@ -70,12 +71,14 @@ class Measured:
         covariance: of the values over sets of texts, (models, models).
         method: how the covariance was found: "DeLong", "paired bootstrap", or "paired t" for means over texts, of
             which it is known without resampling.
+        degrees_of_freedom: of each value's variance, (models,); infinite where it is taken as known.
     """
 
     name: str
     values: np.ndarray
     covariance: np.ndarray
     method: str
+    degrees_of_freedom: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,8 @@ def measure(
     wanted = [name for name in wanted if not np.isnan(points[name]).any()]
     found: dict[str, Measured] = {}
     if "roc_auc" in wanted and (ranked := _one_ranking(judged)) is not None:
-        values, covariance = delong(*ranked)
-        found["roc_auc"] = Measured("roc_auc", values, covariance, DELONG)
+        areas = delong(*ranked)
+        found["roc_auc"] = Measured("roc_auc", areas.values, areas.covariance, DELONG, areas.degrees_of_freedom)
     for name in wanted:
         parts = _parts_of_mean(judged, name)
         if parts is not None:
@@ -123,14 +126,16 @@ def measure(
             if name == "root_mean_squared_error":  # the delta method, from the mean of the squares
                 slopes = 1 / (2 * np.maximum(points[name][0], 1e-300))
                 covariance = covariance * np.outer(slopes, slopes)
-            found[name] = Measured(name, points[name][0], covariance, MEAN)
+            found[name] = Measured(name, points[name][0], covariance, MEAN, degrees_of_variance(parts.T))
     left = [name for name in wanted if name not in found]
     if left:
         samples = bootstrap_metrics(judged, left, num_samples or num_samples_for(judged), seed)
         for name in left:
             drawn = samples[name][~np.isnan(samples[name]).any(axis=1)]
             if len(drawn) > 1:
-                found[name] = Measured(name, points[name][0], np.atleast_2d(np.cov(drawn, rowvar=False)), BOOTSTRAP)
+                covariance = np.atleast_2d(np.cov(drawn, rowvar=False))
+                known = np.full(judged.num_models, math.inf)
+                found[name] = Measured(name, points[name][0], covariance, BOOTSTRAP, known)
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -156,10 +161,9 @@ def _parts_of_mean(judged: Judged, name: str) -> np.ndarray | None:
         return contributions(judged, name)
     if name not in ("accuracy", "hamming_loss"):
         return None
-    right = _right(judged)
-    if judged.kind == "multi-label":
-        return (right.all(axis=2) if name == "accuracy" else 1 - right.mean(axis=2)).T.astype(np.float64)
-    return right.T.astype(np.float64)
+    if name == "hamming_loss":
+        return np.asarray(1 - _right(judged).mean(axis=2)).T
+    return _all_right(judged).T.astype(np.float64)
 
 
 def _right(judged: Judged) -> np.ndarray:
@@ -167,7 +171,13 @@ def _right(judged: Judged) -> np.ndarray:
     assert judged.decided is not None
     truth = judged.has_label if judged.kind == "multi-label" else judged.label_ids
     assert truth is not None
-    return judged.decided == truth
+    return np.asarray(judged.decided == truth)
+
+
+def _all_right(judged: Judged) -> np.ndarray:
+    """(models, texts): whether all that is decided of a text is right."""
+    right = _right(judged)
+    return np.asarray(right.all(axis=2)) if judged.kind == "multi-label" else right
 
 
 def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequence[float]) -> Contrast:
@@ -246,14 +256,15 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
             (is_positive, _), (model,) = judged.ranked[0], models
             num_positive = int(is_positive.sum())
             variance = float(measured.covariance[model, model])
-            return auc_interval(
-                float(measured.values[model]), variance, num_positive, len(is_positive) - num_positive, alpha
-            )
+            num_negative = len(is_positive) - num_positive
+            degrees = float(measured.degrees_of_freedom[model])
+            return auc_interval(float(measured.values[model]), variance, num_positive, num_negative, alpha, degrees)
     found = contrast(measured, [models], [1.0])
+    degrees = found.degrees_of_freedom if len(models) > 1 else float(measured.degrees_of_freedom[models[0]])
     scale = _SCALES.get(measured.name, "share")
     if found.variance <= 0:
         return None
-    low, high = interval_on_scale(found.value, found.variance, scale, alpha, found.degrees_of_freedom)
+    low, high = interval_on_scale(found.value, found.variance, scale, alpha, degrees)
     return (low, high) if low < high else None
 
 
@@ -262,8 +273,7 @@ def _counts(judged: Judged, name: str, model: int) -> tuple[int, int] | None:
     if judged.decided is None or judged.kind == "regression":
         return None
     if name == "accuracy":
-        right = _right(judged)[model]
-        return int((right.all(axis=1) if judged.kind == "multi-label" else right).sum()), judged.num_texts
+        return int(_all_right(judged)[model].sum()), judged.num_texts
     if judged.kind == "multi-label" or len(judged.labels) != 2 or name not in ("precision", "recall", "f1"):
         return None
     assert judged.label_ids is not None
@@ -294,9 +304,7 @@ def difference(
     """
     found = contrast(measured, [first, other], [1.0, -1.0])
     if measured.name == "accuracy" and len(first) == len(other) == 1:
-        right = _right(judged)
-        if judged.kind == "multi-label":
-            right = right.all(axis=2)
+        right = _all_right(judged)
         one, two = right[first[0]], right[other[0]]
         only_first, only_other = int((one & ~two).sum()), int((two & ~one).sum())
         low, high = paired_share_interval(only_first, only_other, judged.num_texts, alpha)
