@@ -209,7 +209,7 @@ def main() -> None:
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Lines as a Markdown table, shares in per cent."""
     rows = [
-        "| texts | labels | seeds | metric | interval covers | of a difference | tells equal ones apart | Holm, any pair |",
+        "| texts | labels | seeds | metric | interval covers | of a difference | tells equals apart | Holm, any pair |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for line in lines:

@@ -130,7 +130,8 @@ class _Decisions:
         self.several = judged.kind == "multi-label"
         self.num_labels = len(judged.labels)
         truth = judged.has_label if self.several else judged.label_ids
-        assert truth is not None and judged.decided is not None
+        assert truth is not None
+        assert judged.decided is not None
         columns = [truth, *judged.decided]
         if self.several:
             columns = [column[:, i] for column in columns for i in range(self.num_labels)]

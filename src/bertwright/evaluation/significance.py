@@ -114,8 +114,8 @@ def auc_interval(
 ) -> Interval:
     """The interval of one area under the ROC curve: symmetric in ln(A / (1 - A)) (Pepe 2003, p. 107), by Student's t.
 
-    With the normal quantile it covers 92 % at 500 texts of which a tenth are positive, an area of 0.96; with the degrees
-    of freedom of ``Areas`` 94 %.
+    With the normal quantile it covers 92 % at 500 texts of which a tenth are positive, an area of 0.96; with the
+    degrees of freedom of ``Areas`` 94 %.
 
     Areas of 0 and 1, whose estimated variance is 0, get the bound at which the variance of Hanley and McNeil (1982), in
     the form of Newcombe (2006), method 5, just reaches them.
@@ -165,8 +165,8 @@ def mcnemar(only_first: int, only_other: int) -> float:
 def paired_share_interval(only_first: int, only_other: int, num_texts: int, alpha: float = 0.05) -> Interval:
     """The score interval of the difference of two shares of the same texts (Tango 1998, eqs. 9 and 10).
 
-    The differences that a score test at ``alpha`` does not reject, given that one model alone is right for ``only_first``
-    texts and the other alone for ``only_other``.
+    The differences that a score test at ``alpha`` does not reject, given that one model alone is right for
+    ``only_first`` texts and the other alone for ``only_other``.
 
     Raises:
         ValueError: no texts.

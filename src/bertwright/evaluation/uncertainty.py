@@ -9,10 +9,11 @@ and what is asked for is the mean over seeds and texts. Of k runs the first and 
 variance S^2 between the runs; the last alone is seen in the covariance over texts. So the variance of a mean of k runs
 is (covariance of two runs) + S^2 / k, without bias, and not less than what texts alone make.
 
-S^2 comes from few runs, so quantiles are Student's. The degrees of freedom are Satterthwaite's (1946) with S^2 put in at
-its 65 % upper limit: with S^2 itself, a small S^2 found by chance makes its own degrees of freedom many, and intervals
-of two or three seeds cover 87 to 93 %. By simulation the limit leads to 94 to 96 % for three seeds and more, whatever
-the share of the seeds (docs/statistics.md).
+S^2 comes from few runs, so quantiles are Student's, with Satterthwaite's (1946) degrees of freedom, in which what texts
+do counts as known. For one variance between seeds S^2 is put in at its 65 % upper limit: with S^2 itself, a small one
+found by chance makes its own degrees of freedom many, and intervals over two or three seeds cover 87 to 93 %; with the
+limit 93 to 98 and 94 to 97 %, whatever the share of the seeds. Two variances, in a difference, need no such care: their
+degrees are Welch's, which are few where one is by chance small (docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, flo
 
 
 def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, float]]) -> float:
-    """Satterthwaite's, of ``common``, which is as good as known, and the variances between runs at an upper limit."""
+    """Satterthwaite's, of ``common``, which is as good as known, and of variances between runs."""
     from scipy.stats import chi2
 
     squares = sum(between**2 / degrees for between, _, degrees in shares)
@@ -234,12 +235,13 @@ def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, floa
     if not squares:
         return math.inf
     degrees = total**2 / squares
-    upper = total * degrees / float(chi2.ppf(1 - _UPPER_LIMIT, degrees))
-    return degrees * (1 + common / upper) ** 2
+    if len(shares) == 1:
+        total *= degrees / float(chi2.ppf(1 - _UPPER_LIMIT, degrees))
+    return degrees * (1 + common / total) ** 2
 
 
 def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alpha: float = 0.05) -> Interval | None:
-    """The interval of the mean over ``models``, runs that differ in their seed alone; None where nothing is known of it.
+    """The interval of the mean over ``models``, runs that differ in their seed alone; None where it cannot be told.
 
     One run's accuracy, and of two classes its precision, recall and F1, are shares of countable texts: Wilson's score
     interval. (F1 = 2 J / (1 + J), where J is the share of hits in hits and errors of the positive class.) One run's ROC
