@@ -141,7 +141,7 @@ def true_values(case: Case, num_texts: int = _TRUTH_TEXTS, num_parts: int = _TRU
 
 
 def simulate(
-    case: Case, num_simulations: int, num_samples: int = 400, truth: dict[str, list[float]] | None = None
+    case: Case, num_simulations: int, num_samples: int = 250, truth: dict[str, list[float]] | None = None
 ) -> dict[str, Any]:
     """Shares of simulations: ``coverage``, ``difference_coverage``, ``null_rejection``, ``family_wise_error``."""
     truth = truth or true_values(case)
@@ -174,7 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--simulations", type=int, default=4_000)
-    parser.add_argument("--resamples", type=int, default=400)
+    parser.add_argument("--resamples", type=int, default=250)
+    parser.add_argument("--part", default="0/1", help="1/2: every second case, from the second on")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     month = datetime.now(UTC).strftime("%Y%m")
@@ -185,7 +186,8 @@ def main() -> None:
     if options.table:
         print(table(done))
         return
-    for case in CASES:
+    part, num_parts = map(int, options.part.split("/"))
+    for case in CASES[part::num_parts]:
         if any(line["simulated"] == asdict(case) for line in done):
             continue
         started = time.perf_counter()

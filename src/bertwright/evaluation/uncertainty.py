@@ -228,7 +228,7 @@ def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, flo
 
 def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, float]]) -> float:
     """Satterthwaite's, of ``common``, which is as good as known, and of variances between runs."""
-    from scipy.stats import chi2
+    from scipy.special import chdtri
 
     squares = sum(between**2 / degrees for between, _, degrees in shares)
     total = sum(between for between, _, _ in shares)
@@ -236,7 +236,7 @@ def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, floa
         return math.inf
     degrees = total**2 / squares
     if len(shares) == 1:
-        total *= degrees / float(chi2.ppf(1 - _UPPER_LIMIT, degrees))
+        total *= degrees / float(chdtri(degrees, _UPPER_LIMIT))
     return degrees * (1 + common / total) ** 2
 
 

@@ -36,8 +36,8 @@ class Comparison:
         records: a dict for each run, in the order given: the keys of ``compare``'s docstring, and ``contender`` (name),
             ``intervals`` ({metric: (low, high)}, of this run's texts alone; a metric without one is absent).
         contenders: a dict for each contender: ``name``, ``runs`` (list of paths), ``seeds`` (list), ``model``,
-            ``epochs``, ``steps``, ``metrics`` ({metric: mean over its runs}), ``intervals`` ({metric: (low, high)}, over
-            texts and, where it has several runs, over seeds), ``train_s``, ``total_s``, ``infer_s_per_text``,
+            ``epochs``, ``steps``, ``metrics`` ({metric: mean over its runs}), ``intervals`` ({metric: (low, high)},
+            over texts and, where it has several runs, over seeds), ``train_s``, ``total_s``, ``infer_s_per_text``,
             ``peak_process_bytes``, ``peak_gpu_bytes``, ``usd`` (means over its runs; None where unknown).
         differences: a dict for each pair of contenders and metric: ``a``, ``b`` (names), ``metric``, ``difference``
             (value of a - value of b), ``low``, ``high``, ``p``, ``p_adjusted`` (Holm, over all of this list), ``test``
@@ -45,7 +45,8 @@ class Comparison:
             (texts in all at which a difference of this size would be told with power 0.8; None where it is told
             already, or where no number of texts would do), ``more_texts`` (of these, those still missing),
             ``seeds_hide_it`` (seeds differ so much that no number of texts would do), ``num_texts``, ``seeds`` (runs of
-            a and of b), ``value_a``, ``value_b``, ``sentence``. Without predictions ``low``, ``high``, ``p``, ``p_adjusted`` are None.
+            a and of b), ``value_a``, ``value_b``, ``sentence``. Without predictions ``low``, ``high``, ``p``,
+            ``p_adjusted`` are None.
         rankings: a dict for each pair: ``a``, ``b``, ``score`` (what ranks the texts, in words), ``spearman``,
             ``kendall``, ``k``, ``shared_highest``, ``shared_lowest`` (of the k texts at each end, how many are the
             same), ``highest``, ``lowest`` (lists of dicts ``rank``, and for ``a`` and ``b`` each a dict ``row``,

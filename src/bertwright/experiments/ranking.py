@@ -41,8 +41,8 @@ def rankings_of(
     chosen = sorted({place for pair in pairs for place in pair if models[place]})
     values = {place: _score(judged, models[place]) for place in chosen}
     ends = {place: find_extremes(values[place], k) for place in chosen}
-    shown = np.unique(np.concatenate([side for place in chosen for side in ends[place]])) if chosen else []
-    texts = _texts(runs, scores, np.asarray(shown, np.int64))
+    shown = [side for place in chosen for side in ends[place]]
+    texts = _texts(runs, scores, np.unique(np.concatenate(shown)) if shown else np.empty(0, np.int64))
     known = [(one, other) for one, other in pairs if one in values and other in values]
     return [_ranking(names, values, ends, judged, scores.rows, texts, pair) for pair in known]
 
@@ -74,7 +74,7 @@ def _ranking(
     }
     for side, name in enumerate(("highest", "lowest")):
         chosen = [ends[place][side] for place in pair]
-        found[f"shared_{name}"] = len(np.intersect1d(*chosen))
+        found[f"shared_{name}"] = len(np.intersect1d(chosen[0], chosen[1]))
         sign = -1 if name == "highest" else 1
         found[name] = [
             {

@@ -63,7 +63,7 @@ def _length(contender: Contender) -> float | None:
     """Steps, where these were asked for, else epochs."""
     value = contender.settings.get("steps")
     value = contender.settings.get("epochs") if value is None else value
-    return float(value) if is_number(value) else None
+    return float(value) if value is not None and is_number(value) else None
 
 
 def _model_bytes(contender: Contender) -> float | None:
