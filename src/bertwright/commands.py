@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import Parameter
 
@@ -215,18 +215,37 @@ def compare(
             help="Tell whether the runs agree to four decimals, as runs of one seed should; if not, where they part.",
         ),
     ] = False,
+    metric: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="Metric whose differences are tested; may be repeated. Choose before you look."),
+    ] = (),
+    pairs: Annotated[
+        Literal["all", "neighbours", "first"],
+        Parameter(help="Test each against each, against the one before, or against the first."),
+    ] = "all",
+    alpha: Annotated[float, Parameter(help="Level of the tests; intervals are of 1 - alpha.")] = 0.05,
+    bootstrap_samples: Annotated[
+        int | None, Parameter(help="Resamples of the bootstrap; 2,000, or fewer for very many texts.")
+    ] = None,
+    top: Annotated[int, Parameter(help="How many highest and lowest scored texts to set side by side.")] = 5,
+    markdown: Annotated[bool, Parameter(negative="", help="Print the tables as Markdown.")] = False,
+    csv: Annotated[bool, Parameter(negative="", help="Print the tables as CSV.")] = False,
     json_line: Json = False,
 ) -> None:
     """Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no)."""
     reporter = _reporter(json_line, False)
     if not agreement:
         from bertwright.experiments.compare import compare as compare_runs
-        from bertwright.experiments.compare import show_comparison
+        from bertwright.experiments.show_comparison import show_comparison
 
-        records = compare_runs(*runs)
-        show_comparison(records, reporter)
+        if markdown and csv:
+            raise UserError("--markdown and --csv exclude each other: give one of them")
+        compared = compare_runs(
+            *runs, metrics=metric, pairs=pairs, alpha=alpha, bootstrap_samples=bootstrap_samples, top=top
+        )
+        show_comparison(compared, reporter, "markdown" if markdown else "csv" if csv else "table")
         if json_line:
-            _print_json(records)
+            _print_json(compared.record())
         return
 
     from bertwright.experiments.agreement import agreement as agreement_of

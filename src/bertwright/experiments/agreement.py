@@ -22,7 +22,8 @@ from bertwright.config import TrainConfig
 from bertwright.errors import RunError
 from bertwright.evaluation.show import held_out_split
 from bertwright.evaluation.tables import SPLITS
-from bertwright.experiments.compare import add_row, empty_table, is_number, open_finished, read_predictions
+from bertwright.experiments.finished_runs import is_number, open_finished, read_predictions
+from bertwright.experiments.show_comparison import add_row, empty_table
 from bertwright.progress import Reporter
 from bertwright.runs import Run
 from bertwright.steps import Trace, read_trace

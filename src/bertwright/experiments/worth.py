@@ -1,0 +1,157 @@
+"""Was it worth it: what one more epoch, or the next larger model, bought per minute and dollar. No torch here."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bertwright.evaluation.metrics import LOWER_IS_BETTER
+from bertwright.evaluation.resampling import Judged
+from bertwright.evaluation.uncertainty import Measured, difference
+from bertwright.experiments.contenders import Contender, differing
+from bertwright.experiments.differences import number, signed
+from bertwright.experiments.finished_runs import is_number
+
+_TURNED = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
+_LENGTH = {"epochs", "steps"}
+# What may differ with the model, since the fitting value does.
+_WITH_MODEL = {"learning_rate", "batch_size", "tokenizer", "pooling", "optimizer", "hidden_dropout"}
+
+
+def worth_of(
+    contenders: Sequence[Contender],
+    records: Sequence[Mapping[str, Any]],
+    models: Sequence[Sequence[int]],
+    judged: Judged | None,
+    measured: Mapping[str, Measured],
+    metric: str,
+    alpha: float,
+    differences: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """``worth`` of ``compare.Comparison``, whose docstring has the keys: each step from less to more, smallest first.
+
+    The verdict is that of ``differences`` where the pair is among them, else that of its own test at ``alpha``.
+    """
+    told = {}
+    for record in differences:
+        if record["metric"] == metric:
+            told[record["a"], record["b"]] = record["verdict"]
+            told[record["b"], record["a"]] = _TURNED[record["verdict"]]
+    found: list[dict[str, Any]] = []
+    for what, left_out, size in (("epochs", _LENGTH, _length), ("model", {"model", *_WITH_MODEL}, _model_bytes)):
+        chains: dict[str, list[tuple[float, int]]] = {}
+        for place, contender in enumerate(contenders):
+            if contender.trainings[0].act != "train" or (amount := size(contender)) is None:
+                continue
+            same = {name: value for name, value in contender.settings.items() if name not in left_out}
+            unit = "steps" if what == "epochs" and contender.settings.get("steps") is not None else ""
+            chains.setdefault(unit + json.dumps(same, sort_keys=True, default=str), []).append((amount, place))
+        for chain in chains.values():
+            ordered = sorted(chain)
+            for (small, less), (large, more) in itertools.pairwise(ordered):
+                if small < large:
+                    pair = (less, more)
+                    step = _step(what, contenders, records, models, judged, measured, metric, alpha, pair)
+                    step["verdict"] = told.get((step["b"], step["a"]), step["verdict"])
+                    found.append({**step, "sentence": _sentence(step, contenders, pair, alpha)})
+    return found
+
+
+def _length(contender: Contender) -> float | None:
+    """Steps, where these were asked for, else epochs."""
+    value = contender.settings.get("steps")
+    value = contender.settings.get("epochs") if value is None else value
+    return float(value) if value is not None and is_number(value) else None
+
+
+def _model_bytes(contender: Contender) -> float | None:
+    """Of the weights as they were saved."""
+    training = contender.trainings[0]
+    try:
+        return float((training.model_folder / "model.safetensors").stat().st_size)
+    except OSError:
+        return None
+
+
+def _step(
+    what: str,
+    contenders: Sequence[Contender],
+    records: Sequence[Mapping[str, Any]],
+    models: Sequence[Sequence[int]],
+    judged: Judged | None,
+    measured: Mapping[str, Measured],
+    metric: str,
+    alpha: float,
+    pair: tuple[int, int],
+) -> dict[str, Any]:
+    less, more = (records[place] for place in pair)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    values = less["metrics"].get(metric), more["metrics"].get(metric)
+    gain = sign * (values[1] - values[0]) if all(map(is_number, values)) else None
+    low = high = None
+    verdict = "cannot tell"
+    if judged is not None and metric in measured and models[pair[0]] and models[pair[1]]:
+        test = difference(judged, measured[metric], models[pair[1]], models[pair[0]], alpha)
+        low, high = sorted((sign * test.low, sign * test.high))
+        if test.p <= alpha and gain:
+            verdict = "better" if gain > 0 else "worse"
+    minutes = _extra(less["train_s"], more["train_s"], 60.0)
+    dollars = _extra(less["usd"], more["usd"], 1.0)
+    also = differing(contenders[pair[0]].settings, contenders[pair[1]].settings) - _LENGTH - {"model"}
+    return {
+        "a": less["name"],
+        "b": more["name"],
+        "what": what,
+        "also": sorted(also),
+        "metric": metric,
+        "gain": gain,
+        "low": low,
+        "high": high,
+        "verdict": verdict,
+        "extra_minutes": minutes,
+        "extra_usd": dollars,
+        "gain_per_minute": gain / minutes if gain is not None and minutes is not None and minutes > 0 else None,
+        "gain_per_usd": gain / dollars if gain is not None and dollars is not None and dollars > 0 else None,
+    }
+
+
+def _extra(less: float | None, more: float | None, unit: float) -> float | None:
+    return None if less is None or more is None else (more - less) / unit
+
+
+def _sentence(found: Mapping[str, Any], contenders: Sequence[Contender], pair: tuple[int, int], alpha: float) -> str:
+    one, other = (contenders[place].settings for place in pair)
+    unit = "model" if found["what"] == "model" else "steps" if other.get("steps") is not None else "epochs"
+    start = f"{found['b']} after {found['a']} ({unit} {_plain(other.get(unit))} after {_plain(one.get(unit))}"
+    start += f"; {', '.join(found['also'])} differ too)" if found["also"] else ")"
+    if found["gain"] is None:
+        return f"{start}: {found['metric']} is not known of both."
+    text = f"{start}: {found['metric']} {'better' if found['gain'] >= 0 else 'worse'} by {number(abs(found['gain']))}"
+    if found["low"] is not None:
+        text += f" ({100 * (1 - alpha):g} % interval {signed(found['low'])} to {signed(found['high'])})"
+    took = []
+    if found["extra_minutes"] is not None:
+        took.append(f"{found['extra_minutes']:+.2f} min of training")
+    if found["extra_usd"] is not None:
+        took.append(f"{found['extra_usd']:+.4f} USD")
+    if took:
+        text += f" for {' and '.join(took)}"
+    if found["verdict"] != "better":
+        what = "That it is better cannot be told" if found["verdict"] == "cannot tell" else "It made it worse"
+        return f"{text}. {what}."
+    rates = []
+    if found["gain_per_minute"] is not None:
+        rates.append(f"{_rate(found['gain_per_minute'])} a minute")
+    if found["gain_per_usd"] is not None:
+        rates.append(f"{_rate(found['gain_per_usd'])} a dollar")
+    return f"{text}{': ' if rates else ''}{', '.join(rates)}."
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if is_number(value) else str(value)

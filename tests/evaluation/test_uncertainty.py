@@ -1,0 +1,130 @@
+"""Intervals of metrics, and seeds as a random effect."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from tests.evaluation.test_resampling import KINDS, judged_texts
+
+from bertwright.evaluation.metrics import METRIC_NAMES_OF
+from bertwright.evaluation.resampling import Judged, bootstrap_metrics
+from bertwright.evaluation.significance import delong, delong_test, wilson
+from bertwright.evaluation.uncertainty import (
+    BOOTSTRAP,
+    MEAN,
+    Measured,
+    contrast,
+    difference,
+    mean_interval,
+    measure,
+    num_samples_for,
+)
+
+
+def measured_of(values, covariance):
+    return Measured("f1", np.array(values), np.array(covariance), BOOTSTRAP, np.full(len(values), math.inf))
+
+
+@pytest.mark.parametrize(("kind", "num_labels"), KINDS)
+def test_every_metric_of_every_kind_has_an_interval_around_it(kind, num_labels):
+    judged = judged_texts(kind, num_labels, num_texts=400)
+    found = measure(judged, num_samples=300)
+    assert list(found) == list(METRIC_NAMES_OF[kind])
+    for name, values in found.items():
+        low, high = mean_interval(judged, values, [0])
+        assert low < values.values[0] < high, name
+        assert high - low < 0.5, name
+        test = difference(judged, values, [0], [1])
+        assert test.low < test.contrast.value < test.high
+        assert (test.p < 0.05) == (test.low > 0 or test.high < 0) or name == "accuracy"
+
+
+def test_an_auc_and_its_differences_are_delongs():
+    judged = judged_texts("classes", num_texts=300)
+    found = measure(judged, ["roc_auc"])["roc_auc"]
+    areas = delong(judged.label_ids == 1, judged.scores[:, :, 1])
+    test = difference(judged, found, [0], [1])
+    assert (test.contrast.value, test.p) == pytest.approx(delong_test(areas))
+    assert test.test == "DeLong"
+
+
+def test_of_two_classes_what_counts_texts_is_wilsons():
+    judged = judged_texts("classes", num_texts=150)
+    found = measure(judged, num_samples=200)
+    true, decided = judged.label_ids == 1, judged.decided[0] == 1
+    hits = int((true & decided).sum())
+    assert mean_interval(judged, found["recall"], [0]) == wilson(hits, int(true.sum()))
+    assert mean_interval(judged, found["precision"], [0]) == wilson(hits, int(decided.sum()))
+    low, _ = wilson(hits, int((true | decided).sum()))
+    assert mean_interval(judged, found["f1"], [0])[0] == pytest.approx(2 * low / (1 + low))
+
+
+def test_the_closed_form_of_an_rmse_is_what_the_bootstrap_finds():
+    judged = judged_texts("regression", 1, num_texts=400)
+    found = measure(judged, ["root_mean_squared_error"])["root_mean_squared_error"]
+    drawn = bootstrap_metrics(judged, ["root_mean_squared_error"], 4000)["root_mean_squared_error"]
+    assert found.method == MEAN
+    assert found.covariance == pytest.approx(np.cov(drawn.T), rel=0.15, abs=2e-4)
+
+
+def test_without_repeated_seeds_the_variance_is_that_of_the_texts():
+    measured = measured_of([0.8, 0.7], [[4e-4, 1e-4], [1e-4, 2e-4]])
+    found = contrast(measured, [[0], [1]], [1, -1])
+    assert found.value == pytest.approx(0.1)
+    assert found.text_variance == pytest.approx(4e-4)
+    assert found.seed_variance == 0
+    assert math.isinf(found.degrees_of_freedom)
+
+
+def test_the_variance_over_seeds_is_added_without_counting_the_texts_twice():
+    """Two runs: common variance of texts 1e-4, own 2e-4 each; between them (0.1)^2 / 2 = 5e-3."""
+    measured = measured_of([0.7, 0.8], [[3e-4, 1e-4], [1e-4, 3e-4]])
+    found = contrast(measured, [[0, 1]], [1])
+    assert found.value == pytest.approx(0.75)
+    assert found.text_variance == pytest.approx(2e-4)
+    assert found.variance == pytest.approx(1e-4 + 5e-3 / 2)
+    assert 1 < found.degrees_of_freedom < 1.2  # two runs, and hardly anything but seeds
+
+
+def test_runs_that_differ_less_than_texts_explain_have_no_variance_of_seeds():
+    measured = measured_of([0.75, 0.751], [[3e-4, 1e-4], [1e-4, 3e-4]])
+    found = contrast(measured, [[0, 1]], [1])
+    assert found.seed_variance == 0
+    assert found.variance == pytest.approx(2e-4)
+
+
+def test_one_run_borrows_the_variance_of_seeds_from_the_other_setting():
+    covariance = np.full((3, 3), 1e-4) + np.diag([1e-4] * 3)
+    measured = measured_of([0.7, 0.8, 0.9], covariance)
+    found = contrast(measured, [[0, 1], [2]], [1, -1])
+    between, own = 0.005, 1e-4
+    assert found.seed_variance == pytest.approx((between - own) * (1 / 2 + 1))
+    assert found.degrees_of_freedom < 1.1
+    both = contrast(measured_of([0.7, 0.8, 0.9, 0.85], np.full((4, 4), 1e-4)), [[0, 1], [2, 3]], [1, -1])
+    assert both.seed_variance == pytest.approx(0.005 / 2 + 0.00125 / 2)
+
+
+def test_more_texts_and_models_get_fewer_resamples():
+    def of(num_texts, num_models):
+        return Judged(
+            "classes", ("a", "b"), np.broadcast_to(0.5, (num_models, num_texts, 2)), None, np.zeros(num_texts, int)
+        )
+
+    assert num_samples_for(of(500, 2)) == 2000
+    assert num_samples_for(of(500_000, 4)) == 1000
+    assert num_samples_for(of(500_000, 100)) == 400
+
+
+def test_what_has_no_answer_has_no_interval():
+    judged = judged_texts("classes", num_texts=50)
+    one_class = Judged("classes", judged.labels, judged.scores, judged.decided, np.zeros(50, int))
+    assert not {"roc_auc", "average_precision", "matthews"} & set(measure(one_class, num_samples=100))
+    perfect = np.zeros((1, 50, 5))
+    label_ids = np.arange(50) % 5
+    perfect[0, np.arange(50), label_ids] = 1
+    judged = Judged("classes", tuple("abcde"), perfect, label_ids[None], label_ids)
+    found = measure(judged, num_samples=100)
+    assert mean_interval(judged, found["f1"], [0]) is None
+    assert mean_interval(judged, found["accuracy"], [0]) == wilson(50, 50)
