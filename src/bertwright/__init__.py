@@ -15,6 +15,8 @@ _ENTRY_POINTS = {
     "list_runs": "bertwright.runs",
     "compare": "bertwright.experiments.compare",
     "agreement": "bertwright.experiments.agreement",
+    "sweep": "bertwright.experiments.sweep",
+    "open_sweep": "bertwright.experiments.sweep",
 }
 
 __all__ = ["__version__", *_ENTRY_POINTS]

@@ -50,6 +50,11 @@ app.command(
     name="compare",
     help="Set runs side by side, or with --agreement tell whether they agree to four decimals (exit code 1: no).",
 )
+app.command(
+    f"{_COMMANDS}:sweep",
+    name="sweep",
+    help="Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped.",
+)
 runs_app.command(f"{_COMMANDS}:runs_list", name="list", help="List the runs in a folder, oldest first.")
 runs_app.command(
     f"{_COMMANDS}:runs_show",

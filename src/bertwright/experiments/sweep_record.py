@@ -15,7 +15,7 @@ State = Literal["waiting", "running", "stopped", "finished", "pruned", "failed"]
 """What a trial is: not begun; at work; begun, and going on from its checkpoint when the sweep does; over with a
 result; ended early since others were better at that point; over with an error."""
 
-# Settings that say which texts a trial learns from and is judged on: only trials that agree in them are ranked together.
+# Settings that say which texts a trial is about: only trials that agree in them are ranked together.
 DATA_SETTINGS = (
     "train",
     "validation",
@@ -252,9 +252,7 @@ def _seeds(trials: Sequence[Trial]) -> Seeds:
         if len(known) == len(trials):
             test[name] = (statistics.mean(known), statistics.stdev(known))
     ordered = tuple(sorted(trials, key=lambda trial: trial.number))
-    return Seeds(
-        _without_seed(trials[0].settings), ordered, statistics.mean(values), statistics.stdev(values), test
-    )
+    return Seeds(_without_seed(trials[0].settings), ordered, statistics.mean(values), statistics.stdev(values), test)
 
 
 def _without_seed(settings: Mapping[str, Any]) -> dict[str, Any]:
