@@ -186,14 +186,15 @@ def _trial(entry: Entry, folder: Path, store: Store) -> Trial:
     result = attributes.get("result") or {}
     shown = entry.shown
     state = entry.state
-    if state == "running" and store.has_died(attributes.get("worker")):
+    if state == "running" and store.has_died(attributes):
         state = "stopped"
     value = (
         result.get("value") if state == "finished" else shown.values[0] if state == "pruned" and shown.values else None
     )
     run = folder / TRIALS / f"{entry.number:04d}"
-    if not run.is_dir() and attributes.get("folder"):
-        run = Path(attributes["folder"]) / TRIALS / run.name
+    worker = attributes.get("worker") or {}
+    if not run.is_dir() and worker.get("folder"):
+        run = Path(worker["folder"]) / TRIALS / run.name
     return Trial(
         number=entry.number,
         name=attributes.get("name"),
@@ -209,7 +210,7 @@ def _trial(entry: Entry, folder: Path, store: Store) -> Trial:
         metrics=dict(result.get("metrics") or {}),
         steps=result.get("steps"),
         pruned_at=attributes.get("pruned_at"),
-        worker=attributes.get("host"),
+        worker=worker.get("host"),
     )
 
 

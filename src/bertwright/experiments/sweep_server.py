@@ -27,8 +27,9 @@ import sys
 from typing import Any, NoReturn
 
 _PR_SET_PDEATHSIG = 1  # prctl(2)
-# By name: a trial is a command, and nothing below the commands knows them.
-_LOADED = ("bertwright.commands", "bertwright.training.train")
+# By name: a trial is a command, and nothing below the commands knows them. The others are loaded late by a training,
+# and together take it longer than three steps of a small model.
+_LOADED = ("bertwright.commands", "bertwright.training.train", "sklearn.metrics", "rich.table", "rich.progress")
 _FRESH = "import importlib, sys; importlib.import_module(sys.argv[1]).main(sys.argv[2:])"
 
 

@@ -152,7 +152,6 @@ class Store:
         except RuntimeError as error:  # tables of another version of Optuna
             raise RunError(f"{self._shown_url}: cannot be read ({one_line(str(error))})") from None
         self._tries = _TRIES if write else 1
-        self._study: optuna.Study | None = None
         self._study_id = -1
         self.worker = uuid.uuid4().hex[:12]
         self._alive = contextlib.ExitStack()
@@ -163,13 +162,14 @@ class Store:
             engine["connect_args"] = {"timeout": _SQLITE_WAIT_S}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are called experimental
-            return self._optuna.storages.RDBStorage(
+            storage = self._optuna.storages.RDBStorage(
                 self._url,
                 engine_kwargs=engine,
                 heartbeat_interval=self.heartbeat_s,
                 grace_period=_MISSED_BEATS * self.heartbeat_s,
                 skip_table_creation=not write,
             )
+        return self._optuna.storages.get_storage(storage)  # with a cache of what has ended, as studies have it
 
     # --- the study ----------------------------------------------------------------------------------------------------
 
@@ -259,11 +259,12 @@ class Store:
             warnings.simplefilter("ignore")
             self._try(lambda: self._optuna.storages.fail_stale_trials(study))
         for trial in self._trials():
-            if trial.state == TrialState.RUNNING and self.has_died(trial.user_attrs.get("worker")):
+            if trial.state == TrialState.RUNNING and self.has_died(trial.user_attrs):
                 self._end(trial._trial_id, TrialState.FAIL)
 
-    def has_died(self, worker: Any) -> bool:
-        """Whether a worker of this folder is no more. Of one elsewhere nothing can be seen from here."""
+    def has_died(self, attributes: Mapping[str, Any]) -> bool:
+        """Whether who works at a trial is a worker of this folder, and no more. Of others nothing can be seen here."""
+        worker = (attributes.get("worker") or {}).get("id")
         if not isinstance(worker, str) or not re.fullmatch(r"[0-9a-f]{12}", worker) or worker == self.worker:
             return False
         path = self.folder / _WORKERS / worker
@@ -328,7 +329,8 @@ class Store:
                     self._end(trial_id, TrialState.FAIL)
                     continue
                 self._try(lambda trial_id=trial_id: self._storage.record_heartbeat(trial_id))  # type: ignore[misc]
-                self.note(trial_id, worker=self.worker, host=socket.gethostname(), folder=str(self.folder.absolute()))
+                here = {"id": self.worker, "host": socket.gethostname(), "folder": str(self.folder.absolute())}
+                self.note(trial_id, worker=here)
                 return Claim(again, trial_id, dict(again.attributes.get("settings") or {}))
         return None
 
@@ -432,9 +434,8 @@ class Store:
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _loaded(self) -> optuna.Study:
-        if self._study is None:
-            self._study = self._try(lambda: self._optuna.load_study(study_name=self.name, storage=self._storage))
-        return self._study
+        """The study as it is now; one that was loaded earlier remembers what there was then."""
+        return self._try(lambda: self._optuna.load_study(study_name=self.name, storage=self._storage))
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[None]:

@@ -105,9 +105,10 @@ class Worker:
     def _work(self) -> str:
         ending = ""
         while True:
-            for number, code in self.processes.ended(_TICK_S if self.slots else 0.0):
-                self._end(self.slots.pop(number), code)
+            ended = self.processes.ended(_TICK_S if self.slots else 0.0)
             self._count_time()
+            for number, code in ended:
+                self._end(self.slots.pop(number), code)
             self._beat()
             if not ending:
                 ending = self._why_end()
