@@ -114,7 +114,7 @@ class FakeProcesses:
     def _metrics(config):
         value = value_of(config)
         test = {"accuracy": value - 0.1, "roc_auc": value - 0.05, "num_texts": 50, "per_class": {}}
-        has_validation = bool(config.validation) or config.validation_share != 0 and not config.test
+        has_validation = bool(config.validation) or (config.validation_share != 0 and not config.test)
         has_validation = has_validation or bool(config.validation_share)
         validation = {"accuracy": value - 0.05, "roc_auc": value, "num_texts": 40}
         return {"train": {}, "validation": validation if has_validation else {}, "test": test if config.test else {}}
@@ -129,6 +129,4 @@ class FakeProcesses:
             writer = runs.RunWriter(output, "train", {}, resumed=True)
         share = min(1.0, poll / max(self.num_polls, 1))
         validation = {"roc_auc": value_of(config) * share}
-        writer.history(
-            {"step": poll, "epoch": poll, "train_loss": 0.1, "learning_rate": 0.1, "validation": validation}
-        )
+        writer.history({"step": poll, "epoch": poll, "train_loss": 0.1, "learning_rate": 0.1, "validation": validation})

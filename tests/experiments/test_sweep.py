@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import sqlalchemy
+from tests.experiments.sweep_doubles import FakeProcesses
 
 import bertwright
 from bertwright.cli import main
@@ -18,7 +20,6 @@ from bertwright.errors import RunError, UserError
 from bertwright.experiments import sweep as act
 from bertwright.experiments import sweep_work
 from bertwright.experiments.sweep_folder import read_record
-from tests.experiments.sweep_doubles import FakeProcesses
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def test_a_grid_may_grow(texts):
 
 def test_other_shared_settings_are_refused(texts):
     swept(texts, grid={"seed": [0, 1]})
-    with pytest.raises(UserError, match="--epochs: found 3, expected nothing as in swept/sweep.json"):
+    with pytest.raises(UserError, match=r"--epochs: found 3, expected nothing as in swept/sweep\.json"):
         swept(texts, grid={"seed": [0, 1]}, epochs=3)
 
 
@@ -143,7 +144,7 @@ def test_a_result_that_nobody_noted_is_not_trained_again(texts, processes):
     processes.num_polls = 2
     with pytest.raises(SystemExit):
         swept(texts, grid={"seed": [0, 1]}, jobs="1")
-    config = json.loads(open("swept/asked/0000.json").read())["settings"]
+    config = json.loads(Path("swept/asked/0000.json").read_text())["settings"]
     double = FakeProcesses()
     double.start(0, ["train", "--config", "swept/asked/0000.json"], 1, None)
     double.ended(0.0)
@@ -396,7 +397,9 @@ def test_trials_without_validation_texts_are_shown_without_a_choice(texts, capsy
     assert "no trial was chosen: there are no validation texts to choose by" in " ".join(said.split())
     main_of("sweep", "--show", "swept", "--metric", "test:accuracy")
     said = " ".join(capsys.readouterr().out.split())
-    assert "best of 2 finished trials by test:accuracy: trial 0 (seed 0), 0.6968. It was chosen by the test texts" in said
+    assert (
+        "best of 2 finished trials by test:accuracy: trial 0 (seed 0), 0.6968. It was chosen by the test texts" in said
+    )
 
 
 def main_of(*arguments):

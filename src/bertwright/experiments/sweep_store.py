@@ -35,12 +35,16 @@ if TYPE_CHECKING:
 FILE, _LOCK, _WORKERS = "study.db", "study.lock", "workers"
 _RECORD, _SPENT = "bertwright sweep", "spent:"
 _TRIES, _TRY_AGAIN_S = 6, 0.5
-_SQLITE_WAIT_S = 60.0
+_SQLITE_WAIT_S, _CONNECT_S = 60.0, 15
 # A worker that gave no sign of life for so many of its intervals is taken for dead.
 _MISSED_BEATS = 4
 _STARTUP_TRIALS = 10
 
 Done = TypeVar("Done")
+
+
+class _InTheWay(RunError):
+    """A table or row that is to be made was made by another worker meanwhile, or so it may be."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +150,33 @@ class Store:
         self._optuna = _load_optuna()
         self._url = f"sqlite:///{(folder / FILE).absolute()}" if url is None else storage_url(url)
         self._shown_url = without_password(self._url)
-        self._tries = 2  # a wrong URL need not be tried for long
-        try:
-            self._storage = self._try(lambda: self._open(write))
-        except RuntimeError as error:  # tables of another version of Optuna
-            raise RunError(f"{self._shown_url}: cannot be read ({one_line(str(error))})") from None
+        self._tries = 1
+        self._storage = self._opened(write)
         self._tries = _TRIES if write else 1
         self._study_id = -1
         self.worker = uuid.uuid4().hex[:12]
         self._alive = contextlib.ExitStack()
 
+    def _opened(self, write: bool) -> Any:
+        """The storage; its tables are made if they are not there, which other workers may be doing just now."""
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._exclusive() if write else contextlib.nullcontext():
+                    return self._try(lambda: self._open(write))
+            except _InTheWay:
+                if attempt == _TRIES:
+                    raise
+                time.sleep(_TRY_AGAIN_S * attempt)
+            except RuntimeError as error:  # tables of another version of Optuna
+                raise RunError(f"{self._shown_url}: cannot be read ({one_line(str(error))})") from None
+        raise AssertionError
+
     def _open(self, write: bool) -> Any:
         engine: dict[str, Any] = {"pool_pre_ping": True}
         if self.is_file:
             engine["connect_args"] = {"timeout": _SQLITE_WAIT_S}
+        else:
+            engine["connect_args"] = {"connect_timeout": _CONNECT_S}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are called experimental
             storage = self._optuna.storages.RDBStorage(
@@ -452,18 +469,18 @@ class Store:
         Raises:
             RunError: it does not answer.
         """
-        from sqlalchemy.exc import OperationalError, SQLAlchemyError
+        from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
         for attempt in range(1, self._tries + 1):
             try:
                 return act()
             except (self._optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-                cause: BaseException = error.__cause__ or error
+                cause: BaseException = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
                 if attempt == self._tries or not isinstance(cause, OperationalError):
-                    line = str(cause).strip().splitlines()
-                    raise RunError(
-                        f"{self._shown_url}: the sweep's database cannot be used ({line[0] if line else cause})"
-                    ) from None
+                    kind = _InTheWay if isinstance(cause, IntegrityError | ProgrammingError) else RunError
+                    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
+                    why = lines[0] if lines else type(cause).__name__
+                    raise kind(f"{self._shown_url}: the sweep's database cannot be used ({why})") from None
                 time.sleep(_TRY_AGAIN_S * attempt)
             except ImportError:
                 raise UserError("--storage needs psycopg: pip install 'bertwright[postgresql]'") from None
