@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bertwright import runs
 from bertwright.config import TrainConfig, build
-from bertwright.experiments import sweep_tokens
+from bertwright.experiments import sweep_make_tokens
 
 RESULT = {
     "task": "single_label",
@@ -60,13 +60,13 @@ class FakeProcesses:
         pass
 
     def start(self, number, arguments, threads, log, module="bertwright.cli"):
-        if module == sweep_tokens.__name__:
+        if module == sweep_make_tokens.__name__:
             if not self.makes_tokens:
                 runs.write_json(Path(arguments[0]) / "made.json", {"made": []})
                 self.over.append((number, 0))
                 return
             try:
-                sweep_tokens.main(arguments)
+                sweep_make_tokens.main(arguments)
                 self.over.append((number, 0))
             except SystemExit as end:
                 log.write_text("error: the texts cannot be used")

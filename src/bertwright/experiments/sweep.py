@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from bertwright.config import SweepSettings, TrainConfig, expand_home
 from bertwright.errors import Interrupted, RunError, UserError
+from bertwright.experiments.sweep_entries import Entry
+from bertwright.experiments.sweep_flags import checked_metric
 from bertwright.experiments.sweep_folder import (
     Asked,
     command,
@@ -22,12 +24,12 @@ from bertwright.experiments.sweep_folder import (
     remove,
 )
 from bertwright.experiments.sweep_jobs import Side, available_cpus, budget_of, jobs_of
-from bertwright.experiments.sweep_plan import Plan, checked_metric, is_minimized, representatives
+from bertwright.experiments.sweep_plan import Plan, is_minimized, representatives
 from bertwright.experiments.sweep_processes import Processes
 from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
-from bertwright.experiments.sweep_store import FILE, Entry, Store
-from bertwright.experiments.sweep_tokens import SharedTokens, folder_of, shared_tokens, write_needs
+from bertwright.experiments.sweep_store import FILE, Store
+from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
 from bertwright.experiments.sweep_work import TRIALS, Worker, last_error
 from bertwright.progress import Reporter
 from bertwright.training.stop import Stop, StopNow
@@ -172,7 +174,7 @@ def _tokens(folder: Path, plan: Plan, store: Store, processes: Processes, stop: 
         return SharedTokens([])
     log = place / _TOKENS_LOG
     log.unlink(missing_ok=True)
-    processes.start(_TOKENS_JOB, [str(place)], available_cpus(), log, "bertwright.experiments.sweep_tokens")
+    processes.start(_TOKENS_JOB, [str(place)], available_cpus(), log, MAKER)
     code = processes.wait_for(_TOKENS_JOB, stop.check)
     if code != 0:
         message = last_error(log, code)

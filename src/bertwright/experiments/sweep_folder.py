@@ -24,7 +24,8 @@ from typing import Any
 from bertwright import __version__, runs
 from bertwright.config import CostSettings, MachineSettings, SweepSettings, TrainConfig, build, expand_home, merged
 from bertwright.errors import RunError, UserError
-from bertwright.experiments.sweep_plan import Plan, Wanted, axis_text, checked_list, plan_of, read_trials, space_text
+from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text
+from bertwright.experiments.sweep_plan import Plan, Wanted, plan_of
 from bertwright.experiments.sweep_store import Store, without_password
 
 SWEEP = "sweep.json"

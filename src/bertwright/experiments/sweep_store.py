@@ -19,13 +19,14 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
-from bertwright.experiments.sweep_plan import Dimension, Plan, Wanted
+from bertwright.experiments.sweep_draw import pruner_of, sampler_of, suggest
+from bertwright.experiments.sweep_entries import Claim, Entry, entries_of
+from bertwright.experiments.sweep_plan import Plan, Wanted
 from bertwright.randomness import purpose_seed
 from bertwright.runs import wait_for_lock
 
@@ -38,83 +39,12 @@ _TRIES, _TRY_AGAIN_S = 6, 0.5
 _SQLITE_WAIT_S, _CONNECT_S = 60.0, 15
 # A worker that gave no sign of life for so many of its intervals is taken for dead.
 _MISSED_BEATS = 4
-_STARTUP_TRIALS = 10
 
 Done = TypeVar("Done")
 
 
 class _InTheWay(RunError):
     """A table or row that is to be made was made by another worker meanwhile, or so it may be."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A trial of the sweep, whatever number of times it was taken up.
-
-    Attributes:
-        state: as ``sweep_record.State``.
-        shown: the trial of the study that tells most of it.
-        waiting: the one to claim, if it may be claimed.
-        must_wait: whether it has to be put in line again, since it was lost.
-        failures: how often it failed with an error.
-    """
-
-    key: str
-    number: int
-    state: str
-    shown: optuna.trial.FrozenTrial
-    waiting: optuna.trial.FrozenTrial | None
-    must_wait: bool
-    failures: int
-
-    @property
-    def attributes(self) -> dict[str, Any]:
-        return self.shown.user_attrs
-
-
-@dataclass
-class Claim:
-    """A trial that this worker has taken up."""
-
-    entry: Entry
-    trial_id: int
-    settings: dict[str, Any]
-    trial: optuna.Trial | None = None
-    reported: int = 0
-    last_value: float | None = None
-    lines: list[dict[str, Any]] = field(default_factory=list)
-
-
-def entries_of(trials: Sequence[optuna.trial.FrozenTrial]) -> list[Entry]:
-    """The trials of the sweep, by their number, from those of its study."""
-    alike: dict[str, list[optuna.trial.FrozenTrial]] = {}
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        if "key" in trial.user_attrs:  # the study may hold trials of other making
-            alike.setdefault(trial.user_attrs["key"], []).append(trial)
-    return sorted((_entry(key, group) for key, group in alike.items()), key=lambda entry: entry.number)
-
-
-def _entry(key: str, trials: Sequence[optuna.trial.FrozenTrial]) -> Entry:
-    from optuna.trial import TrialState
-
-    number = trials[0].user_attrs["number"]
-    errors = [trial for trial in trials if trial.state == TrialState.FAIL and "error" in trial.user_attrs]
-    of_now = [trial for trial in trials if trial.user_attrs.get("attempt", 0) == len(errors)]
-    lost = [trial for trial in of_now if trial.state == TrialState.FAIL]
-    for trial in trials:
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            state = "finished" if trial.state == TrialState.COMPLETE else "pruned"
-            return Entry(key, number, state, trial, None, False, len(errors))
-    for trial in of_now:
-        if trial.state == TrialState.RUNNING:
-            return Entry(key, number, "running", trial, None, False, len(errors))
-    for trial in of_now:
-        if trial.state == TrialState.WAITING:
-            shown = lost[-1] if lost else trial
-            return Entry(key, number, "stopped" if lost else "waiting", shown, trial, False, len(errors))
-    if lost:
-        return Entry(key, number, "stopped", lost[-1], None, True, len(errors))
-    return Entry(key, number, "failed", errors[-1], None, False, len(errors))
 
 
 def storage_url(given: str) -> str:
@@ -369,11 +299,11 @@ class Store:
         seed = purpose_seed(plan.search_seed, "sweep", number) % 2**32
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the constant liar is called experimental
-            study.sampler = _sampler(self._optuna, plan, seed)
-        study.pruner = _pruner(self._optuna, plan)
+            study.sampler = sampler_of(self._optuna, plan, seed)
+        study.pruner = pruner_of(self._optuna, plan)
         trial = claim.trial = self._try(lambda: self._optuna.Trial(study, claim.trial_id))
         for name, dimension in plan.space.items():
-            claim.settings[name] = self._try(lambda n=name, d=dimension: _suggest(trial, n, d))  # type: ignore[misc]
+            claim.settings[name] = self._try(lambda n=name, d=dimension: suggest(trial, n, d))  # type: ignore[misc]
         if plan.space:
             self.note(claim.trial_id, settings=claim.settings)
 
@@ -494,31 +424,3 @@ def _load_optuna() -> Any:
         raise UserError("a sweep needs optuna: pip install 'bertwright[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
-
-
-def _sampler(optuna: Any, plan: Plan, seed: int) -> Any:
-    if plan.search == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    startup = _STARTUP_TRIALS if plan.num_trials is None else max(3, min(_STARTUP_TRIALS, plan.num_trials // 3))
-    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, constant_liar=True)
-
-
-def _pruner(optuna: Any, plan: Plan) -> Any:
-    if plan.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=4)
-    if plan.pruner == "hyperband":
-        return optuna.pruners.HyperbandPruner()
-    return optuna.pruners.NopPruner()
-
-
-def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
-    if dimension.choices:
-        # Optuna takes single values only: a list goes by its place.
-        plain = all(choice is None or isinstance(choice, bool | int | float | str) for choice in dimension.choices)
-        if plain:
-            return trial.suggest_categorical(name, dimension.choices)
-        return dimension.choices[trial.suggest_categorical(name, range(len(dimension.choices)))]
-    if dimension.whole:
-        step = int(dimension.step or 1)
-        return trial.suggest_int(name, int(dimension.low), int(dimension.high), step=step, log=dimension.log)
-    return trial.suggest_float(name, dimension.low, dimension.high, step=dimension.step, log=dimension.log)

@@ -17,11 +17,12 @@ from typing import Any
 from bertwright import runs
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
+from bertwright.experiments.sweep_entries import Claim, Entry
 from bertwright.experiments.sweep_jobs import Budget, Side, free_memory_bytes
 from bertwright.experiments.sweep_plan import Plan, Wanted, data_of
 from bertwright.experiments.sweep_processes import Processes
 from bertwright.experiments.sweep_show import shown_value
-from bertwright.experiments.sweep_store import Claim, Entry, Store
+from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import SharedTokens
 from bertwright.progress import Reporter, duration
 from bertwright.training.stop import Stop
