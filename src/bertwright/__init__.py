@@ -18,6 +18,8 @@ _ENTRY_POINTS = {
     "compare": "bertwright.experiments.compare",
     "report": "bertwright.reporting.act",
     "agreement": "bertwright.experiments.agreement",
+    "sweep": "bertwright.experiments.sweep",
+    "open_sweep": "bertwright.experiments.sweep",
 }
 
 __all__ = ["__version__", *_ENTRY_POINTS]

@@ -65,6 +65,11 @@ app.command(
     name="report",
     help="Make one HTML page about a run, several runs or a sweep, that opens anywhere and needs nothing else.",
 )
+app.command(
+    f"{_COMMANDS}:sweep",
+    name="sweep",
+    help="Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped.",
+)
 runs_app.command(f"{_COMMANDS}:runs_list", name="list", help="List the runs in a folder, oldest first.")
 runs_app.command(
     f"{_COMMANDS}:runs_show",

@@ -25,11 +25,13 @@ from bertwright.config import (
     ReportConfig,
     ReportSettings,
     Settings,
+    SweepSettings,
     TokenizeConfig,
     TokenizeSettings,
     TrainSettings,
     build,
     expand_home,
+    merged,
     read_config_file,
 )
 from bertwright.errors import UserError
@@ -275,6 +277,36 @@ def report(
         _print_json(made.record())
 
 
+def sweep(
+    *files: Annotated[
+        str,
+        Parameter(help=f"Files of labelled texts (txt: label ||| text): {_FORMATS}."),
+    ],
+    settings: Annotated[SweepSettings, Flags] = SweepSettings(),
+    config: ConfigFile = None,
+    show: Annotated[str | None, Parameter(help="Show the sweep in this folder, and do nothing else.")] = None,
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped."""
+    reporter = _reporter(json_line, quiet)
+    if show is not None:
+        from bertwright.experiments.sweep import show_folder
+
+        found = show_folder(show, settings, reporter)
+    else:
+        from bertwright.experiments.sweep import run_sweep
+        from bertwright.experiments.sweep_folder import with_flags
+
+        values = {} if config is None else read_config_file(config)
+        flags = {name: getattr(settings, name) for name in settings.model_fields_set}
+        if files:
+            flags["train"] = files
+        found = run_sweep(with_flags(values, flags), reporter)
+    if json_line:
+        _print_json(found.record())
+
+
 def bench_infer(
     *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
     settings: Annotated[BenchInferSettings, Flags] = BenchInferSettings(),
@@ -318,14 +350,7 @@ def _given(settings: Settings, config: str | None) -> dict[str, Any]:
     """The settings that were given: the file's, then the flags'."""
     values = {} if config is None else read_config_file(config)
     flags = {name: getattr(settings, name) for name in settings.model_fields_set}
-    # Settings that exclude each other: the flag wins over the file's.
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
-        if one in flags:
-            values.pop(other, None)
-    for one, other in (("validation", "validation_share"), ("validation_share", "validation")):
-        if one in flags:
-            values.pop(other, None)
-    return {**values, **flags}
+    return merged(values, flags)
 
 
 def _reporter(results_to_stderr: bool, quiet: bool) -> Any:

@@ -245,14 +245,30 @@ def locked(path: Path) -> Iterator[None]:
         RunError: another process works on this run.
     """
     (path / CHECKPOINTS).mkdir(exist_ok=True)
-    with open(path / CHECKPOINTS / _LOCK, "ab") as file:
-        for _ in range(_LOCK_TRIES):  # whoever looks whether it is locked has it for a moment
-            if _lock(file):
-                break
-            time.sleep(0.01)
-        else:
-            raise RunError(f"{path}: another process is working on this run; wait for it to end, or stop it")
+    with contextlib.ExitStack() as stack:
+        try:
+            # whoever looks whether it is locked has it for a moment
+            stack.enter_context(wait_for_lock(path / CHECKPOINTS / _LOCK, _LOCK_TRIES))
+        except BlockingIOError:
+            raise RunError(f"{path}: another process is working on this run; wait for it to end, or stop it") from None
         yield
+
+
+@contextlib.contextmanager
+def wait_for_lock(path: Path, tries: int | None = None) -> Iterator[IO[bytes]]:
+    """Within it this process alone has the lock on the file ``path``, which is made and yielded; it ends with the
+    process and those that it hands the open file to.
+
+    Raises:
+        BlockingIOError: after so many ``tries``, 10 ms apart, another process has it still.
+    """
+    with open(path, "ab") as file:
+        while not _lock(file):
+            tries = None if tries is None else tries - 1
+            if tries is not None and tries <= 0:
+                raise BlockingIOError(f"{path} is locked")
+            time.sleep(0.01)
+        yield file
 
 
 def is_locked(path: Path) -> bool:

@@ -15,7 +15,7 @@ from bertwright.config import LabelKind
 from bertwright.errors import RunError
 from bertwright.evaluation.judge import TASKS
 from bertwright.evaluation.show import held_out_split
-from bertwright.experiments.compare import read_predictions
+from bertwright.experiments.finished_runs import read_predictions
 from bertwright.memory_trace import FILE as MEMORY
 from bertwright.memory_trace import MemoryTrace, read_memory_trace
 from bertwright.runs import PREDICTIONS, Run

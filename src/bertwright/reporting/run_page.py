@@ -200,7 +200,7 @@ def _bias(material: Material) -> Section:
     groups = [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
     if not groups:
         return Section("bias", "Fair to all?", "Groups")
-    rows = []
+    rows: list[list[Any]] = []
     for item in sorted(groups, key=lambda item: min((number_in(item, name) or 1.0) for name in _AUCS)):
         numbers = [
             value for name in _AUCS for value in (number_in(item, name), interval_cell(item.get(f"{name}_interval")))
@@ -216,7 +216,7 @@ def _bias(material: Material) -> Section:
         "overall_auc": "ROC AUC of all",
         **{name: f"mean {words}" for name, words in _AUCS.items()},
     }
-    numbers = [
+    figures = [
         f"{words} {decimals(value)}" for name, words in means.items() if (value := number_in(bias, name)) is not None
     ]
     notes = bias.get("notes")
@@ -224,7 +224,7 @@ def _bias(material: Material) -> Section:
         "ROC AUC within the texts about a group (subgroup), of its negative texts against the others' positive ones "
         "(BPSN: background positive, subgroup negative), and of its positive texts against the others' negative ones "
         "(BNSP; Borkan et al. 2019). A low BPSN AUC says that harmless texts about the group are scored too high.",
-        *([f"{', '.join(numbers)}."] if numbers else []),
+        *([f"{', '.join(figures)}."] if figures else []),
         *(f"{note}." for note in (notes if isinstance(notes, list) else [])),
     )
     columns = [headings[i] for i in kept]
