@@ -259,11 +259,7 @@ def _never(material: Material) -> list[str]:
     if predictions is None:
         return []
     if predictions.decided is not None:
-        never = [
-            label
-            for label, any_text in zip(material.labels, predictions.decided.any(axis=0), strict=True)
-            if not any_text
-        ]
+        never = [label for i, label in enumerate(material.labels) if not predictions.decided[:, i].any()]
     elif predictions.predicted_ids is not None:
         called = set(predictions.predicted_ids.tolist())
         never = [label for i, label in enumerate(material.labels) if i not in called]
