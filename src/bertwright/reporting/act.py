@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -108,9 +109,9 @@ def page_of(paths: Sequence[str | Path]) -> tuple[str, Page]:
 
 
 def _sweep_record(folder: Path) -> dict[str, Any]:
-    from bertwright.experiments.sweep import open_sweep
-
-    return open_sweep(folder).record()
+    # By name: that module can train too, for which it loads torch; reading a sweep does not.
+    record: dict[str, Any] = importlib.import_module("bertwright.experiments.sweep").open_sweep(folder).record()
+    return record
 
 
 def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:

@@ -14,7 +14,7 @@ from bertwright.reporting.page import Entry, Lines, Page, Section, Texts, Tile, 
 from bertwright.reporting.quality_plots import overlaid_curves
 from bertwright.reporting.run_page import command_of
 from bertwright.reporting.svg import Plot
-from bertwright.reporting.tables import Cell, Table, cell, interval_cell, table
+from bertwright.reporting.tables import Cell, Table, cell, interval_cell, p_cell, table
 from bertwright.reporting.words import counted, decimals, metric_order, metric_words, size_words
 
 _SHOWN = (
@@ -224,8 +224,8 @@ def _differences(comparison: Mapping[str, Any]) -> Section:
             cell(metric_words(str(item.get("metric")))),
             cell(number_in(item, "difference"), _signed(number_in(item, "difference"))),
             interval_cell([item.get("low"), item.get("high")]),
-            number_in(item, "p"),
-            number_in(item, "p_adjusted"),
+            p_cell(number_in(item, "p")),
+            p_cell(number_in(item, "p_adjusted")),
             _verdict_cell(item.get("verdict")),
             cell(_whole(number_in(item, "more_texts"))),
         ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertwright.reporting.curves import CalibrationBin, Curve, Group, errors_by_length, rates, thinned
+from bertwright.reporting.intervals import Intervals
 from bertwright.reporting.material import Material, Predictions
 from bertwright.reporting.svg import NUM_SERIES, Palette, Plot, line_style
 from bertwright.reporting.visible import in_one_line
@@ -25,8 +26,11 @@ _MOST_LETTERS = 18
 _FEW_IN_A_BIN = 10  # fewer are chance, and not joined by a line
 
 
-def curve_plots(material: Material) -> list[Plot]:
-    """ROC and precision-recall: of two classes the positive one's, else each label's against the rest."""
+def curve_plots(material: Material, intervals: Intervals) -> list[Plot]:
+    """ROC and precision-recall: of two classes the positive one's, else each label's against the rest.
+
+    The areas' intervals are those of ``intervals`` where there is one label, so that a page has one only.
+    """
     named = [(name, found) for name, found in _curves(material) if found is not None]
     if not named:
         return []
@@ -37,7 +41,10 @@ def curve_plots(material: Material) -> list[Plot]:
         (("roc", "ROC curve", "ROC AUC"), ("precision-recall", "Precision and recall", "Average precision"))
     ):
         curves = [(label, found[place]) for label, found in shown]
-        words = "; ".join(f"of “{label}” {interval_words(*curve.area)}" for label, curve in curves)
+        known = intervals.get(("roc_auc", "average_precision")[place]) if len(named) == 1 else None
+        words = "; ".join(
+            f"of “{label}” {interval_words(curve.area[0], *(known or curve.area[1:]))}" for label, curve in curves
+        )
         what = {
             "roc": "How many of the texts that have the label are found (up) at how many false alarms (right)",
             "precision-recall": "How many of the texts called so are so (up) as more of those that are so are found "
@@ -411,7 +418,7 @@ def overlaid_curves(named: Sequence[tuple[str, Predictions]], label_index: int) 
             curves.append((name, found[0]))
     if len(curves) < 2 or len(curves) > NUM_SERIES:
         return None
-    words = "; ".join(f"{name}: ROC AUC {interval_words(*curve.area)}" for name, curve in curves)
+    words = "; ".join(f"{name}: ROC AUC {curve.area[0]:.3f}" for name, curve in curves)
     return Plot(
         "roc-of-all",
         "ROC curves",

@@ -70,7 +70,10 @@ def _present(*found: Any) -> tuple[Any, ...]:
 
 
 def _quality(material: Material, intervals: Intervals) -> Section:
-    plots = (*curve_plots(material), *_present(truth_plot(material), confusion_plot(material), _errors_plot(material)))
+    plots = (
+        *curve_plots(material, intervals),
+        *_present(truth_plot(material), confusion_plot(material), _errors_plot(material)),
+    )
     tables = _present(_metrics(material, intervals), _classes(material), _confusion(material))
     return Section("quality", "How good it is", "Quality", plots=plots, tables=tables)
 
@@ -202,15 +205,12 @@ def _bias(material: Material) -> Section:
         return Section("bias", "Fair to all?", "Groups")
     rows: list[list[Any]] = []
     for item in sorted(groups, key=lambda item: min((number_in(item, name) or 1.0) for name in _AUCS)):
-        numbers = [
+        aucs = [
             value for name in _AUCS for value in (number_in(item, name), interval_cell(item.get(f"{name}_interval")))
         ]
         counts = [number_in(item, name) for name in ("texts", "positive_texts")]
-        rows.append([str(item.get("group")), *numbers, *(cell(None if n is None else int(n)) for n in counts)])
+        rows.append([str(item.get("group")), *aucs, *(cell(None if n is None else int(n)) for n in counts)])
     headings = ["group", *(part for words in _AUCS.values() for part in (words, "95 % interval")), "texts", "positive"]
-    kept = [
-        i for i in range(len(headings)) if any(not isinstance(row[i], Cell) or row[i].value is not None for row in rows)
-    ]
     means = {
         "final": "Final score",
         "overall_auc": "ROC AUC of all",
@@ -227,8 +227,7 @@ def _bias(material: Material) -> Section:
         *([f"{', '.join(figures)}."] if figures else []),
         *(f"{note}." for note in (notes if isinstance(notes, list) else [])),
     )
-    columns = [headings[i] for i in kept]
-    found_table = table("bias", "Groups, the worst first", columns, [[row[i] for i in kept] for row in rows])
+    found_table = table("bias", "Groups, the worst first", headings, rows)
     return Section("bias", "Fair to all?", "Groups", prose, tables=(found_table,))
 
 

@@ -259,8 +259,7 @@ def _never(material: Material) -> list[str]:
     if predictions is None:
         return []
     if predictions.decided is not None:
-        given: list[bool] = [bool(column.any()) for column in predictions.decided.T]
-        never = [label for label, any_text in zip(material.labels, given, strict=True) if not any_text]
+        never = [label for i, label in enumerate(material.labels) if not predictions.decided[:, i].any()]
     elif predictions.predicted_ids is not None:
         called = set(predictions.predicted_ids.tolist())
         never = [label for i, label in enumerate(material.labels) if i not in called]

@@ -181,7 +181,7 @@ def _trials_table(trials: Sequence[Record], best: Record | None, metric: str | N
         rows.append(
             [
                 cell(trial.get("number"), str(trial.get("number"))),
-                cell(trial.get("name")) if any(item.get("name") for item in trials) else None,
+                cell(trial.get("name")),
                 cell(trial.get("state")),
                 cell(value, best=best is not None and trial.get("number") == best.get("number")),
                 *(number_in(trial, "metrics", "test", name) for name in tests),
@@ -193,18 +193,13 @@ def _trials_table(trials: Sequence[Record], best: Record | None, metric: str | N
     headings = ["trial", "name", "state", _metric_words(metric)]
     headings += [f"test {metric_words(name)}" for name in tests]
     headings += [*varied, "time", "USD"]
-    kept = [i for i in range(len(headings)) if headings[i] not in ("name", "USD") or _any_in(rows, i)]
     cut = "" if len(trials) <= _MOST_TRIALS else f" (the first {_MOST_TRIALS} of {len(trials):,})"
     return table(
         f"trial-list{suffix}",
         f"Trials, the best first{cut}",
-        [headings[i] for i in kept],
-        [[row[i] for i in kept] for row in rows],
+        headings,
+        rows,
     )
-
-
-def _any_in(rows: Sequence[Sequence[Any]], place: int) -> bool:
-    return any(isinstance(row[place], Cell) and row[place].value is not None for row in rows)
 
 
 def _any_test(trials: Sequence[Record], name: str) -> bool:

@@ -78,8 +78,14 @@ class Table:
 def table(
     name: str, caption: str, headings: Sequence[str], rows: Iterable[Sequence[Any]], sortable: bool = True
 ) -> Table:
-    """A table of plain values: strings as they are, numbers with four decimals, None as a dash, cells as they are."""
+    """A table of plain values: strings as they are, numbers with four decimals, None as a dash, cells as they are.
+
+    A column that holds nothing at all is left out.
+    """
     cells = tuple(tuple(value if isinstance(value, Cell) else cell(value) for value in row) for row in rows)
+    kept = [i for i in range(len(headings)) if i == 0 or any(row[i].value is not None for row in cells)]
+    if len(kept) < len(headings):
+        headings, cells = [headings[i] for i in kept], tuple(tuple(row[i] for i in kept) for row in cells)
     numeric = tuple(
         any(row[i].is_number for row in cells) and all(row[i].is_number or row[i].value is None for row in cells)
         for i in range(len(headings))
@@ -99,6 +105,11 @@ def cell(value: Any, shown: str | None = None, best: bool = False) -> Cell:
         else:
             shown = decimals(value) if isinstance(value, float) else visible(value)
     return Cell(value, shown, best)
+
+
+def p_cell(p: float | None) -> Cell:
+    """A p-value."""
+    return cell(p, "< 0.0001" if p is not None and p < 0.0001 else None)
 
 
 def interval_cell(interval: Any) -> Cell:
