@@ -10,7 +10,7 @@ _ENTRY_POINTS = {
     "evaluate": "bertwright.evaluation.evaluate",
     "predict": "bertwright.evaluation.predict",
     "bias": "bertwright.evaluation.measure_bias",
-    "inspect": "bertwright.evaluation.inspect_data",
+    "inspect": "bertwright.experiments.inspect_data",
     "tokenize": "bertwright.data.tokenize",
     "load": "bertwright.evaluation.predictor",
     "open_run": "bertwright.runs",

@@ -167,7 +167,7 @@ def inspect(
     """Find near-duplicates among texts and, with a run's scores, labels that are probably wrong."""
     resolved = build(InspectConfig, {**_given(settings, None), "data": data})
 
-    from bertwright.evaluation.inspect_data import run_inspection
+    from bertwright.experiments.inspect_data import run_inspection
 
     record = run_inspection(resolved, _reporter(json_line, quiet))
     if json_line:

@@ -398,6 +398,13 @@ class InspectSettings(ScoringMachineSettings, DataSettings):
     run: str | None = Field(
         None, description="Run whose scores tell likely label errors: of the data, or of its own held-out texts."
     )
+    folds: int | None = Field(
+        None, ge=2, le=100, description="Tell likely label errors by cross-validation: this many trainings on the data."
+    )
+    model: str = Field("all-MiniLM-L6-v2", description="Model to train with --folds.")
+    epochs: float = Field(1.0, gt=0, description="Times that each training of --folds learns from each text.")
+    max_length: int = Field(220, ge=3, description="Most tokens of a text with --folds; the rest is cut.")
+    seed: int = Field(0, ge=0, description="Which texts are in which of the --folds.")
     similarity: float = Field(
         0.8, gt=0, le=1, description="Share of 5-character pieces in common from which texts are near-duplicates."
     )
@@ -417,6 +424,8 @@ class InspectConfig(InspectSettings):
             raise ValueError("nothing to inspect: name files of texts, or a run with --run")
         if self.test and not self.data:
             raise ValueError("--test is compared with files of texts: name them too")
+        if self.folds is not None and (self.run is not None or not self.data):
+            raise ValueError("--folds trains on files of labelled texts: name them, and leave out --run")
         return self
 
 

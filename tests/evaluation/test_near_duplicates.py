@@ -99,6 +99,13 @@ def test_nearly_all_pairs_are_found_and_no_other():
     assert sum(hits) >= 0.9 * sum(near)
 
 
+@pytest.mark.parametrize("similarity", [0.01, 0.3, 0.95, 1.0])
+def test_any_similarity_can_be_asked_for(similarity):
+    text = sentences(1)[0]
+    found = find_near_duplicates([text, text.upper(), text + " m"], similarity)
+    assert found.groups.tolist() == [0, 0, 0 if similarity < 1 else -1]
+
+
 def test_a_chain_is_one_group():
     first = sentences(1, length=40)[0]
     second = first + " one more ending here"

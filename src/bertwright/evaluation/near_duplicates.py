@@ -27,6 +27,8 @@ NUM_HASHES = 128
 PIECE = 5
 _PIECES_AT_ONCE = 1 << 16
 _MOST_CHARACTERS = 5_000
+# Above it datasketch has too few bands.
+_HIGHEST_THRESHOLD = 0.9
 # A text of a large family is compared with this many of it, the first ones.
 _MOST_CANDIDATES = 200
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
@@ -132,7 +134,7 @@ def _candidates(texts: Sequence[str], similarity: float, reporter: Reporter) -> 
     except ModuleNotFoundError:
         raise UserError("finding near-duplicates needs datasketch: pip install 'bertwright[judgement]'") from None
     # A false alarm costs a comparison, a pair that is missed is lost: for how many bands datasketch is to take.
-    index = MinHashLSH(threshold=similarity, num_perm=NUM_HASHES, weights=(0.1, 0.9))
+    index = MinHashLSH(threshold=min(similarity, _HIGHEST_THRESHOLD), num_perm=NUM_HASHES, weights=(0.1, 0.9))
     row = 0
     with reporter.progress("Comparing", len(texts)) as advance:
         for signatures in _signature_parts(texts):

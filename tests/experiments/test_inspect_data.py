@@ -9,7 +9,10 @@ import pytest
 from tests.evaluation.test_bias import stored_run
 
 import bertwright
+from bertwright.config import DataSettings
+from bertwright.data.columns import read_labelled
 from bertwright.errors import DataError, RunError, UserError
+from bertwright.experiments.cross_validate import fold_of
 
 SPAM = "you have won a prize, call this number now to get your money and your car"
 
@@ -145,3 +148,49 @@ def test_what_cannot_be_inspected_is_refused(files, run):
     (run / "result.json").unlink()
     with pytest.raises(RunError, match=r"has no result\.json"):
         bertwright.inspect(run=str(run))
+
+
+# --- cross-validation ------------------------------------------------------------------------------------------------
+
+
+def write_comments(path, kind):
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(60):
+        bad = number % 2 == 1
+        text = f"{'awful nasty vile' if bad else 'fine lovely great'} thing {generator.integers(10**6)}"
+        turned = bad if number not in (10, 11) else not bad
+        labels = {"label": "1" if turned else "0"} if kind == "classes" else {"bad": int(turned), "text 2": 0}
+        if kind == "multi-label":
+            labels["text 2"] = number % 3 == 0
+        rows.append({"text": text, **labels})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("kind", ["classes", "multi-label"])
+def test_turned_labels_are_found_by_cross_validation(tmp_path, kind):
+    write_comments(tmp_path / "a.jsonl", kind)
+    given = {"label_column": ("bad", "text 2")} if kind == "multi-label" else {}
+    record = bertwright.inspect(
+        tmp_path / "a.jsonl", folds=2, epochs=4, max_length=16, similarity=1.0, num_shown=50, quiet=True, **given
+    )
+    errors = record["label_errors"]
+    assert errors["texts"] == 60
+    wrong = {error["row"] for error in errors["examples"] if error["suggested"] not in ("text 2", "not text 2")}
+    assert wrong & {10, 11}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_folds_have_their_share_of_each_class_and_need_enough_of_them(tmp_path):
+    write_comments(tmp_path / "a.jsonl", "classes")
+    texts = read_labelled(tmp_path / "a.jsonl", DataSettings())
+    folds = fold_of(texts, 4, 0)
+    counts = np.array([np.bincount(texts.label_ids[folds == number]) for number in range(4)])
+    assert counts.sum() == 60
+    assert counts.max() - counts.min() <= 1
+    assert (fold_of(texts, 4, 0) == folds).all()
+    assert (fold_of(texts, 4, 1) != folds).any()
+    with pytest.raises(DataError, match="--folds 31: found 30 texts of class '0'"):
+        fold_of(texts, 31, 0)
+    with pytest.raises(UserError, match="--folds trains on files"):
+        bertwright.inspect(run="somewhere", folds=3)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +15,14 @@ from bertwright.data.columns import read_unlabelled, read_unsettled
 from bertwright.data.rows import LabelColumn
 from bertwright.data.token_cache import is_token_cache
 from bertwright.errors import RunError, UserError
-from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.label_errors import find_label_errors
 from bertwright.evaluation.near_duplicates import NearDuplicates, find_near_duplicates
 from bertwright.evaluation.scores import has_labels
 from bertwright.evaluation.stored import stored_scores
+from bertwright.experiments.show_findings import show_findings
 from bertwright.progress import Reporter
 from bertwright.runs import PREDICTIONS, VALIDATION_PREDICTIONS, open_run, written_beside
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-_SHOWN_MEMBERS = 3
 _RECORDED_MEMBERS = 20
 _FORMATS = (".jsonl", ".json")
 
@@ -84,7 +80,7 @@ def run_inspection(config: InspectConfig, reporter: Reporter) -> dict[str, Any]:
         "duplicates": {**found.record(), "groups": found.groups(config.num_shown)},
         "label_errors": _errors_record(sources, errors, config.num_shown) if _have_scores(sources) else None,
     }
-    _show(record, reporter)
+    show_findings(record, reporter)
     if output is not None:
         everything = [{"kind": "near-duplicates", **group} for group in found.groups(None)]
         everything += [{"kind": "label error", **error} for error in errors]
@@ -99,6 +95,16 @@ def run_inspection(config: InspectConfig, reporter: Reporter) -> dict[str, Any]:
 def _sources(config: InspectConfig, reporter: Reporter) -> list[Source]:
     if not config.data:
         return _of_run(str(config.run), reporter)
+    if config.folds is not None:
+        from bertwright.experiments.cross_validate import cross_validated  # which needs torch
+
+        scored = cross_validated(config, reporter)
+        names = scored.labels
+        words, several = _words(scored.has_labels, names), scored.kind == "multi-label"
+        source = Source(
+            "data", scored.texts or [], scored.rows, words, names, scored.has_labels, scored.scores, several
+        )
+        return [source, *([_of_files("test", config.test, config, reporter)] if config.test else [])]
     named = [("data", config.data)] + ([("test", config.test)] if config.test else [])
     return [_of_files(name, files, config, reporter) for name, files in named]
 
@@ -269,7 +275,7 @@ class _Duplicates:
 
 
 def _have_scores(sources: Iterable[Source]) -> bool:
-    return all(source.scores is not None for source in sources)
+    return any(source.scores is not None for source in sources)
 
 
 def _label_errors(sources: Iterable[Source]) -> Iterator[dict[str, Any]]:
@@ -310,75 +316,14 @@ def _errors_record(sources: Sequence[Source], errors: Sequence[dict[str, Any]], 
         pairs[pair] = pairs.get(pair, 0) + 1
     margins = sorted(errors, key=lambda error: error["score_of_label"] - error["score_of_suggested"])
     return {
-        "texts": sum(len(source.texts) for source in sources),
+        "texts": sum(len(source.texts) for source in sources if source.scores is not None),
         "found": len(errors),
         "pairs": dict(sorted(pairs.items(), key=lambda pair: -pair[1])),
         "examples": margins[:most],
     }
 
 
-# --- what is shown and written ----------------------------------------------------------------------------------------
-
-
-def _show(record: Mapping[str, Any], reporter: Reporter) -> None:
-    duplicates, errors = record["duplicates"], record["label_errors"]
-    reporter.show("\n".join(_lines(record["texts"], duplicates)))
-    if duplicates["groups"]:
-        reporter.show(_groups_table(duplicates["groups"]))
-    if errors is not None:
-        reporter.show(f"labels that are probably wrong: {errors['found']:,} of {errors['texts']:,} texts")
-        for pair, count in errors["pairs"].items():
-            reporter.show(f"  {count:>8,}   {one_line(pair)}")
-        if errors["examples"]:
-            reporter.show(_errors_table(errors["examples"]))
-
-
-def _lines(texts: Mapping[str, int], duplicates: Mapping[str, Any]) -> Iterator[str]:
-    together = ", ".join(f"{count:,} {name} texts" for name, count in texts.items())
-    yield f"{together}; near-duplicates: {duplicates['texts_in_groups']:,} in {duplicates['num_groups']:,} groups"
-    for name, count in duplicates["within"].items():
-        yield f"  {count:>8,}   {name} texts have a near-duplicate among the {name} texts"
-    for name, count in (duplicates["shared"] or {}).items():
-        yield f"  {count:>8,}   {name} texts have a near-duplicate among the other texts"
-    yield f"  {duplicates['same_texts']:>8,}   texts are the same as another but for case and white space"
-    yield f"  {duplicates['groups_with_different_labels']:>8,}   groups hold texts of different labels"
-
-
-def _groups_table(groups: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for group in groups:
-        for place, entry in enumerate(group["texts"][:_SHOWN_MEMBERS]):
-            head = (f"{group['num_texts']:,}", f"{group['least_similarity']:.2f}") if not place else ("", "")
-            rows.append((*head, *_words_of(entry)))
-    return _table("Near-duplicates", ("texts", "similarity", "source", "row", "label"), rows)
-
-
-def _errors_table(errors: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for error in errors:
-        source, row, label, text = _words_of(error)
-        suggested = f"{one_line(error['suggested'])} {error['score_of_suggested']:.4f}"
-        rows.append((source, row, f"{label} {error['score_of_label']:.4f}", suggested, text))
-    return _table("Labels that are probably wrong", ("source", "row", "label", "suggested"), rows)
-
-
-def _words_of(entry: Mapping[str, Any]) -> tuple[str, str, str, str]:
-    return entry["source"], f"{entry['row']:,}", one_line(entry["label"] or "-"), one_line(entry["text"])
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """The last column is the text, cut where the line ends."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, expand=True)
-    for column in columns:
-        table.add_column(column, no_wrap=True, justify="right" if column in ("texts", "similarity", "row") else "left")
-    table.add_column("text", no_wrap=True, overflow="ellipsis", ratio=1)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+# --- what is written ----------------------------------------------------------------------------------------
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
