@@ -150,7 +150,8 @@ def test_markdown_and_csv_hold_the_same_cells(compared):
     markdown = shown(compared, "markdown")
     assert markdown.count("| :--- ") >= len(tables)
     assert "=1+1\\|x" in markdown
-    rows = list(csv.reader(io.StringIO(shown(compared, "csv"))))
+    assert markdown == shown(compared, "markdown", 40)  # never folded
+    rows = list(csv.reader(io.StringIO(shown(compared, "csv", 40))))
     assert [tables[0].title] in rows
     assert [row[0] for row in rows if row and "=1+1|x" in row[0]][:1] == ["'=1+1|x"]
     best = max(record["metrics"]["accuracy"] for record in compared.records)

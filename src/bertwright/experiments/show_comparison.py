@@ -62,14 +62,14 @@ def show_comparison(comparison: Comparison, reporter: Reporter, form: Literal["t
         return
     tables = tables_of(comparison, None)
     if form == "csv":
-        reporter.show(text_of("\n".join(as_csv(table) for table in tables).rstrip("\n")))
-        return
-    parts = [as_markdown(table) for table in tables]
-    parts += [
-        "\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)])
-        for title, lines in sentences_of(comparison).items()
-    ]
-    reporter.show(text_of("\n\n".join(parts)))
+        text = "\n".join(as_csv(table) for table in tables).rstrip("\n")
+    else:
+        parts = [as_markdown(table) for table in tables]
+        for title, lines in sentences_of(comparison).items():
+            parts.append("\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]))
+        text = "\n\n".join(parts)
+    if reporter.shows_results:
+        reporter.results.print(text_of(text), soft_wrap=True)  # a line of a file is never folded
 
 
 def sentences_of(comparison: Comparison) -> dict[str, list[str]]:
