@@ -9,8 +9,9 @@ covers the true one, how often the first two are told apart, which is an error, 
 difference among all equal ones, which is one, too. One JSON line for each case; with an output that is there already,
 the cases in it are not done again. ``--table`` prints what is there as Markdown.
 
-The truth comes from 8 million texts (with seeds, 2 million for each of 7 qualities). Scores are logits of normal scores with a part common to all models, a part of
-the setting and a part of the run, too sure of themselves by half; with seeds, a run's quality is itself random.
+The truth comes from 8 million texts (with seeds, 2 million for each of 7 qualities). Scores are logits of normal scores
+with a part common to all models, a part of the setting and a part of the run, too sure of themselves by half; with
+seeds, a run's quality is itself random.
 """
 
 from __future__ import annotations
