@@ -31,16 +31,16 @@ def simulation():
     ],
 )
 def test_intervals_cover_and_tests_hold_their_level(simulation, settings):
-    """Of 200 simulations a right share of 95 % is below 88 % once in 30,000 times, of 5 % above 12 % likewise."""
+    """Of 120 simulations a true share of 95 % is below 86 % once in 10,000 times, one of 5 % above 14 % likewise."""
     case = simulation.Case(**settings)
-    truth = simulation.true_values(case, 200_000, 1)
-    found = simulation.simulate(case, 200, 100, truth)
+    truth = simulation.true_values(case, 100_000, 1)
+    found = simulation.simulate(case, 120, 60, truth)
     for name in case.metrics:
-        assert found["num_answered"][name] == 200
-        assert found["coverage"][name] > 0.88, name
-        assert found["difference_coverage"][name] > 0.88, name
-        assert found["null_rejection"][name] < 0.12, name
-        assert found["family_wise_error"][name] < 0.12, name
+        assert found["num_answered"][name] == 120
+        assert found["coverage"][name] > 0.86, name
+        assert found["difference_coverage"][name] > 0.86, name
+        assert found["null_rejection"][name] < 0.14, name
+        assert found["family_wise_error"][name] < 0.14, name
 
 
 def test_a_case_that_is_there_is_not_simulated_again(simulation, tmp_path, monkeypatch, capsys):

@@ -18,7 +18,8 @@ from bertwright import runs as write_runs
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import write_predictions
 from bertwright.experiments.agreement import _known, _side_by_side
-from bertwright.experiments.compare import _quality_tables, compare
+from bertwright.experiments.compare import compare
+from bertwright.experiments.show_comparison import quality_tables, rich_table
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def runs(examples, tmp_path_factory):
 
 
 def test_a_record_holds_what_the_run_does(runs):
-    records = compare(*runs[:2])
+    records = compare(*runs[:2]).records
     for path, record in zip(runs, records, strict=False):
         run = bertwright.open_run(path)
         assert record["run"] == str(path)
@@ -60,7 +61,17 @@ def test_runs_without_predictions_are_matched_by_their_files(runs, tmp_path):
         copies.append(tmp_path / path.name)
         shutil.copytree(path, copies[-1])
         (copies[-1] / "predictions.parquet").unlink()
-    assert len(compare(*copies)) == 2
+    found = compare(*copies)
+    assert len(found.records) == 2
+    assert found.records[0]["intervals"] == found.contenders[0]["intervals"] == {}
+    assert [record["verdict"] for record in found.differences] == ["cannot tell"]
+    assert found.differences[0]["p"] is None
+    assert found.rankings == []
+    assert sum("has no predictions.parquet" in note for note in found.notes) == 2
+    mixed = compare(runs[0], copies[1])
+    assert mixed.records[0]["intervals"]
+    assert not mixed.records[1]["intervals"]
+    assert mixed.differences[0]["p"] is None
 
 
 def test_the_shell_shows_tables_where_torch_cannot_be_imported(runs):
@@ -70,7 +81,7 @@ def test_the_shell_shows_tables_where_torch_cannot_be_imported(runs):
     for word in ("Quality, test texts", "Times and memory", "bert-tiny", "3 steps", f"{accuracy:.4f}", "USD"):
         assert word in done.stdout
     done = call("compare", *runs[:2], "--json", without_torch=True)
-    assert json.loads(done.stdout) == compare(*runs[:2])
+    assert json.loads(done.stdout) == json.loads(json.dumps(compare(*runs[:2]).record(), allow_nan=False))
     assert "Quality" in done.stderr
     done = call("compare", runs[0], runs[2])
     assert done.returncode == 2
@@ -148,7 +159,7 @@ def judged(folder, name, task, metrics, columns, labels=("a", "b")):
 def test_runs_judged_on_other_labels_of_the_same_texts_are_refused(tmp_path, task, columns, others):
     one = judged(tmp_path, "one", task, {"r2": 0.5}, dict(columns))
     reordered = {**columns, "order": list(reversed(range(len(next(iter(columns.values()))))))}
-    assert len(compare(one, judged(tmp_path, "reordered", task, {"r2": 0.4}, reordered))) == 2
+    assert len(compare(one, judged(tmp_path, "reordered", task, {"r2": 0.4}, reordered)).records) == 2
     with pytest.raises(UserError, match="other texts or labels"):
         compare(one, judged(tmp_path, "other", task, {"r2": 0.4}, dict(others)))
 
@@ -183,8 +194,8 @@ def test_a_hash_of_a_text_that_is_none_is_damage(tmp_path):
 )
 def test_the_columns_of_a_comparison_are_those_of_the_labels(tmp_path, task, metrics, headings):
     paths = [judged(tmp_path, name, task, metrics, {"label_a": [1.0, 2.0]}) for name in ("one", "two")]
-    (table,) = _quality_tables(compare(*paths), 100)
-    assert [column.header for column in table.columns] == ["run", "model", "seed", "epochs", *headings]
+    (table,) = quality_tables(compare(*paths).records, 100)
+    assert list(table.columns) == ["run", "model", "seed", "epochs", *headings]
     assert shown([table], 100).splitlines()[-2].replace("two", "one").split() == [
         "one",
         "m",
@@ -203,7 +214,7 @@ def metrics_of(headings):
 def shown(tables, width):
     console = Console(width=width, file=io.StringIO())
     for table in tables:
-        console.print(table)
+        console.print(rich_table(table))
     return console.file.getvalue()
 
 
@@ -211,12 +222,12 @@ def shown(tables, width):
 def test_a_comparison_of_many_metrics_is_not_squeezed(tmp_path, width):
     metrics = dict.fromkeys(("accuracy", "precision", "recall", "f1", "roc_auc", "log_loss"), 0.1234)
     paths = [judged(tmp_path, name, "single_label", metrics, {"label": ["a", "b"]}) for name in ("one", "two")]
-    records = [{**record, "model": "m" * 30, "train_accuracy": 0.1234} for record in compare(*paths)]
-    assert shown(_quality_tables(records, width), width).count("0.1234") == 14
+    records = [{**record, "model": "m" * 30, "train_accuracy": 0.1234} for record in compare(*paths).records]
+    assert shown(quality_tables(records, width), width).count("0.1234") == 14
 
 
 def test_a_run_under_the_home_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("one", "two"):
         judged(tmp_path, name, "regression", {}, {"label_a": [1.0, 2.0]})
-    assert len(compare("~/one", "~/two")) == 2
+    assert len(compare("~/one", "~/two").records) == 2

@@ -105,6 +105,8 @@ def compare(
             an argument that is none.
     """
     _check(metrics, pairs, alpha, bootstrap_samples)
+    if top < 0:
+        raise UserError(f"--top {top}: expected a number from 0 on")
     found = open_finished(runs)
     texts = refuse_other_texts(found)
     contenders = contenders_of(found)

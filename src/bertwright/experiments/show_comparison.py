@@ -62,14 +62,14 @@ def show_comparison(comparison: Comparison, reporter: Reporter, form: Literal["t
         return
     tables = tables_of(comparison, None)
     if form == "csv":
-        reporter.show(text_of("\n".join(as_csv(table) for table in tables).rstrip("\n")))
-        return
-    parts = [as_markdown(table) for table in tables]
-    parts += [
-        "\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)])
-        for title, lines in sentences_of(comparison).items()
-    ]
-    reporter.show(text_of("\n\n".join(parts)))
+        text = "\n".join(as_csv(table) for table in tables).rstrip("\n")
+    else:
+        parts = [as_markdown(table) for table in tables]
+        for title, lines in sentences_of(comparison).items():
+            parts.append("\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]))
+        text = "\n\n".join(parts)
+    if reporter.shows_results:
+        reporter.results.print(text_of(text), soft_wrap=True)  # a line of a file is never folded
 
 
 def sentences_of(comparison: Comparison) -> dict[str, list[str]]:
@@ -203,7 +203,7 @@ def _differences_table(comparison: Comparison) -> PlainTable:
     records = comparison.differences
     adjusted = sum(record["p"] is not None for record in records) > 1
     columns = ["a", "b", *(["metric"] if len({r["metric"] for r in records}) > 1 else []), "a is", "a - b"]
-    columns += ["interval", "p", *(["p, Holm"] if adjusted else []), "more texts"]
+    columns += ["p", *(["p,\nHolm"] if adjusted else []), "more\ntexts"]
     title = f"Differences of {', '.join(dict.fromkeys(record['metric'] for record in records))}"
     tests = [record["test"] for record in records if record["test"] is not None]
     if tests:
@@ -211,8 +211,8 @@ def _differences_table(comparison: Comparison) -> PlainTable:
     rows = []
     for record in records:
         cells = [record["a"], record["b"], *([record["metric"]] if "metric" in columns else []), record["verdict"]]
-        low, high = signed(record["low"]), signed(record["high"])
-        cells += [signed(record["difference"]), "-" if record["low"] is None else f"{low} to {high}", _p(record["p"])]
+        interval = "" if record["low"] is None else f"\n{signed(record['low'])} to {signed(record['high'])}"
+        cells += [signed(record["difference"]) + interval, _p(record["p"])]
         cells += [_p(record["p_adjusted"])] if adjusted else []
         more = record["more_texts"]
         cells.append("seeds" if record["seeds_hide_it"] else "-" if more is None else rounded(more))
@@ -287,9 +287,9 @@ def rich_table(table: PlainTable) -> Table:
     found = empty_table(table.title)
     for place, heading in enumerate(table.columns):
         if place in table.folded:
-            found.add_column(text_of(heading), overflow="fold")
+            found.add_column(_lines(heading), overflow="fold")
         else:
-            found.add_column(text_of(heading), justify="left" if place < table.left else "right", no_wrap=True)
+            found.add_column(_lines(heading), justify="left" if place < table.left else "right", no_wrap=True)
     for row in table.rows:
         add_row(found, *row)
     return found
@@ -299,8 +299,9 @@ def as_markdown(table: PlainTable) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(_one_cell(cell).replace("|", "\\|") for cell in cells) + " |"
 
+    columns = [one_line(heading) for heading in table.columns]
     marks = [":---" if place < table.left else "---:" for place in range(len(table.columns))]
-    return "\n".join([f"**{one_line(table.title)}**", "", line(table.columns), line(marks), *map(line, table.rows)])
+    return "\n".join([f"**{one_line(table.title)}**", "", line(columns), line(marks), *map(line, table.rows)])
 
 
 def as_csv(table: PlainTable) -> str:
@@ -308,7 +309,7 @@ def as_csv(table: PlainTable) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow([one_line(table.title)])
-    for row in (table.columns, *table.rows):
+    for row in ([one_line(heading) for heading in table.columns], *table.rows):
         writer.writerow([_no_formula(_one_cell(cell)) for cell in row])
     return file.getvalue()
 
@@ -327,12 +328,9 @@ def _as_number(cell: str) -> float | None:
 
 
 def _one_cell(cell: str) -> str:
-    """Its lines in one; of a value with its interval, the interval in brackets."""
+    """Its lines in one: a value, and its interval in brackets."""
     first, *rest = (one_line(line) for line in cell.split("\n"))
-    second = " ".join(filter(None, rest))
-    if second and "–" in second:
-        return f"{first} ({second})"
-    return f"{first} {second}".strip()
+    return f"{first} ({' '.join(rest)})" if any(rest) else first
 
 
 def text_of(text: str) -> Any:
@@ -352,9 +350,14 @@ def empty_table(title: str) -> Table:
 
 def add_row(table: Table, *cells: str) -> None:
     """Add ``cells`` as they are: nothing in them is markup or a control code. Lines stay lines."""
-    table.add_row(
-        *(text_of("\n".join(one_line(line) if line.strip() else "" for line in cell.split("\n"))) for cell in cells)
-    )
+    table.add_row(*map(_lines, cells))
+
+
+def _lines(text: str) -> Any:
+    """For rich to print, each line safe for a terminal."""
+    # A space at the end holds the place of a star.
+    lines = [one_line(line) + (" " if line.endswith(" ") else "") for line in text.split("\n")]
+    return text_of("\n".join(lines))
 
 
 def _mebibytes(value: float | None) -> str:
