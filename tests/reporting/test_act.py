@@ -8,11 +8,12 @@ import json
 from xml.etree import ElementTree
 
 import pytest
-from tests.reporting.made_runs import HOSTILE
+from tests.reporting.made_runs import HOSTILE, make_run
 from tests.test_cli import call
 
 import bertwright
 from bertwright.errors import RunError, UserError
+from bertwright.reporting.notebook import comparison_html
 from bertwright.reporting.tables import cell, interval_cell, table
 
 
@@ -111,3 +112,16 @@ def test_notebooks_show_runs(made):
 
 def _ids(text):
     return [part.split('"')[0] for part in text.split(' id="')[1:]]
+
+
+def test_several_runs_where_torch_cannot_be_imported(tmp_path):
+    runs = [make_run(tmp_path / f"run-{i}", seed=i, epochs=float(i + 1)) for i in range(3)]
+    paths = [run.path for run in runs]
+    done = call("report", *paths, "--output", tmp_path / "page.html", "--json", without_torch=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["about"] == "comparison"
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    for words in ("3 classifiers side by side", "run-0", "Is one really better?", "Was it worth it?"):
+        assert words in page
+    shown = comparison_html(bertwright.compare(*paths))
+    assert shown.count("<svg") >= 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from bertwright.reporting.curves import calibration, errors_by_length, rates, running_mean, share_interval, thinned
+from bertwright.reporting.curves import errors_by_length, rates, running_mean, thinned
 
 
 @pytest.mark.parametrize("num", [30, 400, 20_000])
@@ -43,21 +43,6 @@ def test_bands_and_intervals_have_the_width_of_chance():
 
 def test_one_class_has_no_curve():
     assert rates(np.arange(5.0), np.ones(5, bool)) is None
-
-
-def test_calibration_by_hand():
-    scores = np.array([0.05, 0.05, 0.95, 0.95, 1.0])
-    bins, error = calibration(scores, np.array([0, 1, 1, 1, 0.0]))
-    assert [(item.low, item.high, item.count) for item in bins] == [(0.0, 0.1, 2), (0.9, 1.0, 3)]
-    assert bins[0].share == 0.5
-    # (2 * |.05 - .5| + 3 * |.9667 - .6667|) / 5
-    assert error == pytest.approx((2 * 0.45 + 3 * 0.3) / 5)
-
-
-def test_wilson_by_hand():
-    # 8 of 10, z = 1.96: 0.490 to 0.943 (Brown, Cai and DasGupta 2001 give the formula).
-    assert share_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert share_interval(0, 0) == (0.0, 1.0)
 
 
 def test_groups_of_length():

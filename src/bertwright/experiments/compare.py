@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -71,6 +72,10 @@ class Comparison:
     metric: str | None = None
     alpha: float = 0.05
     notes: list[str] = field(default_factory=list)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: verdicts, table and pictures. They are drawn when it asks for them."""
+        return str(importlib.import_module("bertwright.reporting.notebook").comparison_html(self))
 
     def record(self) -> dict[str, Any]:
         """All of it as one JSON object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -192,6 +193,10 @@ class Sweep:
     def over(self) -> bool:
         """Whether nothing is left to do."""
         return not any(trial.state in ("waiting", "running", "stopped") for trial in self.trials)
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the trials, the best of them, and pictures. They are drawn when it asks for them."""
+        return str(importlib.import_module("bertwright.reporting.notebook").sweep_html(self))
 
     def record(self) -> dict[str, Any]:
         """The sweep as JSON has it."""

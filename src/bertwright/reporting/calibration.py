@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.reporting.curves import CalibrationBin, calibration
+from bertwright.evaluation.calibration import calibration_error, equal_width_bins
+from bertwright.reporting.curves import CalibrationBin
 from bertwright.reporting.material import Material, is_finite, number_in, object_in
 from bertwright.reporting.page import Section
 from bertwright.reporting.quality_plots import calibration_plot, histogram_plot
@@ -72,8 +73,8 @@ def _from_predictions(material: Material) -> list[Series]:
     scores, true = _cases(material)
     if scores is None or true is None:
         return []
-    bins, error = calibration(scores, true)
-    return [(_UNCHANGED, bins, error)]
+    bins = equal_width_bins(scores, true)
+    return [(_UNCHANGED, _bins(bins), calibration_error(bins))]
 
 
 def _cases(material: Material) -> tuple[np.ndarray | None, np.ndarray | None]:

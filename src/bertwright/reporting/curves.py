@@ -1,4 +1,4 @@
-"""The curves behind the pictures: rates over thresholds with bands, calibration, shares with intervals.
+"""The curves behind the pictures: rates over thresholds with bands, calibration, errors by length.
 
 A band is of 95 % at each place, by the bootstrap over texts: percentiles 2.5 and 97.5 of resampled curves (Efron and
 Tibshirani 1993, chapter 13). Scores are first put into at most 1,000 bins; of bins, drawing texts with replacement is
@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from bertwright.evaluation.significance import wilson
 
 _MOST_BINS, _NUM_DRAWS, _NUM_PLACES = 1_000, 400, 101
 _Z = 1.959963984540054  # the 97.5 % point of the normal distribution
@@ -139,44 +141,7 @@ class CalibrationBin:
     @property
     def interval(self) -> tuple[float, float]:
         """Of the share, 95 % (Wilson)."""
-        return share_interval(self.share * self.count, self.count)
-
-
-def calibration(scores: np.ndarray, true: np.ndarray, num_bins: int = 10) -> tuple[list[CalibrationBin], float]:
-    """Bins of equal width that hold something, and the expected calibration error over them.
-
-    That is the mean over texts of |mean score - share| of their bin (Guo et al. 2017, equation 3).
-
-    Args:
-        scores: (cases,) from 0 to 1.
-        true: (cases,) what came of each: 0, 1, or a share.
-    """
-    places = np.clip((scores * num_bins).astype(int), 0, num_bins - 1)
-    counts = np.bincount(places, minlength=num_bins)
-    bins = []
-    for place in np.flatnonzero(counts):
-        chosen = places == place
-        bins.append(
-            CalibrationBin(
-                float(place / num_bins),
-                float((place + 1) / num_bins),
-                int(counts[place]),
-                float(scores[chosen].mean()),
-                float(true[chosen].mean()),
-            )
-        )
-    error = sum(item.count * abs(item.mean_score - item.share) for item in bins) / max(len(scores), 1)
-    return bins, float(error)
-
-
-def share_interval(hits: float, num: float) -> tuple[float, float]:
-    """The 95 % interval of a share of ``num`` cases, by Wilson (1927); (0, 1) where there are no cases."""
-    if num <= 0:
-        return 0.0, 1.0
-    share, square = hits / num, _Z**2 / num
-    middle = (share + square / 2) / (1 + square)
-    half = _Z * np.sqrt(max(share * (1 - share), 0.0) / num + square / (4 * num)) / (1 + square)
-    return float(max(middle - half, 0.0)), float(min(middle + half, 1.0))
+        return wilson(self.share * self.count, self.count)
 
 
 @dataclass(frozen=True)
@@ -211,7 +176,7 @@ def errors_by_length(lengths: np.ndarray, errors: np.ndarray, num_groups: int = 
         of, found = lengths[chosen], errors[chosen]
         mean = float(found.mean())
         if shares:
-            low, high = share_interval(float(found.sum()), len(found))
+            low, high = wilson(float(found.sum()), len(found))
         else:
             half = _Z * float(found.std(ddof=1)) / len(found) ** 0.5 if len(found) > 1 else 0.0
             low, high = max(mean - half, 0.0), mean + half

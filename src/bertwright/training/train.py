@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import torch
 
 from bertwright import hardware, runs
 from bertwright.config import TrainConfig
@@ -13,6 +16,8 @@ from bertwright.data.tokenize import files_sha256
 from bertwright.errors import Interrupted, RunError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
+from bertwright.memory_trace import FILE as MEMORY
+from bertwright.memory_trace import MemorySampler, read_memory_trace, write_memory_trace
 from bertwright.progress import Reporter
 from bertwright.training.learn import learn
 from bertwright.training.phases import Phases, remove_leftovers
@@ -56,8 +61,8 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         runs.prepare_output(output, config.overwrite)
     phases = Phases(output, reporter, resumed)
     try:
-        with Stop() as stop, phases:
-            result = _run_phases(config, phases, stop, reporter)
+        with Stop() as stop, phases, _sampling_memory(config, phases, reporter) as memory:
+            result = _run_phases(config, phases, stop, memory, reporter)
     except StopNow as signal:
         _leave(signal, phases, reporter)
     except OSError as error:
@@ -107,7 +112,37 @@ def _show_finished(config: TrainConfig, output: Path, reporter: Reporter) -> run
     return run
 
 
-def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Reporter) -> dict[str, Any]:
+@contextlib.contextmanager
+def _sampling_memory(config: TrainConfig, phases: Phases, reporter: Reporter) -> Iterator[MemorySampler]:
+    """Within it memory is sampled; what was sampled of a run that is stopped is kept, and gone on with."""
+    earlier = None
+    if phases.resumed and (phases.output / MEMORY).is_file():
+        try:
+            earlier = read_memory_trace(phases.output / MEMORY)
+        except RunError as error:
+            reporter.warn(f"{error}; sampled from here on")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    sampler = MemorySampler(lambda: phases.doing, torch.cuda.memory_allocated if on_gpu else None, earlier)
+    try:
+        with sampler:
+            yield sampler
+    except BaseException:
+        if phases.begun:
+            _write_memory(sampler, phases, reporter)
+        raise
+
+
+def _write_memory(memory: MemorySampler, phases: Phases, reporter: Reporter) -> None:
+    """Write memory.parquet; a run goes on without it."""
+    try:
+        write_memory_trace(phases.output / MEMORY, memory.trace())
+    except OSError as error:
+        reporter.warn(f"{phases.output / MEMORY}: not written ({error.strerror}); the run goes on")
+
+
+def _run_phases(
+    config: TrainConfig, phases: Phases, stop: Stop, memory: MemorySampler, reporter: Reporter
+) -> dict[str, Any]:
     """Everything between the settings and the result, which is written and returned."""
     prepared = prepare(config, Machine.of(config), phases, reporter)
     learnt = learn(prepared, phases, stop, reporter)
@@ -120,6 +155,7 @@ def _run_phases(config: TrainConfig, phases: Phases, stop: Stop, reporter: Repor
     scored, settled = score(prepared, predictor, phases, reporter)
     phases.doing = "writing the result"
     result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
+    _write_memory(memory, phases, reporter)
     learnt.writer.result(result)
     learnt.tracking.result(result)
     phases.finish()
