@@ -180,7 +180,8 @@ def test_quantiles_and_tests_are_those_of_scipy():
     assert two_sided_p(0.3, 0.04) == pytest.approx(2 * stats.norm.sf(1.5))
     assert two_sided_p(-0.3, 0.04, 4) == pytest.approx(2 * stats.t.sf(1.5, 4))
     assert two_sided_p(0.0, 0.0) == 1
-    assert two_sided_p(0.1, 0.0) == 0
+    assert two_sided_p(0.1, 0.0) == 1  # nothing is known
+    assert two_sided_p(1e-17, 1e-30) == 1
 
 
 @pytest.mark.parametrize(

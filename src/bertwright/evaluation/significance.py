@@ -16,6 +16,7 @@ import numpy as np
 Interval = tuple[float, float]
 Scale = Literal["share", "positive", "correlation", "below one", "plain"]
 
+_NOTHING = 1e-12  # what rounding makes of 0
 POWER = 0.8
 """With this chance a difference is to be told, where it is said how many texts would tell it."""
 
@@ -40,7 +41,8 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
 
     DeLong, DeLong and Clarke-Pearson (1988), eqs. 2 to 5: a positive text's structural component is the share of
     negative texts below it, half a text for a tie. They are counted by bisection in the sorted scores, O(n log n) for
-    each model; the difference of the two midranks of Sun and Xu (2014), eqs. 9 and 10, is the same number. The covariance of areas that are exactly 0 or 1 is 0.
+    each model; the difference of the two midranks of Sun and Xu (2014), eqs. 9 and 10, is the same number. The
+    covariance of areas that are exactly 0 or 1 is 0.
 
     Args:
         is_positive: which texts have the label, booleans ``(texts,)``.
@@ -216,13 +218,14 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def two_sided_p(difference: float, variance: float, degrees_of_freedom: float = math.inf) -> float:
-    """Of a difference that is 0 in truth and has this variance: Student's t, or normal for infinitely many degrees."""
+    """Of a difference that is 0 in truth and has this variance: Student's t, or normal for infinitely many degrees.
+
+    Without any variance (two texts, or models that never err) nothing is known, and p is 1.
+    """
     from scipy.special import ndtr, stdtr
 
-    if difference == 0:
+    if abs(difference) < _NOTHING or variance < _NOTHING**2:
         return 1.0
-    if variance <= 0:
-        return 0.0
     statistic = abs(difference) / math.sqrt(variance)
     return float(2 * (ndtr(-statistic) if math.isinf(degrees_of_freedom) else stdtr(degrees_of_freedom, -statistic)))
 

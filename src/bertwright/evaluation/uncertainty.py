@@ -264,7 +264,7 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
     found = contrast(measured, [models], [1.0])
     degrees = found.degrees_of_freedom if len(models) > 1 else float(measured.degrees_of_freedom[models[0]])
     scale = _SCALES.get(measured.name, "share")
-    if found.variance <= 1e-20:  # the same in every resample, but for rounding
+    if found.variance < 1e-20:  # the same in every resample, but for rounding
         return None
     low, high = interval_on_scale(found.value, found.variance, scale, alpha, degrees)
     return (low, high) if low < high else None
