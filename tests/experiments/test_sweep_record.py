@@ -148,9 +148,7 @@ def test_flags_replace_axes_of_the_file_by_name():
     assert found == {"grid": ("seed=5", "epochs=[1, 2]"), "epochs": 4.0}
 
 
-@pytest.mark.parametrize(
-    "text", ["a=1..", "a=..2", "a=log:1..", "a=1..2:3", "a=1..2:0", "a=x", "a=1e999..2"]
-)
+@pytest.mark.parametrize("text", ["a=1..", "a=..2", "a=log:1..", "a=1..2:3", "a=1..2:0", "a=x", "a=1e999..2"])
 def test_spaces_that_are_none(text):
     with pytest.raises(UserError):
         dimension_of(text)
