@@ -30,7 +30,7 @@ from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
 from bertwright.experiments.sweep_store import FILE, Store
 from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
-from bertwright.experiments.sweep_work import TRIALS, Worker, last_error
+from bertwright.experiments.sweep_work import TRIALS, Worker, is_over, last_error
 from bertwright.progress import Reporter
 from bertwright.training.stop import Stop, StopNow
 
@@ -141,7 +141,7 @@ def _work(asked: Asked, folder: Path, plan: Plan, stop: Stop, reporter: Reporter
     try:
         store.free_lost()
         store.put_in_line(plan.wanted, settings.retry_failed)
-        if not any(entry.state in ("waiting", "running", "stopped") for entry in store.entries()) and not plan.space:
+        if is_over(plan, store.entries()):
             return "over"
         with Processes((alive,)) as processes:
             tokens = _tokens(folder, plan, store, processes, stop)

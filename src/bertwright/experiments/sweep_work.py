@@ -9,7 +9,7 @@ import math
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ class Worker:
             self._watch()
             self._begin()
             if not self.slots:
-                if self._is_over():
+                if is_over(self.plan, self.store.entries()):
                     return "over"
                 if not self._may_spend_more():
                     return "budget"
@@ -141,13 +141,6 @@ class Worker:
             elif not slot.end:
                 slot.end = why
                 self.processes.signal(slot.number, signal.SIGKILL if why == "pruned" else signal.SIGTERM)
-
-    def _is_over(self) -> bool:
-        """Whether nothing is left, for anybody."""
-        entries = self.store.entries()
-        if any(entry.state in ("waiting", "running", "stopped") for entry in entries):
-            return False
-        return self.plan.search == "grid" or (self.plan.num_trials is not None and len(entries) >= self.plan.num_trials)
 
     # --- time and money -----------------------------------------------------------------------------------------------
 
@@ -360,6 +353,13 @@ class Worker:
             raise UserError(
                 f"the first {_ALIKE} trials failed alike: {one_line(error)}. Put it right, then pass --retry-failed"
             )
+
+
+def is_over(plan: Plan, entries: Sequence[Entry]) -> bool:
+    """Whether nothing is left to do of a sweep, for anybody."""
+    if any(entry.state in ("waiting", "running", "stopped") for entry in entries):
+        return False
+    return plan.search == "grid" or (plan.num_trials is not None and len(entries) >= plan.num_trials)
 
 
 def shown_settings(claim: Claim) -> str:
