@@ -155,6 +155,31 @@ def test_a_worker_without_a_sign_of_life_loses_its_trial_to_another(server, tmp_
     assert other.entries()[0].shown.value == 2.0
 
 
+@pytest.mark.parametrize("kind", ["postgresql", "file"])
+def test_a_worker_killed_in_the_midst_of_a_claim_loses_it_too(kind, tmp_path, request, monkeypatch):
+    url = request.getfixturevalue("server") if kind == "postgresql" else None
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    killed = Store(tmp_path / "a", url, "midst", heartbeat_s=1)
+    killed.create({"plan": plan().record()}, minimize=False)
+    killed.put_in_line(plan().wanted[:1])
+
+    def kill(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(killed, "note", kill)
+    with pytest.raises(KeyboardInterrupt):
+        killed.claim()
+    assert [entry.state for entry in killed.entries()] == ["running"]
+    other = Store(tmp_path / ("a" if url is None else "b"), url, "midst", heartbeat_s=1)
+    other.find()
+    if url is not None:
+        time.sleep(5.5)
+    other.free_lost()
+    other.put_in_line([])
+    assert other.claim().entry.number == 0
+
+
 def test_what_is_said_of_a_database_shows_no_password(server, tmp_path):
     with pytest.raises(UserError) as error:
         Store(tmp_path, "postgresql://me:secret@127.0.0.1:1/none", "none")

@@ -205,9 +205,12 @@ class Store:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._try(lambda: self._optuna.storages.fail_stale_trials(study))
-        for trial in self._trials():
-            if trial.state == TrialState.RUNNING and self.has_died(trial.user_attrs):
-                self._end(trial._trial_id, TrialState.FAIL)
+        with self._exclusive():
+            for trial in self._trials():
+                # Of a file, a claim is one act in the lock: without a name its worker was killed in the midst of it.
+                nameless = self.is_file and "worker" not in trial.user_attrs
+                if trial.state == TrialState.RUNNING and (nameless or self.has_died(trial.user_attrs)):
+                    self._end(trial._trial_id, TrialState.FAIL)
 
     def has_died(self, attributes: Mapping[str, Any]) -> bool:
         """Whether who works at a trial is a worker of this folder, and no more. Of others nothing can be seen here."""
@@ -269,13 +272,14 @@ class Store:
                 if waiting is None:
                     continue
                 trial_id = waiting._trial_id
+                with contextlib.suppress(_InTheWay):  # before the claim: who is killed just after it has given a sign
+                    self._try(lambda trial_id=trial_id: self._storage.record_heartbeat(trial_id))  # type: ignore[misc]
                 if not self._claimed(trial_id):
                     continue
                 again = next((one for one in self.entries() if one.key == entry.key), entry)
                 if again.shown._trial_id != trial_id:  # somebody has finished it meanwhile, or works at it
                     self._end(trial_id, TrialState.FAIL)
                     continue
-                self._try(lambda trial_id=trial_id: self._storage.record_heartbeat(trial_id))  # type: ignore[misc]
                 here = {"id": self.worker, "host": socket.gethostname(), "folder": str(self.folder.absolute())}
                 self.note(trial_id, worker=here)
                 return Claim(again, trial_id, dict(again.attributes.get("settings") or {}))
