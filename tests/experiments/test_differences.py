@@ -77,7 +77,7 @@ def test_what_cannot_be_told_says_how_many_texts_would(tmp_path):
     (record,) = compare(*paths).differences
     assert record["verdict"] == "cannot tell"
     assert record["texts_needed"] == record["more_texts"] + 200 > 200
-    assert f"about {rounded(record['more_texts'])} more texts would tell" in record["sentence"]
+    assert f"about {rounded(record['more_texts'])} more test texts would tell" in record["sentence"]
     same = make_run(tmp_path / "same", texts, scores_of(texts, 1.0, 0), x=3)
     (record,) = compare(paths[0], same).differences
     assert (record["difference"], record["p"], record["more_texts"]) == (0, 1, None)

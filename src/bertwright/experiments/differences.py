@@ -103,7 +103,7 @@ def _sentence(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
     one, other, metric = record["a"], record["b"], record["metric"]
     values = f"{metric} {number(record['value_a'])} against {number(record['value_b'])}"
     if record["p"] is None:
-        return f"Cannot tell {one} from {other}: {values}; without predictions there is no test."
+        return f"Cannot tell {one} from {other}: {values}; there are not enough predictions for a test."
     share = f"{100 * (1 - alpha):g} %"
     numbers = (
         f"a difference of {signed(record['difference'])} ({share} interval {signed(record['low'])} to "
@@ -121,7 +121,7 @@ def _sentence(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
     elif record["more_texts"] is None:
         more = "No number of texts that anyone has would tell."
     else:
-        more = f"If it is real, about {rounded(record['more_texts'])} more texts would tell."
+        more = f"If it is real, about {rounded(record['more_texts'])} more test texts would tell."
     return f"Cannot tell {one} from {other} at {record['num_texts']:,} texts: {values}, {numbers}. {more}"
 
 

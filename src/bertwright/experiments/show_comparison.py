@@ -241,6 +241,8 @@ def _rankings_table(comparison: Comparison) -> PlainTable:
     ]
     title = f"How the order of the texts moved, by {records[0]['score']}"
     columns = ["a", "b", "Spearman", "Kendall", f"shared of\nhighest {k}", f"shared of\nlowest {k}"]
+    if not k:
+        columns, rows = columns[:4], [row[:4] for row in rows]
     return PlainTable(title, columns, rows, 2, (0, 1))
 
 
