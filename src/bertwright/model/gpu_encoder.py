@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._dynamo import config as dynamo_config
 
 from bertwright.model.attention import Kernel
 from bertwright.model.batch import Batch
@@ -69,6 +68,8 @@ class GpuEncoder:
         self, encoder: Encoder, kernel: Kernel, graphs: bool, backend: str = "inductor", strict: bool = False
     ) -> None:
         self.encoder, self.graphs = encoder, graphs
+        from torch._dynamo import config as dynamo_config  # a second of loading that only compiling needs
+
         for layer in encoder.layers:
             assert isinstance(layer, EncoderLayer)
             layer.attention.kernel = kernel  # chosen now: the choice itself cannot be compiled
