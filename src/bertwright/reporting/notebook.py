@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import html as escaping
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bertwright.errors import UserError
 from bertwright.reporting.comparison_page import comparison_page
 from bertwright.reporting.material import read_material
-from bertwright.reporting.page import Page, render
+from bertwright.reporting.page import Page, Section, render
 from bertwright.reporting.run_page import run_page
 from bertwright.reporting.sweep_page import sweep_page
 from bertwright.runs import Run, open_run
@@ -21,7 +23,8 @@ _PLOTS = (
     "search", "pareto", "importance",  # of a sweep
 )  # fmt: skip
 _TABLES = ("metrics", "contenders", "differences", "trial-list")
-_MOST_PLOTS, _MOST_TABLES, _MOST_ROWS = 4, 2, 12
+_MOST_PLOTS, _MOST_TABLES, _MOST_ROWS = 4, 4, 12
+_OF_A_DATA_SET = re.compile(r"-\d+$")  # what a sweep's page adds to names where it is about several data sets
 
 
 def run_html(run: Run) -> str:
@@ -54,8 +57,19 @@ def _shown(make: Any, what: Any, identity: str) -> str:
 
 def fragment(page: Page, identity: str) -> str:
     """The most important of ``page`` as an HTML element; its ids begin with ``identity``."""
-    plots = sorted((plot for plot in page.plots() if plot.name in _PLOTS), key=lambda plot: _PLOTS.index(plot.name))
-    tables = [table for table in page.tables() if table.name in _TABLES]
+    plots = [
+        replace(plot, title=_about(plot.name, plot.title, section))
+        for section in page.sections
+        for plot in section.plots
+        if _kind(plot.name) in _PLOTS
+    ]
+    tables = [
+        replace(table, caption=_about(table.name, table.caption, section))
+        for section in page.sections
+        for table in section.tables
+        if _kind(table.name) in _TABLES
+    ]
+    plots.sort(key=lambda plot: _PLOTS.index(_kind(plot.name)))
     return render(
         "notebook.html",
         page=page,
@@ -64,3 +78,13 @@ def fragment(page: Page, identity: str) -> str:
         most_rows=_MOST_ROWS,
         prefix=f"bertwright-{identity}-",
     )
+
+
+def _kind(name: str) -> str:
+    """The name of a picture or table without the number of its data set."""
+    return _OF_A_DATA_SET.sub("", name)
+
+
+def _about(name: str, words: str, section: Section) -> str:
+    """``words`` over a picture or table, after the data set that it is about where there are several."""
+    return words if _kind(name) == name else f"{section.heading}. {words}"
