@@ -184,13 +184,12 @@ def main() -> None:
     path = (
         options.output / f"intervals-numpy{np.__version__}-{month}.jsonl" if options.output.is_dir() else options.output
     )
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     if options.table:
-        print(table(done))
+        print(table(_lines(path)))
         return
     part, num_parts = map(int, options.part.split("/"))
     for case in CASES[part::num_parts]:
-        if any(line["simulated"] == asdict(case) for line in done):
+        if any(line["simulated"] == asdict(case) for line in _lines(path)):
             continue
         started = time.perf_counter()
         # With several seeds there are three times as many models, and what seeds do outweighs the bootstrap's noise.
@@ -212,13 +211,18 @@ def main() -> None:
         print(table([line]), flush=True)
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """Lines as a Markdown table, shares in per cent."""
     rows = [
         "| texts | labels | seeds | metric | interval covers | of a difference | tells equals apart | Holm, any pair |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for line in lines:
+    order = {json.dumps(asdict(case)): place for place, case in enumerate(CASES)}
+    for line in sorted(lines, key=lambda line: order.get(json.dumps(line["simulated"]), len(order))):
         case = Case(**line["simulated"])
         what = {
             "classes": f"2 classes, {case.positive_share:.0%} positive",
