@@ -63,15 +63,15 @@ class Comparison:
         notes: what is missing and why, one line each.
     """
 
-    records: list[dict[str, Any]]
-    contenders: list[dict[str, Any]] = field(default_factory=list)
-    differences: list[dict[str, Any]] = field(default_factory=list)
-    rankings: list[dict[str, Any]] = field(default_factory=list)
-    worth: list[dict[str, Any]] = field(default_factory=list)
-    pareto: list[dict[str, Any]] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(repr=False)
+    contenders: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    differences: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    rankings: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    worth: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    pareto: list[dict[str, Any]] = field(default_factory=list, repr=False)
     metric: str | None = None
     alpha: float = 0.05
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list, repr=False)
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: verdicts, table and pictures. They are drawn when it asks for them."""

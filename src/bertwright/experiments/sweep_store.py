@@ -423,7 +423,10 @@ class Store:
 
 def _load_optuna() -> Any:
     try:
-        import optuna
+        with warnings.catch_warnings():
+            # In a notebook without ipywidgets tqdm, which Optuna loads, warns of bars that are never shown.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            import optuna
     except ImportError:
         raise UserError("a sweep needs optuna: pip install 'bertwright[sweep]'") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
