@@ -140,7 +140,9 @@ def may_become_nobody() -> bool:
 def test_missing_permission_is_said(open_folder, what):
     # Root may do everything: there, the command runs as nobody, and imports what it needs before.
     nobody = (
-        "import bertwright.commands, bertwright.training.train, os; os.setuid(65534)" if may_become_nobody() else ""
+        "import bertwright.commands, bertwright.training.train, rich.console, os; os.setuid(65534)"
+        if may_become_nobody()
+        else ""
     )
     secret = open_folder / "secret.csv"
     secret.write_text(GOOD)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
 
 from bertwright.config import EvaluateConfig, PredictSettings, TrainConfig, build, read_config_file
 from bertwright.errors import UserError
+from bertwright.experiments.sweep_folder import Asked
 
 
 def test_an_unknown_setting_names_the_nearest():
@@ -75,16 +77,36 @@ def test_files_are_read_or_refused(tmp_path):
 
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.toml"))
+TABLES = [path for path in EXAMPLES if path.stem.startswith("table-")]
+TRAININGS = [path for path in EXAMPLES if path not in TABLES]
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: path.stem)
 def test_the_example_files_are_settings(path):
     config = build(TrainConfig, {"train": ("x.csv",), **read_config_file(path)}, str(path))
     assert config.model != TrainConfig.model_fields["model"].default
 
 
+@pytest.mark.parametrize(("name", "number"), [("table-a", 4), ("table-b", 4), ("table-c", 18)])
+def test_the_example_sweeps_are_plans(name, number, tmp_path, monkeypatch):
+    (path,) = (path for path in TABLES if path.stem == name)
+    monkeypatch.chdir(tmp_path)
+    for file in re.findall(r'"([a-z0-9_]+/[a-z0-9_.-]+)"', path.read_text()):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    plan = Asked(read_config_file(path)).plan()
+    assert len(plan.wanted) == number
+    if name == "table-c":
+        configs = [plan.trial_config(wanted.settings) for wanted in plan.wanted]
+        frozen = [config for config in configs if config.freeze_encoder]
+        assert len(frozen) == 14
+        assert not any(config.cache_features for config in frozen)
+        assert {config.epochs for config in frozen} == {5, 10, 15}
+        assert {config.batch_size for config in frozen} == {5, 8, 12, 20}
+
+
 def test_the_examples_of_sentiment_are_those_of_the_report():
-    by_name = {path.stem: build(TrainConfig, {"train": "x", **read_config_file(path)}) for path in EXAMPLES}
+    by_name = {path.stem: build(TrainConfig, {"train": "x", **read_config_file(path)}) for path in TRAININGS}
     sizes, base = by_name["sentiment-sizes"], by_name["sentiment-base-adamax"]
     assert (sizes.optimizer, sizes.learning_rate, sizes.epsilon) == ("adam", 3e-5, 1e-8)
     assert (sizes.clip, sizes.max_grad_norm, sizes.batch_size, sizes.validation_share) == ("each", 1.0, 32, 0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 
 import numpy as np
@@ -25,9 +26,10 @@ def test_the_thread_sees_memory_come_and_go():
     with MemorySampler(lambda: phase, every_s=0.01) as sampler:
         time.sleep(0.05)
         phase = "holding"
-        held = np.ones(64 << 20, np.uint8)
+        held = mmap.mmap(-1, 64 << 20)  # of the system, and not memory that others in this process let go of
+        held.write(b"x" * len(held))
         time.sleep(0.1)
-        del held
+        held.close()
         phase = "after"
         time.sleep(0.05)
     trace = sampler.trace()

@@ -129,6 +129,7 @@ def test_a_run_goes_on_from_its_own_record(kills, stopped, whole, capsys):
             "environment.json",
             "history.jsonl",
             "steps.parquet",
+            "memory.parquet",
             "result.json",
             "predictions.parquet",
             "predictions_validation.parquet",

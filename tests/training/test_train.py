@@ -36,6 +36,7 @@ def test_the_folder_is_as_designed(run):
         "environment.json",
         "history.jsonl",
         "steps.parquet",
+        "memory.parquet",
         "result.json",
         "predictions.parquet",
         "predictions_validation.parquet",
