@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import nbclient
 import nbformat
@@ -97,3 +98,12 @@ with Reporter().progress("Training", 40, "batches") as advance:
     assert seen[-1] == ""
     assert notebook.cells[0].outputs[0]["data"]["text/html"] == ""
     assert not [output for output in notebook.cells[0].outputs if output["output_type"] == "stream"]
+
+
+def test_a_notebooks_bar_may_begin_with_nothing_done(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *_, **__: SimpleNamespace(update=shown.append))
+    with progress._notebook_bar("Scoring", 10, "texts") as advance:
+        advance(0)
+        advance(10)
+    assert "some time left" in shown[0].data

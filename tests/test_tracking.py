@@ -70,11 +70,11 @@ def library(monkeypatch):
 
 
 def track(name, output=Path("runs/comments")):
-    followed = tracking.Tracking((name,), output, {"model": "bert-tiny", "seed": 3}, Reporter(quiet=True))
-    followed.line(LINE)
-    followed.result(RESULT)
-    followed.line(LINE)  # after the end: nobody listens
-    return followed
+    with tracking.Tracking((name,), Reporter(quiet=True)) as followed:
+        followed.begin(output, {"model": "bert-tiny", "seed": 3})
+        followed.line(LINE)
+        followed.result(RESULT)
+        followed.line(LINE)  # after the end: nobody listens
 
 
 def test_mlflow_gets_settings_lines_and_figures(library, monkeypatch):
@@ -97,6 +97,7 @@ def test_wandb_gets_settings_lines_and_figures(library, monkeypatch):
     track("wandb")
     settings = {"model": "bert-tiny", "seed": 3}
     assert wandb.calls == [
+        ("login", (), {"prompt": False}),
         ("init", (), {"project": "mine", "name": "comments", "dir": "runs/comments", "config": settings}),
         ("log", (LOGGED,), {"step": 4}),
         ("summary", ({"result/" + name: value for name, value in FIGURES.items()},), {}),
@@ -139,13 +140,37 @@ def test_a_tracker_that_fails_is_said_once_and_left_out(monkeypatch, capsys):
 
     monkeypatch.setitem(sys.modules, "wandb", Broken("wandb"))
     reporter = Reporter(quiet=False)
-    followed = tracking.Tracking(("wandb",), Path("runs/x"), {}, reporter)
+    followed = tracking.Tracking(("wandb",), reporter)
+    followed.begin(Path("runs/x"), {})
     followed.line(LINE)
     followed.line(LINE)
     followed.result(RESULT)
     said = capsys.readouterr().err
     assert said.count("--track wandb failed") == 1
     assert "no route to host" in said
+
+
+def test_a_run_that_is_stopped_ends_for_its_trackers_too(library):
+    mlflow = library("mlflow")
+
+    def stopped():
+        with tracking.Tracking(("mlflow",), Reporter(quiet=True)) as followed:
+            followed.begin(Path("runs/x"), {})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert mlflow.calls[-1] == ("end_run", (), {"status": "KILLED"})
+
+
+def test_wandb_without_an_account_does_not_ask(library, monkeypatch, capsys):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    wandb = library("wandb")
+    monkeypatch.setattr(wandb, "login", lambda prompt: False, raising=False)
+    with tracking.Tracking(("wandb",), Reporter()) as followed:
+        followed.begin(Path("runs/x"), {})
+    assert wandb.calls == []
+    assert "no account is known" in capsys.readouterr().err
 
 
 def test_unknown_and_missing_trackers_are_refused(monkeypatch):

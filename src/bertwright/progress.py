@@ -110,7 +110,8 @@ def _notebook_bar(what: str, total: int, unit: str) -> Iterator[Advance]:
             return
         shown = now
         rate = done / max(now - started, 1e-9)
-        words = f"{what}: {done:,} of {total:,} {unit}, {_rate(rate)}/s, {duration((total - done) / rate)} left"
+        left = duration((total - done) / rate) if rate > 0 else "some time"
+        words = f"{what}: {done:,} of {total:,} {unit}, {_rate(rate)}/s, {left} left"
         if said:
             words += f", {said}"
         place.update(HTML(f'<progress value="{done}" max="{total}"></progress> {html.escape(words)}'))

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
@@ -29,6 +29,10 @@ class Tracker(Protocol):
 
     def finish(self, values: Mapping[str, float]) -> None:
         """The run's figures, and the end of it."""
+        ...
+
+    def stop(self) -> None:
+        """The end of a run that was stopped, or failed."""
         ...
 
 
@@ -50,6 +54,9 @@ class _TensorBoard:
     def finish(self, values: Mapping[str, float]) -> None:
         for name, value in values.items():
             self._writer.add_scalar("result/" + name, value)
+        self.stop()
+
+    def stop(self) -> None:
         self._writer.close()
 
 
@@ -70,12 +77,18 @@ class _MLflow:
         self._mlflow.log_metrics({_plain("result/" + name): value for name, value in values.items()})
         self._mlflow.end_run()
 
+    def stop(self) -> None:
+        self._mlflow.end_run(status="KILLED")
+
 
 class _WeightsAndBiases:
     """Project WANDB_PROJECT, or "bertwright"; with WANDB_MODE=offline nothing leaves the machine."""
 
     def __init__(self, output: Path, settings: Mapping[str, Any]) -> None:
         wandb = importlib.import_module("wandb")
+        # Without an account wandb would ask for one at the terminal, and the training would wait.
+        if os.environ.get("WANDB_MODE", "online") in ("online", "run") and not wandb.login(prompt=False):
+            raise RuntimeError("no account is known: run wandb login, or set WANDB_MODE=offline")
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT), name=output.name, dir=str(output), config=dict(settings)
         )
@@ -86,6 +99,9 @@ class _WeightsAndBiases:
     def finish(self, values: Mapping[str, float]) -> None:
         self._run.summary.update({"result/" + name: value for name, value in values.items()})
         self._run.finish()
+
+    def stop(self) -> None:
+        self._run.finish(exit_code=1)
 
 
 class _Trackio:
@@ -102,6 +118,9 @@ class _Trackio:
 
     def finish(self, values: Mapping[str, float]) -> None:
         self._trackio.log({"result/" + name: value for name, value in values.items()})
+        self.stop()
+
+    def stop(self) -> None:
         self._trackio.finish()
 
 
@@ -129,13 +148,24 @@ def tracker_names(given: Sequence[str]) -> tuple[str, ...]:
 
 
 class Tracking:
-    """All trackers of a run. Without any it does nothing."""
+    """All trackers of a run, within a context that ends them however it is left. Without any it does nothing."""
 
-    def __init__(self, names: Sequence[str], output: Path, settings: Mapping[str, Any], reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self, names: Sequence[str], reporter: Reporter) -> None:
+        self._names, self._reporter = tuple(names), reporter
         self._trackers: dict[str, Tracker] = {}
-        for name in names:
+
+    def begin(self, output: Path, settings: Mapping[str, Any]) -> None:
+        """The run in the folder ``output`` has begun."""
+        for name in self._names:
             self._try(name, self._start, name, output, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, tracker in list(self._trackers.items()):
+            self._try(name, tracker.stop)
+        self._trackers = {}
 
     def line(self, line: Mapping[str, Any]) -> None:
         """A line of the history."""

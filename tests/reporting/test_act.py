@@ -125,3 +125,17 @@ def test_several_runs_where_torch_cannot_be_imported(tmp_path):
         assert words in page
     shown = comparison_html(bertwright.compare(*paths))
     assert shown.count("<svg") >= 2
+
+
+def test_runs_are_only_read(made, tmp_path):
+    run = made["two classes"].path
+    for given in (
+        {"output": run / "page.html"},
+        {"output": tmp_path / "a.html", "tables": run},
+        {"output": tmp_path / "a.html", "figures": run / "model" / "figures"},
+        {"output": run / "result.json"},
+    ):
+        with pytest.raises(RunError, match="lies in the run"):
+            bertwright.report(run, **given, overwrite=True, quiet=True)
+    with pytest.raises(RunError, match=r"found \.json, expected a name that ends in \.html"):
+        bertwright.report(run, output=tmp_path / "other.json", quiet=True)

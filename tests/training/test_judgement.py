@@ -11,6 +11,7 @@ import pytest
 
 import bertwright
 from bertwright.errors import DataError, UserError
+from bertwright.evaluation import judgement
 from bertwright.evaluation.calibration import calibration_of
 from bertwright.evaluation.threshold import Goal, tune_threshold
 from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
@@ -335,3 +336,10 @@ def test_labels_of_other_names_are_read_by_a_label_map(tmp_path):
     for bad, message in (("BAD", "expected THEIRS=OURS"), ("A=b,A=c", "A is given twice")):
         with pytest.raises(UserError, match=message):
             bertwright.evaluate(run.path, tmp_path / "theirs.csv", label_map=bad, quiet=True)
+
+
+def test_a_temperature_that_cannot_be_found_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(judgement, "fit_temperature", lambda *_: None)
+    run = small(tmp_path, "classes", calibrate=True)
+    assert run.result["judgement"]["temperature"] == 1
+    assert "it stays 1\n" in capsys.readouterr().err

@@ -21,6 +21,7 @@ from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_ta
 from bertwright.evaluation.judgement import Settled, check_asked, judgement_record, settle
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
+from bertwright.evaluation.threshold import Goal
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.model.sources import find_folder
 from bertwright.progress import Reporter
@@ -47,6 +48,8 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     """
     started = time.perf_counter()
     output = None if config.output is None else Path(config.output)
+    if config.tune_threshold is not None:
+        Goal.of(config.tune_threshold)  # before any work is done
     if output is not None:
         _keep_judged_run(output, config.run)
         runs.prepare_output(output, config.overwrite)

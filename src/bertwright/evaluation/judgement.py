@@ -112,7 +112,7 @@ def _temperature(
         if found is None:
             reporter.warn(
                 f"--calibrate: no temperature is most likely on these {len(texts):,} {on} texts (every one is right, "
-                "or the scores tell nothing); it stays {temperature:g}"
+                f"or the scores tell nothing); it stays {temperature:g}"
             )
         else:
             temperature = found

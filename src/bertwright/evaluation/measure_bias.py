@@ -115,7 +115,11 @@ def bias_table(record: Mapping[str, Any]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"Bias of {one_line(record['label'])!r}"), title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=Text(f"Bias of {one_line(record['label'])!r}; 95 % intervals below"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     table.add_column("group", overflow="fold")
     for heading in ("texts", "positive", *_HEADINGS.values()):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -129,7 +133,7 @@ def bias_table(record: Mapping[str, Any]) -> Table:
 def _auc(value: float | None, interval: Sequence[float] | None) -> str:
     if value is None:
         return "-"
-    return f"{value:.4f}" if interval is None else f"{value:.4f} [{interval[0]:.4f}, {interval[1]:.4f}]"
+    return f"{value:.4f}" if interval is None else f"{value:.4f}\n{interval[0]:.3f}–{interval[1]:.3f}"
 
 
 def _overall(record: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from bertwright.data.rows import LabelColumn
 from bertwright.data.token_cache import is_token_cache
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.label_errors import find_label_errors
-from bertwright.evaluation.near_duplicates import NearDuplicates, find_near_duplicates
+from bertwright.evaluation.near_duplicates import NearDuplicates, cleaned_text, find_near_duplicates
 from bertwright.evaluation.scores import has_labels
 from bertwright.evaluation.stored import stored_scores
 from bertwright.experiments.show_findings import show_findings
@@ -237,9 +238,10 @@ class _Duplicates:
             for source, count in zip(self.sources, counts.tolist(), strict=True):
                 within[source.name] += count if count > 1 else 0
                 shared[source.name] += count if count < len(rows) else 0
-            labels = {entry["label"] for entry in map(self._entry, rows.tolist())} - {None}
-            conflicts += len(labels) > 1
-            same += int((self.found.similarities[rows] == 1).sum())
+            entries = [self._entry(row) for row in rows.tolist()]
+            conflicts += len({entry["label"] for entry in entries} - {None}) > 1
+            times = Counter(cleaned_text(entry["text"]) for entry in entries)
+            same += sum(count for count in times.values() if count > 1)
         return {
             "similarity": self.similarity,
             "num_groups": len(self.members),

@@ -19,7 +19,7 @@ from bertwright.reporting.material import read_material
 from bertwright.reporting.page import Page, write_page, write_pictures, write_tables
 from bertwright.reporting.run_page import run_page
 from bertwright.reporting.sweep_page import sweep_page
-from bertwright.runs import check_can_be_made, open_run
+from bertwright.runs import check_can_be_made, is_run, open_run
 
 SWEEP = "sweep.json"
 
@@ -114,6 +114,18 @@ def _sweep_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def _keep_runs(name: str, place: Path) -> None:
+    """Refuse to write into a run's folder: runs are only read.
+
+    Raises:
+        RunError: ``place`` is one, or lies in one.
+    """
+    resolved = place.expanduser().resolve()
+    for folder in (resolved, *resolved.parents):
+        if is_run(folder):
+            raise RunError(f"--{name} {place} lies in the run {folder}, whose files do not change; name another place")
+
+
 def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:
     """Make sure, before any work, that all can be written.
 
@@ -123,8 +135,12 @@ def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:
     for name, module in (("Jinja2", "jinja2"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"a report needs {name}: pip install 'bertwright[report]'")
+    for name, place in (("output", output), *folders.items()):
+        _keep_runs(name, place)
     if output.is_dir():
         raise RunError(f"{output} is a folder; --output names the report's file, such as report.html")
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise RunError(f"--output {output}: found {output.suffix or 'no ending'}, expected a name that ends in .html")
     if output.exists() and not overwrite:
         raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
     check_can_be_made(output)

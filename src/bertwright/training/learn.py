@@ -45,17 +45,15 @@ class Learnt:
         state: the kept weights by name, as model/ has them.
         losses: (steps,) float32, the loss of each step; None where they are lost.
         writer: of the run's folder, which is there now.
-        tracking: of the trackers that follow the run, which have its history.
     """
 
     trained: Trained
     state: dict[str, Tensor]
     losses: np.ndarray | None
     writer: runs.RunWriter
-    tracking: Tracking
 
 
-def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) -> Learnt:
+def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, reporter: Reporter) -> Learnt:
     """Begin the run's folder, train the model and save it; or take what is there, of a training that is over."""
     config, machine, loaded = prepared.config, prepared.machine, prepared.loaded
     trained = phases.trained() if phases.resumed else None
@@ -70,14 +68,14 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) ->
         f"{torch.get_num_threads()} threads"
     )
     writer = _begin(prepared, phases, stop)
-    tracking = Tracking(config.track, phases.output, rerunnable(config), reporter)
+    tracking.begin(phases.output, rerunnable(config))
     if trained is not None:
         reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
         state = load_classifier(str(phases.output / runs.MODEL)).model.state_dict()
         writer.history_from(trained.history)
         for line in trained.history:
             tracking.line(line)
-        return Learnt(trained, state, phases.losses(trained), writer, tracking)
+        return Learnt(trained, state, phases.losses(trained), writer)
     writer.environment(_environment(prepared, chosen))
     # A signal between the last step and the saved model waits: what was learnt is not lost.
     with stop.deferred():
@@ -92,7 +90,7 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, reporter: Reporter) ->
             outcome.losses,
             lambda folder: save_model(folder, loaded.model.config, state, loaded.tokenizer, loaded.settings),
         )
-    return Learnt(trained, state, outcome.losses, writer, tracking)
+    return Learnt(trained, state, outcome.losses, writer)
 
 
 def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:

@@ -19,6 +19,7 @@ from bertwright.evaluation.show import show_result
 from bertwright.memory_trace import FILE as MEMORY
 from bertwright.memory_trace import MemorySampler, read_memory_trace, write_memory_trace
 from bertwright.progress import Reporter
+from bertwright.tracking import Tracking
 from bertwright.training.learn import learn
 from bertwright.training.phases import Phases, remove_leftovers
 from bertwright.training.prepare import Machine, prepare
@@ -144,8 +145,15 @@ def _run_phases(
     config: TrainConfig, phases: Phases, stop: Stop, memory: MemorySampler, reporter: Reporter
 ) -> dict[str, Any]:
     """Everything between the settings and the result, which is written and returned."""
+    with Tracking(config.track, reporter) as tracking:
+        return _run_tracked(config, phases, stop, memory, tracking, reporter)
+
+
+def _run_tracked(
+    config: TrainConfig, phases: Phases, stop: Stop, memory: MemorySampler, tracking: Tracking, reporter: Reporter
+) -> dict[str, Any]:
     prepared = prepare(config, Machine.of(config), phases, reporter)
-    learnt = learn(prepared, phases, stop, reporter)
+    learnt = learn(prepared, phases, stop, tracking, reporter)
     write_steps(prepared, learnt.losses, phases, reporter)
     if not learnt.writer.history_is_whole:
         learnt.writer.history_from(learnt.trained.history)
@@ -157,6 +165,6 @@ def _run_phases(
     result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
     _write_memory(memory, phases, reporter)
     learnt.writer.result(result)
-    learnt.tracking.result(result)
+    tracking.result(result)
     phases.finish()
     return result
