@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine shows none"))
         if "net" in item.keywords and os.environ.get("BERTWRIGHT_NET") != "1":
             item.add_marker(pytest.mark.skip(reason="needs the network; set BERTWRIGHT_NET=1"))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """All tests' modules are loaded: Python's collector need not look through them before every training."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -42,11 +42,14 @@ def test_a_forked_process_has_memory_of_its_own():
 
 
 def test_settled_objects_are_left_alone_and_given_back():
-    before = gc.get_freeze_count()
-    with settled_objects():
-        frozen = gc.get_freeze_count()
-        assert frozen > before
+    gc.unfreeze()  # what conftest.py left alone
+    try:
         with settled_objects():
-            assert gc.get_freeze_count() == frozen
-        assert gc.get_freeze_count() == frozen, "the inner one does not undo the outer one"
-    assert gc.get_freeze_count() == before
+            frozen = gc.get_freeze_count()
+            assert frozen > 0
+            with settled_objects():
+                assert gc.get_freeze_count() == frozen
+            assert gc.get_freeze_count() == frozen, "the inner one does not undo the outer one"
+        assert gc.get_freeze_count() == 0
+    finally:
+        gc.freeze()
