@@ -10,9 +10,10 @@ variance S^2 between the runs; the last alone is seen in the covariance over tex
 is (covariance of two runs) + S^2 / k, without bias.
 
 S^2 comes from few runs, so quantiles are Student's, with Satterthwaite's (1946) degrees of freedom (Welch's, of a
-difference), in which the covariance counts as known. There S^2 is put in at its 65 % upper limit: with S^2 itself, a
-small one found by chance makes its own degrees of freedom many, and intervals over two or three seeds cover as little
-as 87 and 92 %; with the limit 92 to 97 and 94 to 96 %, whatever the share of the seeds (docs/statistics.md).
+difference), in which the covariance counts as known. There S^2 is put in at its 65 % upper limit (at its median, of a
+difference of settings with three seeds and more): with S^2 itself, a small one found by chance makes its own degrees of
+freedom many, and intervals over two or three seeds cover as little as 87 and 92 %; with the limit 92 to 97 and 94 to
+96 %, whatever the share of the seeds (docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -234,7 +235,9 @@ def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, floa
     if not squares:
         return math.inf
     degrees = total**2 / squares
-    upper = total * degrees / float(chdtri(degrees, _UPPER_LIMIT))
+    # Two variances of two degrees and more are seldom both far too small.
+    cautious = len(shares) == 1 or min(own for _, _, own in shares) < 2
+    upper = total * degrees / float(chdtri(degrees, _UPPER_LIMIT if cautious else 0.5))
     return degrees * (1 + common / upper) ** 2
 
 
