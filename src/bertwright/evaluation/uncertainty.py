@@ -7,13 +7,13 @@ differ in their seed alone, the seed is a random effect: a run's value is
 
 and what is asked for is the mean over seeds and texts. Of k runs the first and the last are seen together, as the
 variance S^2 between the runs; the last alone is seen in the covariance over texts. So the variance of a mean of k runs
-is (covariance of two runs) + S^2 / k, without bias, and not less than what texts alone make.
+is (covariance of two runs) + S^2 / k, without bias.
 
-S^2 comes from few runs, so quantiles are Student's, with Satterthwaite's (1946) degrees of freedom, in which what texts
-do counts as known. For one variance between seeds S^2 is put in at its 65 % upper limit: with S^2 itself, a small one
-found by chance makes its own degrees of freedom many, and intervals over two or three seeds cover 87 to 93 %; with the
-limit 93 to 98 and 94 to 97 %, whatever the share of the seeds. Two variances, in a difference, need no such care: their
-degrees are Welch's, which are few where one is by chance small (docs/statistics.md).
+S^2 comes from few runs, so quantiles are Student's, with Satterthwaite's (1946) degrees of freedom (Welch's, of a
+difference), in which the covariance counts as known. There S^2 is put in at its 65 % upper limit (at its median, of a
+difference of settings with three seeds and more): with S^2 itself, a small one found by chance makes its own degrees of
+freedom many, and intervals over two or three seeds cover as little as 87 and 92 %; with the limit 92 to 97 and 94 to
+96 %, whatever the share of the seeds (docs/statistics.md).
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ class Contrast:
     Attributes:
         value: the sum.
         text_variance: over sets of as many texts, with these runs.
-        seed_variance: what other seeds add to it; 0 where no seeds were repeated.
+        seed_variance: what other seeds add to it; 0 where no seeds were repeated, below 0 where the runs differ less
+            than texts alone would make them.
         degrees_of_freedom: of their sum.
     """
 
@@ -212,9 +213,8 @@ def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
         else:
             shares.append((alone * between, alone * own_texts, degrees))
     between = sum(share[0] for share in shares)
-    seed_variance = max(between - sum(share[1] for share in shares), 0.0)
     common = max(text_variance - sum(share[1] for share in shares), 0.0)
-    return Contrast(value, text_variance, seed_variance, _degrees_of_freedom(common, shares))
+    return Contrast(value, text_variance, common + between - text_variance, _degrees_of_freedom(common, shares))
 
 
 def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, float]:
@@ -227,7 +227,7 @@ def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, flo
 
 
 def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, float]]) -> float:
-    """Satterthwaite's, of ``common``, which is as good as known, and of variances between runs."""
+    """Satterthwaite's, of ``common``, which is as good as known, and of variances between runs at an upper limit."""
     from scipy.special import chdtri
 
     squares = sum(between**2 / degrees for between, _, degrees in shares)
@@ -235,9 +235,10 @@ def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, floa
     if not squares:
         return math.inf
     degrees = total**2 / squares
-    if len(shares) == 1:
-        total *= degrees / float(chdtri(degrees, _UPPER_LIMIT))
-    return degrees * (1 + common / total) ** 2
+    # Two variances of two degrees and more are seldom both far too small.
+    cautious = len(shares) == 1 or min(own for _, _, own in shares) < 2
+    upper = total * degrees / float(chdtri(degrees, _UPPER_LIMIT if cautious else 0.5))
+    return degrees * (1 + common / upper) ** 2
 
 
 def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alpha: float = 0.05) -> Interval | None:

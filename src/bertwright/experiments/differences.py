@@ -89,11 +89,11 @@ def _more_texts(record: Mapping[str, Any], test: Difference | None, alpha: float
     if test is None or record["verdict"] != "cannot tell" or not record["difference"]:
         return nothing
     seen = test.contrast
-    needed = texts_needed(
-        seen.value, seen.text_variance, record["num_texts"], alpha, seen.seed_variance, seen.degrees_of_freedom
-    )
+    seeds = max(seen.seed_variance, 0.0)
+    of_texts = seen.variance - seeds
+    needed = texts_needed(seen.value, of_texts, record["num_texts"], alpha, seeds, seen.degrees_of_freedom)
     if needed is None:
-        return {**nothing, "seeds_hide_it": seen.seed_variance > 0}
+        return {**nothing, "seeds_hide_it": seeds > 0}
     # Few texts and exact tests: the large-sample formula may ask for fewer than there are.
     needed = max(needed, record["num_texts"] + 1)
     return {"texts_needed": needed, "more_texts": needed - record["num_texts"], "seeds_hide_it": False}
