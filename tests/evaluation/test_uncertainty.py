@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tests.evaluation.test_resampling import KINDS, judged_texts
 
+from bertwright.evaluation.few_texts import notes_of_few
 from bertwright.evaluation.metrics import METRIC_NAMES_OF
 from bertwright.evaluation.resampling import Judged, bootstrap_metrics
 from bertwright.evaluation.significance import delong, delong_test, wilson
@@ -128,3 +129,38 @@ def test_what_has_no_answer_has_no_interval():
     found = measure(judged, num_samples=100)
     assert mean_interval(judged, found["f1"], [0]) is None
     assert mean_interval(judged, found["accuracy"], [0]) == wilson(50, 50)
+
+
+@pytest.mark.parametrize("num_positive", [1, 2, 398, 399])
+def test_a_ranking_with_too_few_of_a_kind_has_no_interval_and_no_test(num_positive):
+    judged = judged_texts("classes", num_texts=400)
+    label_ids = (np.arange(400) < num_positive).astype(int)
+    rare = Judged("classes", judged.labels, judged.scores, judged.decided, label_ids)
+    assert not {"roc_auc", "average_precision"} & set(measure(rare, num_samples=100))
+    kind = "positive" if num_positive < 3 else "negative"
+    assert f"has {min(num_positive, 400 - num_positive)} {kind} text" in notes_of_few(rare, ["roc_auc"])[0]
+
+
+@pytest.mark.parametrize("kind", ["classes", "multi-label"])
+def test_one_rare_label_of_several_takes_the_interval_of_the_mean(kind):
+    judged = judged_texts(kind, 3, num_texts=400)
+    if kind == "classes":
+        judged.label_ids[judged.label_ids == 2] = 0
+        judged.label_ids[0] = 2
+    else:
+        judged.has_label[:, 2] = np.arange(400) == 0
+    found = measure(judged, num_samples=100)
+    assert not {"roc_auc", "average_precision"} & set(found)
+    assert "accuracy" in found
+    assert f'"{judged.labels[2]}" has 1 positive text;' in notes_of_few(judged, ["roc_auc"])[0]
+
+
+def test_few_positives_make_few_degrees_of_freedom_in_a_mean_over_labels_too():
+    judged = judged_texts("multi-label", 3, num_texts=400)
+    assert notes_of_few(judged, ["roc_auc"]) == []
+    many = measure(judged, ["roc_auc"], num_samples=200)["roc_auc"]
+    judged = judged_texts("multi-label", 3, num_texts=400)
+    judged.has_label[:, :] = (np.arange(400) < 4)[:, None]
+    few = measure(judged, ["roc_auc"], num_samples=200)["roc_auc"]
+    assert few.degrees_of_freedom[0] < 20 < many.degrees_of_freedom[0]
+    assert "too narrow" in notes_of_few(judged, ["roc_auc"])[0]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from bertwright.evaluation.few_texts import ranked_too_little
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.evaluation.resampling import Judged
 from bertwright.evaluation.significance import holm, texts_needed
@@ -65,6 +66,7 @@ def differences_of(
                     "test": None if test is None else test.test,
                     "num_texts": None if judged is None else judged.num_texts,
                     "seeds": [len(models[one]), len(models[other])],
+                    "why_untested": None if test is not None else _why_untested(judged, metric),
                 }
             )
     adjusted = holm([record["p"] for record in found])
@@ -75,6 +77,11 @@ def differences_of(
         record.update(_more_texts(record, test, alpha / max(num_tests, 1)))
         record["sentence"] = _sentence(record, num_tests, alpha)
     return found
+
+
+def _why_untested(judged: Judged | None, metric: str) -> str:
+    few = None if judged is None else ranked_too_little(judged, metric)
+    return "there are not enough predictions for a test" if few is None else f"there is no test of it: {few}"
 
 
 def _verdict(record: Mapping[str, Any], alpha: float) -> str:
@@ -103,7 +110,7 @@ def _sentence(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
     one, other, metric = record["a"], record["b"], record["metric"]
     values = f"{metric} {number(record['value_a'])} against {number(record['value_b'])}"
     if record["p"] is None:
-        return f"Cannot tell {one} from {other}: {values}; there are not enough predictions for a test."
+        return f"Cannot tell {one} from {other}: {values}; {record['why_untested']}."
     share = f"{100 * (1 - alpha):g} %"
     numbers = (
         f"a difference of {signed(record['difference'])} ({share} interval {signed(record['low'])} to "
