@@ -74,6 +74,19 @@ def test_what_another_epoch_bought(tmp_path):
     assert third["sentence"].endswith("That it is better cannot be told.")
 
 
+def test_a_step_that_is_not_among_the_tests_says_that_it_is_not_adjusted(tmp_path):
+    texts = texts_of("classes", 300)
+    paths = [make_run(tmp_path / f"e{n}", texts, scores_of(texts, 0.6 * n, n), epochs=float(n)) for n in (1, 2, 3)]
+    for step in compare(*paths).worth:
+        assert "interval, unadjusted, " in step["sentence"]
+        assert "after Holm over 3 tests" in step["sentence"]
+    tested, alone = compare(*paths, pairs="first").worth
+    assert tested["p_adjusted"] is not None
+    assert alone["p_adjusted"] is None
+    assert alone["verdict"] == ("better" if alone["p"] <= 0.05 else "cannot tell")
+    assert "unadjusted: this pair is not among those tested above" in alone["sentence"]
+
+
 def test_what_a_larger_model_bought_and_what_else_differs(tmp_path):
     texts = texts_of("regression", 300)
     sizes = {"tiny": (0.2, 10), "small": (1.0, 40)}

@@ -6,7 +6,7 @@ The figures behind the limits stand in docs/statistics.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ FEW_OF_A_KIND = 20
 FEWEST_COUNTED = 2
 """Texts in the denominator of a precision, recall or F1 below which it has no interval and no test."""
 _OF_DECISIONS = ("precision", "recall", "f1", "macro_precision", "macro_recall", "macro_f1")
+_IN_DENOMINATOR = f"fewer than {FEWEST_COUNTED} texts are in the denominator"
 _MOST_NAMED = 5
 
 
@@ -54,7 +55,29 @@ def notes_of_few(judged: Judged, names: Iterable[str]) -> list[str]:
         notes.append(f"No intervals and tests of {' and '.join(ranked)}: {why}")
     elif ranked and (why := ranked_little(judged)) is not None:
         notes.append(why)
+    for shares in (True, False):
+        few = [name for name in names if is_one_share(judged, name) == shares and _counts_too_few(judged, name)]
+        if few and shares:
+            notes.append(f"No intervals and tests of {' and '.join(few)} of runs where {_IN_DENOMINATOR}")
+        elif few:
+            notes.append(
+                f"Intervals of {' and '.join(few)} are too narrow where {_IN_DENOMINATOR} of some class or label: such "
+                "a class adds 0 or a guess, as if that were certain"
+            )
     return notes
+
+
+def _counts_too_few(judged: Judged, name: str) -> bool:
+    counts = fewest_counted(judged, name)
+    return counts is not None and bool((counts < FEWEST_COUNTED).any())
+
+
+def counted_too_little(judged: Judged, name: str, models: Sequence[int]) -> bool:
+    """Whether ``name`` is a share of fewer than two texts for one of the ``models``: no interval, no test."""
+    if not is_one_share(judged, name):
+        return False
+    counts = fewest_counted(judged, name)
+    return counts is not None and bool((counts[list(models)] < FEWEST_COUNTED).any())
 
 
 def _labels_below(judged: Judged, limit: int) -> list[str]:

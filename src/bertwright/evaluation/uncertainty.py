@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertwright.evaluation.few_texts import RANKED, ranked_too_little
+from bertwright.evaluation.few_texts import RANKED, counted_too_little, fewest_counted, is_one_share, ranked_too_little
 from bertwright.evaluation.resampling import (
     MEANS,
     Judged,
@@ -54,6 +54,7 @@ NUM_SAMPLES = 2_000
 _FEWEST_SAMPLES = 400
 _MOST_WORK = 2e9  # texts x models x labels x resamples
 _UPPER_LIMIT = 0.65
+_NO_VARIANCE = 1e-20  # the same in every resample, but for rounding
 
 _SCALES: dict[str, Scale] = {
     **dict.fromkeys(
@@ -154,7 +155,8 @@ def measure(
             drawn = samples[name][~np.isnan(samples[name]).any(axis=1)]
             if len(drawn) > 1:
                 covariance = np.atleast_2d(np.cov(drawn, rowvar=False))
-                found[name] = _bootstrapped(name, points[name][0], covariance, components if name in RANKED else ())
+                own = components if name in RANKED else ()
+                found[name] = _bootstrapped(judged, name, points[name][0], covariance, own)
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -165,8 +167,11 @@ def _is_of(judged: Judged, name: str) -> bool:
 
 
 def _bootstrapped(
-    name: str, values: np.ndarray, covariance: np.ndarray, components: tuple[Component, ...]
+    judged: Judged, name: str, values: np.ndarray, covariance: np.ndarray, components: tuple[Component, ...]
 ) -> Measured:
+    counts = fewest_counted(judged, name) if is_one_share(judged, name) else None
+    if counts is not None:  # known from as many texts as are in the denominator
+        return Measured(name, values, covariance, BOOTSTRAP, np.maximum(counts - 1.0, 1.0))
     degrees = np.array([welch_degrees(components, row) for row in np.eye(len(values))])
     return Measured(name, values, covariance, BOOTSTRAP, degrees, components)
 
@@ -239,6 +244,8 @@ def _weights(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
 
 def _text_degrees(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequence[float]) -> float:
     """The degrees of freedom of what texts do to the sum that ``contrast`` is of."""
+    if not measured.components:
+        return min(float(measured.degrees_of_freedom[model]) for group in groups for model in group)
     return welch_degrees(measured.components, _weights(measured, groups, signs))
 
 
@@ -272,6 +279,8 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
     interval. (F1 = 2 J / (1 + J), where J is the share of hits in hits and errors of the positive class.) One run's ROC
     AUC by DeLong has the interval of ``auc_interval``. All else is symmetric on a scale without bounds.
     """
+    if counted_too_little(judged, measured.name, models):
+        return None
     if len(models) == 1:
         counts = _counts(judged, measured.name, models[0])
         if counts is not None:
@@ -291,7 +300,7 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
     if len(models) > 1:
         degrees = min(found.degrees_of_freedom, _text_degrees(measured, [models], [1.0]))
     scale = _SCALES.get(measured.name, "share")
-    if found.variance < 1e-20:  # the same in every resample, but for rounding
+    if found.variance < _NO_VARIANCE:
         return None
     low, high = interval_on_scale(found.value, found.variance, scale, alpha, degrees)
     return (low, high) if low < high else None
@@ -314,24 +323,30 @@ def _counts(judged: Judged, name: str, model: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of one metric between two contenders: ``contrast``, interval, p, and the name of the test."""
+    """The difference of one metric between two contenders: ``contrast``, interval, p, and the name of the test.
+
+    Without any variance there is no interval, low and high are None, and p is 1.
+    """
 
     contrast: Contrast
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     test: str
 
 
 def difference(
     judged: Judged, measured: Measured, first: Sequence[int], other: Sequence[int], alpha: float = 0.05
-) -> Difference:
+) -> Difference | None:
     """The mean over the models ``first`` less that over ``other``, each runs of one setting that differ in their seed.
 
     One run against one: mid-p McNemar and Tango's score interval for accuracy; else, and for several seeds, the
     difference over its standard error by DeLong or the paired bootstrap, normal or Student's t. The degrees of freedom
-    are the fewer of those of the seeds and those of the texts, of which a rare kind has few.
+    are the fewer of those of the seeds and those of the texts, of which a rare kind has few. None where the metric is a
+    share of fewer than two texts.
     """
+    if counted_too_little(judged, measured.name, [*first, *other]):
+        return None
     found = contrast(measured, [first, other], [1.0, -1.0])
     if measured.name == "accuracy" and len(first) == len(other) == 1:
         right = _all_right(judged)
@@ -340,8 +355,10 @@ def difference(
         low, high = paired_share_interval(only_first, only_other, judged.num_texts, alpha)
         return Difference(found, low, high, mcnemar(only_first, only_other), "McNemar, mid-p")
     degrees = min(found.degrees_of_freedom, _text_degrees(measured, [first, other], [1.0, -1.0]))
-    low, high = interval_on_scale(found.value, found.variance, "plain", alpha, degrees)
+    interval: tuple[float | None, float | None] = (None, None)
+    if found.variance >= _NO_VARIANCE:
+        interval = interval_on_scale(found.value, found.variance, "plain", alpha, degrees)
     test = measured.method if max(len(first), len(other)) == 1 else f"{measured.method}, t over seeds"
     if test == f"{MEAN}, t over seeds":
         test = "t over texts and seeds"
-    return Difference(found, low, high, two_sided_p(found.value, found.variance, degrees), test)
+    return Difference(found, *interval, two_sided_p(found.value, found.variance, degrees), test)

@@ -55,8 +55,9 @@ class Comparison:
             ``score``, ``text`` (None where not kept), ``label``, ``rank_in_other``).
         worth: a dict for each pair that differs in epochs alone or in the model: ``a`` (less), ``b`` (more), ``what``
             ("epochs" or "model"), ``also`` (other settings that differ), ``metric``, ``gain`` (b's improvement,
-            positive when better), ``low``, ``high``, ``verdict`` (of b against a), ``extra_minutes``, ``extra_usd``,
-            ``gain_per_minute``, ``gain_per_usd``, ``sentence``.
+            positive when better), ``low``, ``high``, ``p``, ``p_adjusted`` (None where the pair is not among
+            ``differences``: then ``p``, unadjusted, makes the verdict), ``verdict`` (of b against a),
+            ``extra_minutes``, ``extra_usd``, ``gain_per_minute``, ``gain_per_usd``, ``sentence``.
         pareto: a dict for each contender: ``name``, ``quality``, ``metric``, ``infer_s_per_text``, ``memory_bytes``,
             ``usd``, ``train_s``, ``on_front`` (bool), ``dominated_by`` (list of names), ``compared_on`` (list of keys).
         metric: the metric that ``worth`` and ``pareto`` speak of, the first of those tested.
