@@ -67,9 +67,7 @@ def differences_of(
                     "test": None if test is None else test.test,
                     "num_texts": None if judged is None else judged.num_texts,
                     "seeds": [len(models[one]), len(models[other])],
-                    "why_untested": None
-                    if test is not None
-                    else _why_untested(judged, metric, [*models[one], *models[other]]),
+                    "why_untested": why,
                 }
             )
     adjusted = holm([record["p"] for record in found])
