@@ -166,4 +166,11 @@ def _note(group: Mapping[str, Any]) -> str | None:
         )
     if any(group[which] is None for which in AUCS):
         return f"{group['group']}: the other texts are all positive or all negative, or there are none"
+    without = [which for which in AUCS if group[f"{which}_interval"] is None]
+    if without:
+        named = ", ".join(without)
+        return (
+            f"{group['group']}: no interval of {named}: fewer than {FEWEST_OF_A_KIND} positive or negative texts, or "
+            "scores that are all alike"
+        )
     return None
