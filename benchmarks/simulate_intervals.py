@@ -161,7 +161,10 @@ def simulate(
                 continue
             value, worse = truth[name]
             apart = difference(judged, measured, groups[0], groups[-1])
-            p_values = [difference(judged, measured, groups[i], groups[j]).p for i, j in pairs]
+            tests = [difference(judged, measured, groups[i], groups[j]) for i, j in pairs]
+            if apart is None or apart.low is None or apart.high is None:
+                continue
+            p_values = [test.p for test in tests if test is not None]
             any_found = min(p for p in holm(p_values) if p is not None) <= 0.05
             covered = interval[0] <= value <= interval[1]
             told = apart.low <= value - worse <= apart.high

@@ -88,7 +88,9 @@ def test_groups_without_an_answer_are_said_and_count_for_nothing():
     assert record["subgroup_auc"] == pytest.approx(3 / 4)
     few = bias_of(POSITIVE, SCORES, groups, "x", least_texts=2)
     assert [group["group"] for group in few["groups"]] == ["g"]
-    assert few["notes"] == ["groups of fewer than 2 texts, not judged: empty (0), one (1)"]
+    assert few["notes"][1:] == ["groups of fewer than 2 texts, not judged: empty (0), one (1)"]
+    assert few["notes"][0].startswith("g: no interval of subgroup_auc, ")
+    assert few["groups"][0]["subgroup_auc_interval"] is None
     nothing = bias_of(POSITIVE, SCORES, {}, "x")
     assert nothing["final"] is None
 

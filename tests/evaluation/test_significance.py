@@ -22,6 +22,7 @@ from bertwright.evaluation.significance import (
     quantile_of,
     texts_needed,
     two_sided_p,
+    welch_degrees,
     wilson,
 )
 
@@ -48,11 +49,14 @@ def test_delong_equals_the_worked_example():
     assert errors == pytest.approx([0.0927, 0.1000, 0.1028], abs=5e-5)
     bounds = [areas.values[0] + sign * quantile_of(0.05) * errors[0] for sign in (-1, 1)]
     assert bounds == pytest.approx([0.5549, 0.9182], abs=1e-4)
-    difference, p = delong_test(areas, 0, 2)
-    assert (difference, p) == (pytest.approx(0.0108, abs=5e-5), pytest.approx(0.9102, abs=5e-5))
-    difference, p = delong_test(areas, 1, 2)
-    assert (difference, p) == (pytest.approx(-0.0780, abs=5e-5), pytest.approx(0.4561, abs=5e-5))
     contrasts = np.array([[1, 0, -1], [0, 1, -1]])
+    expected = [(0.0108, 0.9102), (-0.0780, 0.4561)]
+    for (first, other), weights, (difference, normal_p) in zip([(0, 2), (1, 2)], contrasts, expected, strict=True):
+        found, p = delong_test(areas, first, other)
+        variance = weights @ areas.covariance @ weights
+        assert found == pytest.approx(difference, abs=5e-5)
+        assert two_sided_p(found, variance) == pytest.approx(normal_p, abs=5e-5)
+        assert normal_p < p < normal_p + 0.02  # Student's t
     found = contrasts @ areas.values
     chi_square = found @ np.linalg.solve(contrasts @ areas.covariance @ contrasts.T, found)
     assert chi_square == pytest.approx(2.5340, abs=5e-5)
@@ -214,3 +218,28 @@ def test_as_many_texts_as_are_needed_would_tell_with_the_power_asked_for():
     assert texts_needed(difference, variance, num_texts, seed_variance=difference**2) is None
     assert texts_needed(difference, variance, num_texts, seed_variance=(difference / 5) ** 2) > needed
     assert texts_needed(1e-12, variance, num_texts) is None
+
+
+def test_degrees_of_freedom_are_welchs():
+    """Of 3 and 9 degrees: variances of 2 and 1 give (2 + 1)^2 / (4 / 3 + 1 / 9), of 2 and 0 the 3 of the one."""
+    one, none = np.ones((1, 1)), np.zeros((1, 1))
+    assert welch_degrees(((2 * one, 3.0), (one, 9.0)), np.ones(1)) == pytest.approx(9 / (4 / 3 + 1 / 9))
+    assert welch_degrees(((2 * one, 3.0), (none, 9.0)), np.ones(1)) == pytest.approx(3)
+    assert math.isinf(welch_degrees((), np.ones(1)))
+
+
+@pytest.mark.parametrize("num_positive", [3, 5, 10])
+def test_few_positive_texts_do_not_reject_a_true_null_too_often(num_positive):
+    random = np.random.default_rng(3)
+    is_positive = np.arange(300) < num_positive
+    rejected = 0
+    for _ in range(600):
+        scores = 0.7 * random.normal(size=300) + 0.7 * random.normal(size=(2, 300)) + is_positive
+        rejected += delong_test(delong(is_positive, scores))[1] <= 0.05
+    assert rejected / 600 < 0.065  # of the normal quantile 0.07 to 0.14
+
+
+def test_scores_that_are_all_alike_have_no_interval():
+    areas = delong(np.arange(20) < 5, np.full((1, 20), 0.3))
+    assert areas.values[0] == 0.5
+    assert auc_interval(0.5, float(areas.covariance[0, 0]), 5, 15) is None

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from tests.evaluation.test_resampling import KINDS, judged_texts
 
+from bertwright.evaluation.few_texts import notes_of_few
 from bertwright.evaluation.metrics import METRIC_NAMES_OF
 from bertwright.evaluation.resampling import Judged, bootstrap_metrics
-from bertwright.evaluation.significance import delong, delong_test, wilson
+from bertwright.evaluation.significance import delong, delong_test, quantile_of, wilson
 from bertwright.evaluation.uncertainty import (
     BOOTSTRAP,
     MEAN,
@@ -132,3 +133,79 @@ def test_what_has_no_answer_has_no_interval():
     found = measure(judged, num_samples=100)
     assert mean_interval(judged, found["f1"], [0]) is None
     assert mean_interval(judged, found["accuracy"], [0]) == wilson(50, 50)
+
+
+@pytest.mark.parametrize("num_positive", [1, 2, 398, 399])
+def test_a_ranking_with_too_few_of_a_kind_has_no_interval_and_no_test(num_positive):
+    judged = judged_texts("classes", num_texts=400)
+    label_ids = (np.arange(400) < num_positive).astype(int)
+    rare = Judged("classes", judged.labels, judged.scores, judged.decided, label_ids)
+    assert not {"roc_auc", "average_precision"} & set(measure(rare, num_samples=100))
+    kind = "positive" if num_positive < 3 else "negative"
+    assert f"has {min(num_positive, 400 - num_positive)} {kind} text" in notes_of_few(rare, ["roc_auc"])[0]
+
+
+@pytest.mark.parametrize("kind", ["classes", "multi-label"])
+def test_one_rare_label_of_several_takes_the_interval_of_the_mean(kind):
+    judged = judged_texts(kind, 3, num_texts=400)
+    if kind == "classes":
+        judged.label_ids[judged.label_ids == 2] = 0
+        judged.label_ids[0] = 2
+    else:
+        judged.has_label[:, 2] = np.arange(400) == 0
+    found = measure(judged, num_samples=100)
+    assert not {"roc_auc", "average_precision"} & set(found)
+    assert "accuracy" in found
+    assert f'"{judged.labels[2]}" has 1 positive text;' in notes_of_few(judged, ["roc_auc"])[0]
+
+
+def test_few_positives_make_few_degrees_of_freedom_in_a_mean_over_labels_too():
+    judged = judged_texts("multi-label", 3, num_texts=400)
+    assert notes_of_few(judged, ["roc_auc"]) == []
+    many = measure(judged, ["roc_auc"], num_samples=200)["roc_auc"]
+    judged = judged_texts("multi-label", 3, num_texts=400)
+    judged.has_label[:, :] = (np.arange(400) < 4)[:, None]
+    few = measure(judged, ["roc_auc"], num_samples=200)["roc_auc"]
+    assert few.degrees_of_freedom[0] < 20 < many.degrees_of_freedom[0]
+    assert "too narrow" in notes_of_few(judged, ["roc_auc"])[0]
+
+
+@pytest.mark.parametrize("name", ["precision", "recall", "f1"])
+def test_a_share_of_one_text_has_no_interval_and_no_test(name):
+    label_ids = np.zeros(200, int)
+    decided = np.zeros((2, 200), int)
+    if name != "recall":
+        decided[0, 5] = decided[1, 5:105] = 1
+    if name != "precision":
+        label_ids[5] = 1
+    judged = Judged("classes", ("no", "yes"), np.full((2, 200, 2), 0.5), decided, label_ids)
+    found = measure(judged, [name], num_samples=100)
+    if name in found:
+        assert mean_interval(judged, found[name], [0]) is None
+        assert difference(judged, found[name], [0], [1]) is None
+    assert name in " ".join(notes_of_few(judged, [name]))
+    if name == "precision":
+        assert mean_interval(judged, found[name], [1]) is not None
+
+
+def test_a_share_of_few_texts_is_tested_with_their_degrees_of_freedom():
+    judged = judged_texts("classes", num_texts=300)
+    judged.decided[0] = np.arange(300) < 5
+    found = measure(judged, ["precision"], num_samples=300)["precision"]
+    test = difference(judged, found, [0], [1])
+    assert found.degrees_of_freedom[1] > 50
+    assert test.high - test.low == pytest.approx(2 * quantile_of(0.05, 4) * math.sqrt(test.contrast.variance))
+
+
+def test_classes_that_are_never_decided_are_said():
+    judged = judged_texts("classes", 4, num_texts=100)
+    assert notes_of_few(judged, ["macro_f1", "precision"]) == []
+    judged.decided[judged.decided == 3] = 0
+    assert notes_of_few(judged, ["macro_f1", "precision"])[0].startswith("Intervals of precision are too narrow")
+
+
+def test_a_difference_that_does_not_vary_has_no_interval():
+    judged = judged_texts("regression", 1, num_texts=50)
+    same = Judged("regression", judged.labels, np.stack([judged.scores[0]] * 2), targets=judged.targets)
+    test = difference(same, measure(same, ["r2"], num_samples=100)["r2"], [0], [1])
+    assert (test.low, test.high, test.p) == (None, None, 1.0)

@@ -11,6 +11,7 @@ import pytest
 from tests.experiments.made_runs import make_run, scores_of, texts_of
 
 from bertwright import runs as write_runs
+from bertwright.config import TrainConfig
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import write_predictions
 from bertwright.evaluation.significance import delong, delong_test, mcnemar
@@ -18,6 +19,7 @@ from bertwright.experiments.compare import compare
 from bertwright.experiments.contenders import contenders_of
 from bertwright.experiments.differences import pairs_of, probability, rounded, signed
 from bertwright.runs import open_run
+from bertwright.training.resume import HOW_KEPT
 
 
 def make_many(folder, texts, settings, **same):
@@ -117,6 +119,18 @@ def test_runs_that_differ_in_their_seed_alone_are_one_contender(tmp_path):
     assert not any("another seed" in note for note in found.notes)
     one_each = compare(paths[0], paths[3])
     assert any("not what another seed would" in note for note in one_each.notes)
+
+
+def test_how_a_run_is_kept_and_followed_makes_no_other_setting(tmp_path):
+    texts = texts_of("classes", 60)
+    settings = TrainConfig(train=("x",), model="m").model_dump(mode="json")
+    assert set(settings) > HOW_KEPT
+    paths = [make_run(tmp_path / "s-0", texts, scores_of(texts, 1.0, 0), seed=0)]
+    for seed, name in enumerate(sorted(HOW_KEPT - {"output"}), start=1):
+        paths.append(make_run(tmp_path / f"s-{seed}", texts, scores_of(texts, 1.0, seed), seed=seed, **{name: "other"}))
+    assert [len(c.members) for c in contenders_of([open_run(path) for path in paths])] == [len(HOW_KEPT)]
+    other = make_run(tmp_path / "other", texts, scores_of(texts, 1.0, 0), seed=99, dtype="float32")
+    assert len(contenders_of([open_run(path) for path in (*paths, other)])) == 2
 
 
 def test_the_same_seed_again_is_no_further_seed(tmp_path):
@@ -220,3 +234,37 @@ def test_numbers_are_shown_with_as_many_digits_as_they_bear():
     assert [signed(x) for x in (0.01234, -0.00001, 0.0, None)] == ["+0.0123", "-1.0e-05", "+0.0000", "-"]
     assert [rounded(x) for x in (7, 94, 1234, 98765)] == ["7", "94", "1,200", "99,000"]
     assert [probability(p) for p in (0.00001, 0.01234, 0.5)] == ["p < 0.0001", "p = 0.0123", "p = 0.50"]
+
+
+def test_what_is_not_adjusted_says_so_and_no_verdict_contradicts_its_interval(tmp_path):
+    texts = texts_of("classes", 200)
+    paths = make_many(tmp_path, texts, {name: (1.0 + 0.1 * i, {"x": name}) for i, name in enumerate("abcdef")})
+    several = compare(*paths).differences
+    apart = 0
+    for record in several:
+        assert "95 % interval, unadjusted, " in record["sentence"]
+        assert "unadjusted; p" in record["sentence"]
+        assert "after Holm over 15 tests" in record["sentence"]
+        without_zero = record["low"] > 0 or record["high"] < 0
+        if without_zero and record["verdict"] == "cannot tell":
+            apart += 1
+            assert "it is of this pair alone" in record["sentence"]
+        else:
+            assert "pair alone" not in record["sentence"]
+    assert apart
+    (one,) = compare(*paths[:2]).differences
+    assert "unadjusted" not in one["sentence"]
+
+
+def test_a_test_that_is_left_out_says_why(tmp_path):
+    texts = texts_of("classes", 60)
+    texts.label_ids[:] = 0
+    texts.label_ids[3] = 1
+    paths = make_many(tmp_path, texts, {name: (1.0, {"x": name}) for name in "ab"})
+    found = compare(*paths)
+    (record,) = found.differences
+    assert (record["metric"], record["p"], record["low"]) == ("roc_auc", None, None)
+    assert record["sentence"].startswith("Cannot tell a from b")
+    assert '"label 1" has 1 positive text; at least 3 texts of each kind are needed' in record["sentence"]
+    assert "roc_auc" not in found.records[0]["intervals"]
+    assert any(note.startswith("No intervals and tests of roc_auc") for note in found.notes)

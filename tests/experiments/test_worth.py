@@ -11,6 +11,7 @@ from rich.console import Console
 from tests.experiments.made_runs import make_run, scores_of, texts_of
 
 from bertwright.experiments.compare import compare
+from bertwright.experiments.comparison_csv import _cell
 from bertwright.experiments.pareto import pareto_of
 from bertwright.experiments.show_comparison import show_comparison, tables_of
 from bertwright.progress import Reporter
@@ -72,6 +73,19 @@ def test_what_another_epoch_bought(tmp_path):
     assert "+2.00 min of training and +1.0000 USD" in second["sentence"]
     assert third["verdict"] == "cannot tell"
     assert third["sentence"].endswith("That it is better cannot be told.")
+
+
+def test_a_step_that_is_not_among_the_tests_says_that_it_is_not_adjusted(tmp_path):
+    texts = texts_of("classes", 300)
+    paths = [make_run(tmp_path / f"e{n}", texts, scores_of(texts, 0.6 * n, n), epochs=float(n)) for n in (1, 2, 3)]
+    for step in compare(*paths).worth:
+        assert "interval, unadjusted, " in step["sentence"]
+        assert "after Holm over 3 tests" in step["sentence"]
+    tested, alone = compare(*paths, pairs="first").worth
+    assert tested["p_adjusted"] is not None
+    assert alone["p_adjusted"] is None
+    assert alone["verdict"] == ("better" if alone["p"] <= 0.05 else "cannot tell")
+    assert "unadjusted: this pair is not among those tested above" in alone["sentence"]
 
 
 def test_what_a_larger_model_bought_and_what_else_differs(tmp_path):
@@ -145,17 +159,52 @@ def test_a_comparison_fits_the_terminal_whole(compared, width):
     assert "[red]b" in text
 
 
-def test_markdown_and_csv_hold_the_same_cells(compared):
-    tables = tables_of(compared, None)
+def test_markdown_is_never_folded(compared):
     markdown = shown(compared, "markdown")
-    assert markdown.count("| :--- ") >= len(tables)
+    assert markdown.count("| :--- ") >= len(tables_of(compared, None))
     assert "=1+1\\|x" in markdown
-    assert markdown == shown(compared, "markdown", 40)  # never folded
-    rows = list(csv.reader(io.StringIO(shown(compared, "csv", 40))))
-    assert [tables[0].title] in rows
-    assert [row[0] for row in rows if row and "=1+1|x" in row[0]][:1] == ["'=1+1|x"]
-    best = max(record["metrics"]["accuracy"] for record in compared.records)
-    assert any(cell.startswith(f"{best:.4f}*") for row in rows for cell in row)
+    assert markdown == shown(compared, "markdown", 40)
+
+
+def test_csv_has_one_value_a_cell_and_each_table_one_width(compared):
+    text = shown(compared, "csv", 40)
+    tables = {}
+    for part in text.split("\n\n"):
+        headings, *rows = csv.reader(io.StringIO(part))
+        assert headings[0] == "table"
+        assert all(len(row) == len(headings) for row in rows)
+        assert len({row[0] for row in rows}) == 1
+        tables[rows[0][0]] = [dict(zip(headings, row, strict=True)) for row in rows]
+    assert list(tables) == ["runs", "contenders", "differences", "rankings", "texts", "pareto", "notes"]
+    for row, record in zip(tables["runs"], compared.records, strict=True):
+        assert float(row["roc_auc"]) == record["metrics"]["roc_auc"]
+        assert (float(row["roc_auc_low"]), float(row["roc_auc_high"])) == record["intervals"]["roc_auc"]
+        assert row["peak_gpu_bytes"] == ""
+    assert tables["runs"][0]["model"] == "'=1+1|x"
+    difference = tables["differences"][0]
+    assert float(difference["difference"]) == compared.differences[0]["difference"] < 0  # without an apostrophe
+    assert float(difference["p_adjusted"]) == compared.differences[0]["p_adjusted"]
+    assert all(
+        cell not in ("'", "-") and "*" not in cell for rows in tables.values() for row in rows for cell in row.values()
+    )
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_guarded():
+    assert [_cell(x) for x in ("=1", "+1", "-1", "@x", "", None, -0.5, 3, True, "a\nb", "1/3")] == [
+        *("'=1", "'+1", "'-1", "'@x", "", "", "-0.5", "3", "true", "a b", "1/3")
+    ]
+
+
+def test_the_texts_of_every_pair_of_three_are_side_by_side(compared, tmp_path):
+    def pairs(found):
+        return [table.columns[1:] for table in tables_of(found, None) if table.title.startswith("Highest")]
+
+    assert len(compared.contenders) == 3
+    assert pairs(compared) == [[r["a"], r["b"]] for r in compared.rankings]
+    assert len(pairs(compared)) == 3
+    texts = texts_of("classes", 60)
+    four = compare(*[make_run(tmp_path / n, texts, scores_of(texts, 1.0, i), x=n) for i, n in enumerate("abcd")])
+    assert len(pairs(four)) == 1
 
 
 def test_a_star_marks_the_best_whichever_way_that_is(compared):

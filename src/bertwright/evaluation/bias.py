@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from bertwright.evaluation.few_texts import FEWEST_OF_A_KIND
 from bertwright.evaluation.significance import auc_interval, delong
 
 POWER = -5.0
@@ -138,18 +139,18 @@ def _group(name: str, positive: np.ndarray, scores: np.ndarray, members: np.ndar
 
 def _interval(negative: np.ndarray, positive: np.ndarray) -> list[float] | None:
     """The 95 % interval of an AUC by DeLong, DeLong and Clarke-Pearson (1988); None where there is none."""
-    if min(len(negative), len(positive)) < 2:
+    if min(len(negative), len(positive)) < FEWEST_OF_A_KIND:
         return None
     is_positive = np.repeat([False, True], [len(negative), len(positive)])
     areas = delong(is_positive, np.concatenate([negative, positive])[None])
-    low, high = auc_interval(
+    found = auc_interval(
         float(areas.values[0]),
         float(areas.covariance[0, 0]),
         len(positive),
         len(negative),
         degrees_of_freedom=float(areas.degrees_of_freedom[0]),
     )
-    return [low, high]
+    return None if found is None else list(found)
 
 
 def _note(group: Mapping[str, Any]) -> str | None:
@@ -165,4 +166,11 @@ def _note(group: Mapping[str, Any]) -> str | None:
         )
     if any(group[which] is None for which in AUCS):
         return f"{group['group']}: the other texts are all positive or all negative, or there are none"
+    without = [which for which in AUCS if group[f"{which}_interval"] is None]
+    if without:
+        named = ", ".join(without)
+        return (
+            f"{group['group']}: no interval of {named}: fewer than {FEWEST_OF_A_KIND} positive or negative texts, or "
+            "scores that are all alike"
+        )
     return None

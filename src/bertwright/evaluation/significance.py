@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 
 Interval = tuple[float, float]
+Component = tuple[np.ndarray, float]
+"""A covariance (models, models), and how many degrees of freedom it was estimated with."""
 Scale = Literal["share", "positive", "correlation", "below one", "plain"]
 
 _NOTHING = 1e-12  # what rounding makes of 0
@@ -29,11 +31,14 @@ class Areas:
         values: (models,).
         covariance: (models, models).
         degrees_of_freedom: of each variance, (models,): how sure the variance itself is.
+        components: the two that ``covariance`` is the sum of, over the texts of each kind, with their degrees of
+            freedom, which are one less than the texts of that kind.
     """
 
     values: np.ndarray
     covariance: np.ndarray
     degrees_of_freedom: np.ndarray
+    components: tuple[Component, ...] = ()
 
 
 def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
@@ -64,13 +69,33 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
         positives, negatives = values[is_positive], values[~is_positive]
         of_positives[model] = _num_below(negatives, positives) / num_negative
         of_negatives[model] = 1 - _num_below(positives, negatives) / num_positive
-    covariance = np.cov(of_positives) / num_positive + np.cov(of_negatives) / num_negative
+    components: tuple[Component, ...] = (
+        (np.atleast_2d(np.cov(of_positives)) / num_positive, num_positive - 1.0),
+        (np.atleast_2d(np.cov(of_negatives)) / num_negative, num_negative - 1.0),
+    )
+    covariance = components[0][0] + components[1][0]
     parts = ((of_positives, num_positive), (of_negatives, num_negative))
     # The variance of a sum of two estimated variances (Satterthwaite 1946).
     squares = sum(2 * (parts_of.var(axis=1) / count) ** 2 / degrees_of_variance(parts_of) for parts_of, count in parts)
-    variances = np.diagonal(np.atleast_2d(covariance))
+    variances = np.diagonal(covariance)
     degrees = np.divide(2 * variances**2, squares, out=np.full(len(scores), np.inf), where=squares > 0)
-    return Areas(of_positives.mean(axis=1), np.atleast_2d(covariance), np.maximum(degrees, 3.0))
+    welch = np.array([welch_degrees(components, row) for row in np.eye(len(scores))])
+    degrees = np.minimum(np.maximum(degrees, 3.0), welch)
+    return Areas(of_positives.mean(axis=1), covariance, degrees, components)
+
+
+def welch_degrees(components: Sequence[Component], weights: np.ndarray) -> float:
+    """The degrees of freedom of the variance of ``weights @ values``, values with these ``components`` of covariance.
+
+    Welch (1938) and Satterthwaite (1946): (sum of v)^2 / (sum of v^2 / degrees), v a component's variance. Not less
+    than the fewest degrees of any; infinite without components or variance.
+    """
+    variances = [(max(float(weights @ covariance @ weights), 0.0), degrees) for covariance, degrees in components]
+    largest = max((variance for variance, _ in variances), default=0.0)
+    if largest < _NOTHING**2:
+        return math.inf
+    shares = [(variance / largest, degrees) for variance, degrees in variances]
+    return sum(share for share, _ in shares) ** 2 / sum(share**2 / degrees for share, degrees in shares)
 
 
 def _num_below(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
@@ -105,14 +130,16 @@ def _excess_kurtosis(parts: np.ndarray) -> np.ndarray:
 
 
 def delong_test(areas: Areas, first: int = 0, other: int = 1) -> tuple[float, float]:
-    """The difference of the areas of two models and its two-sided p (DeLong et al. 1988, eq. 7; normal).
+    """The difference of the areas of two models and its two-sided p (DeLong et al. 1988, eq. 7), by Student's t.
 
+    The paper's normal quantile rejects a true null at 5 % in 14 % of cases with 3 positive texts of 500, and in 7 %
+    with 10; with ``welch_degrees`` never in more than 5 % from 3 texts of the rarer kind on (docs/statistics.md).
     Two models that order all texts alike have p = 1.
     """
-    difference = float(areas.values[first] - areas.values[other])
-    covariance = areas.covariance
-    variance = covariance[first, first] + covariance[other, other] - 2 * covariance[first, other]
-    return difference, two_sided_p(difference, float(variance))
+    weights = np.zeros(len(areas.values))
+    weights[first], weights[other] = 1.0, -1.0
+    difference, variance = float(weights @ areas.values), float(weights @ areas.covariance @ weights)
+    return difference, two_sided_p(difference, variance, welch_degrees(areas.components, weights))
 
 
 def auc_interval(
@@ -122,11 +149,11 @@ def auc_interval(
     num_negative: int,
     alpha: float = 0.05,
     degrees_of_freedom: float = math.inf,
-) -> Interval:
+) -> Interval | None:
     """The interval of one area under the ROC curve: symmetric in ln(A / (1 - A)) (Pepe 2003, p. 107), by Student's t.
 
     With the normal quantile it covers 92 % at 500 texts of which a tenth are positive, an area of 0.96; with the
-    degrees of freedom of ``Areas`` 94 %.
+    degrees of freedom of ``Areas`` 94 %. Of scores that tell nothing apart, all alike, nothing is known: None.
 
     Areas of 0 and 1, whose estimated variance is 0, get the bound at which the variance of Hanley and McNeil (1982), in
     the form of Newcombe (2006), method 5, just reaches them.
@@ -134,7 +161,7 @@ def auc_interval(
     if 0 < area < 1 and variance > 0:
         return interval_on_scale(area, variance, "share", alpha, degrees_of_freedom)
     if 0 < area < 1:
-        return area, area
+        return None
     from scipy.optimize import brentq
 
     quantile, balanced = _normal_quantile(alpha), (num_positive + num_negative) / 2 - 1

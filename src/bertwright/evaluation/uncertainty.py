@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bertwright.evaluation.few_texts import RANKED, counted_too_little, fewest_counted, is_one_share, ranked_too_little
 from bertwright.evaluation.resampling import (
     MEANS,
     Judged,
@@ -32,6 +33,7 @@ from bertwright.evaluation.resampling import (
     point_metrics,
 )
 from bertwright.evaluation.significance import (
+    Component,
     Interval,
     Scale,
     auc_interval,
@@ -41,6 +43,7 @@ from bertwright.evaluation.significance import (
     mcnemar,
     paired_share_interval,
     two_sided_p,
+    welch_degrees,
     wilson,
 )
 
@@ -51,6 +54,7 @@ NUM_SAMPLES = 2_000
 _FEWEST_SAMPLES = 400
 _MOST_WORK = 2e9  # texts x models x labels x resamples
 _UPPER_LIMIT = 0.65
+_NO_VARIANCE = 1e-20  # the same in every resample, but for rounding
 
 _SCALES: dict[str, Scale] = {
     **dict.fromkeys(
@@ -73,6 +77,8 @@ class Measured:
         method: how the covariance was found: "DeLong", "paired bootstrap", or "paired t" for means over texts, of
             which it is known without resampling.
         degrees_of_freedom: of each value's variance, (models,); infinite where it is taken as known.
+        components: what the covariance is the sum of, or is like the sum of, and the degrees of freedom of each: where
+            a kind of texts is rare, its part is hardly known. Empty where the covariance is taken as known.
     """
 
     name: str
@@ -80,6 +86,7 @@ class Measured:
     covariance: np.ndarray
     method: str
     degrees_of_freedom: np.ndarray
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,14 +120,26 @@ def num_samples_for(judged: Judged) -> int:
 def measure(
     judged: Judged, names: Sequence[str] | None = None, num_samples: int | None = None, seed: int = 0
 ) -> dict[str, Measured]:
-    """The metrics ``names``, those of the kind of labels if not given; one without an answer is left out."""
+    """The metrics ``names``, those of the kind of labels if not given.
+
+    One without an answer is left out, and so is a ranking where a kind of texts is too rare
+    (``few_texts.ranked_too_little``).
+    """
     wanted = [name for name in (judged.metric_names if names is None else names) if _is_of(judged, name)]
     points = point_metrics(judged, wanted)
     wanted = [name for name in wanted if not np.isnan(points[name]).any()]
     found: dict[str, Measured] = {}
-    if "roc_auc" in wanted and (ranked := _one_ranking(judged)) is not None:
-        areas = delong(*ranked)
-        found["roc_auc"] = Measured("roc_auc", areas.values, areas.covariance, DELONG, areas.degrees_of_freedom)
+    wanted = [name for name in wanted if ranked_too_little(judged, name) is None]
+    components: tuple[Component, ...] = ()
+    if any(name in RANKED for name in wanted):
+        areas = [delong(is_positive, judged.scores[:, :, column]) for is_positive, column in judged.ranked]
+        if len(areas) == 1 and "roc_auc" in wanted:
+            (one,) = areas
+            found["roc_auc"] = Measured(
+                "roc_auc", one.values, one.covariance, DELONG, one.degrees_of_freedom, one.components
+            )
+        # Of a mean over labels: what each label adds, as if labels were independent.
+        components = tuple((part / len(areas) ** 2, df) for area in areas for part, df in area.components)
     for name in wanted:
         parts = _parts_of_mean(judged, name)
         if parts is not None:
@@ -128,7 +147,8 @@ def measure(
             if name == "root_mean_squared_error":  # the delta method, from the mean of the squares
                 slopes = 1 / (2 * np.maximum(points[name][0], 1e-300))
                 covariance = covariance * np.outer(slopes, slopes)
-            found[name] = Measured(name, points[name][0], covariance, MEAN, degrees_of_variance(parts.T))
+            known = ((covariance, judged.num_texts - 1.0),)
+            found[name] = Measured(name, points[name][0], covariance, MEAN, degrees_of_variance(parts.T), known)
     left = [name for name in wanted if name not in found]
     if left:
         samples = bootstrap_metrics(judged, left, num_samples or num_samples_for(judged), seed)
@@ -136,8 +156,8 @@ def measure(
             drawn = samples[name][~np.isnan(samples[name]).any(axis=1)]
             if len(drawn) > 1:
                 covariance = np.atleast_2d(np.cov(drawn, rowvar=False))
-                known = np.full(judged.num_models, math.inf)
-                found[name] = Measured(name, points[name][0], covariance, BOOTSTRAP, known)
+                own = components if name in RANKED else ()
+                found[name] = _bootstrapped(judged, name, points[name][0], covariance, own)
     return {name: found[name] for name in wanted if name in found}
 
 
@@ -147,14 +167,14 @@ def _is_of(judged: Judged, name: str) -> bool:
     return name in judged.metric_names
 
 
-def _one_ranking(judged: Judged) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of two classes, or one label: which texts have it, and the scores; None where DeLong's method does not fit."""
-    if len(judged.ranked) != 1:
-        return None
-    is_positive, column = judged.ranked[0]
-    if min(is_positive.sum(), (~is_positive).sum()) < 2:
-        return None
-    return is_positive, judged.scores[:, :, column]
+def _bootstrapped(
+    judged: Judged, name: str, values: np.ndarray, covariance: np.ndarray, components: tuple[Component, ...]
+) -> Measured:
+    counts = fewest_counted(judged, name) if is_one_share(judged, name) else None
+    if counts is not None:  # known from as many texts as are in the denominator
+        return Measured(name, values, covariance, BOOTSTRAP, np.maximum(counts - 1.0, 1.0))
+    degrees = np.array([welch_degrees(components, row) for row in np.eye(len(values))])
+    return Measured(name, values, covariance, BOOTSTRAP, degrees, components)
 
 
 def _parts_of_mean(judged: Judged, name: str) -> np.ndarray | None:
@@ -188,9 +208,7 @@ def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
     Models of one group differ in their seed alone. A group of one borrows the variance between seeds from the others,
     if these have several; with groups of one only, seeds stay unknown, and the variance is that of the texts.
     """
-    weights = np.zeros(len(measured.values))
-    for group, sign in zip(groups, signs, strict=True):
-        weights[list(group)] = sign / len(group)
+    weights = _weights(measured, groups, signs)
     value = float(weights @ measured.values)
     text_variance = max(float(weights @ measured.covariance @ weights), 0.0)
     repeated = [_between_seeds(measured, group) for group in groups if len(group) > 1]
@@ -215,6 +233,20 @@ def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
     between = sum(share[0] for share in shares)
     common = max(text_variance - sum(share[1] for share in shares), 0.0)
     return Contrast(value, text_variance, common + between - text_variance, _degrees_of_freedom(common, shares))
+
+
+def _weights(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequence[float]) -> np.ndarray:
+    weights = np.zeros(len(measured.values))
+    for group, sign in zip(groups, signs, strict=True):
+        weights[list(group)] = sign / len(group)
+    return weights
+
+
+def _text_degrees(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequence[float]) -> float:
+    """The degrees of freedom of what texts do to the sum that ``contrast`` is of."""
+    if not measured.components:
+        return min(float(measured.degrees_of_freedom[model]) for group in groups for model in group)
+    return welch_degrees(measured.components, _weights(measured, groups, signs))
 
 
 def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, float]:
@@ -248,6 +280,8 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
     interval. (F1 = 2 J / (1 + J), where J is the share of hits in hits and errors of the positive class.) One run's ROC
     AUC by DeLong has the interval of ``auc_interval``. All else is symmetric on a scale without bounds.
     """
+    if counted_too_little(judged, measured.name, models):
+        return None
     if len(models) == 1:
         counts = _counts(judged, measured.name, models[0])
         if counts is not None:
@@ -263,9 +297,11 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
             degrees = float(measured.degrees_of_freedom[model])
             return auc_interval(float(measured.values[model]), variance, num_positive, num_negative, alpha, degrees)
     found = contrast(measured, [models], [1.0])
-    degrees = found.degrees_of_freedom if len(models) > 1 else float(measured.degrees_of_freedom[models[0]])
+    degrees = float(measured.degrees_of_freedom[models[0]])
+    if len(models) > 1:
+        degrees = min(found.degrees_of_freedom, _text_degrees(measured, [models], [1.0]))
     scale = _SCALES.get(measured.name, "share")
-    if found.variance < 1e-20:  # the same in every resample, but for rounding
+    if found.variance < _NO_VARIANCE:
         return None
     low, high = interval_on_scale(found.value, found.variance, scale, alpha, degrees)
     return (low, high) if low < high else None
@@ -288,23 +324,30 @@ def _counts(judged: Judged, name: str, model: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of one metric between two contenders: ``contrast``, interval, p, and the name of the test."""
+    """The difference of one metric between two contenders: ``contrast``, interval, p, and the name of the test.
+
+    Without any variance there is no interval, low and high are None, and p is 1.
+    """
 
     contrast: Contrast
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float
     test: str
 
 
 def difference(
     judged: Judged, measured: Measured, first: Sequence[int], other: Sequence[int], alpha: float = 0.05
-) -> Difference:
+) -> Difference | None:
     """The mean over the models ``first`` less that over ``other``, each runs of one setting that differ in their seed.
 
     One run against one: mid-p McNemar and Tango's score interval for accuracy; else, and for several seeds, the
-    difference over its standard error by DeLong or the paired bootstrap, normal or Student's t.
+    difference over its standard error by DeLong or the paired bootstrap, normal or Student's t. The degrees of freedom
+    are the fewer of those of the seeds and those of the texts, of which a rare kind has few. None where the metric is a
+    share of fewer than two texts.
     """
+    if counted_too_little(judged, measured.name, [*first, *other]):
+        return None
     found = contrast(measured, [first, other], [1.0, -1.0])
     if measured.name == "accuracy" and len(first) == len(other) == 1:
         right = _all_right(judged)
@@ -312,11 +355,11 @@ def difference(
         only_first, only_other = int((one & ~two).sum()), int((two & ~one).sum())
         low, high = paired_share_interval(only_first, only_other, judged.num_texts, alpha)
         return Difference(found, low, high, mcnemar(only_first, only_other), "McNemar, mid-p")
-    degrees = found.degrees_of_freedom
-    if math.isinf(degrees) and measured.method == MEAN:
-        degrees = float(judged.num_texts - 1)
-    low, high = interval_on_scale(found.value, found.variance, "plain", alpha, degrees)
+    degrees = min(found.degrees_of_freedom, _text_degrees(measured, [first, other], [1.0, -1.0]))
+    interval: tuple[float | None, float | None] = (None, None)
+    if found.variance >= _NO_VARIANCE:
+        interval = interval_on_scale(found.value, found.variance, "plain", alpha, degrees)
     test = measured.method if max(len(first), len(other)) == 1 else f"{measured.method}, t over seeds"
     if test == f"{MEAN}, t over seeds":
         test = "t over texts and seeds"
-    return Difference(found, low, high, two_sided_p(found.value, found.variance, degrees), test)
+    return Difference(found, *interval, two_sided_p(found.value, found.variance, degrees), test)

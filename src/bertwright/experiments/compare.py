@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.errors import UserError
+from bertwright.evaluation.few_texts import notes_of_few
 from bertwright.evaluation.metrics import METRIC_NAMES_OF, default_metric
 from bertwright.evaluation.show import held_out_split
 from bertwright.evaluation.uncertainty import Measured, mean_interval, measure, num_samples_for
@@ -46,16 +47,17 @@ class Comparison:
             (texts in all at which a difference of this size would be told with power 0.8; None where it is told
             already, or where no number of texts would do), ``more_texts`` (of these, those still missing),
             ``seeds_hide_it`` (seeds differ so much that no number of texts would do), ``num_texts``, ``seeds`` (runs of
-            a and of b), ``value_a``, ``value_b``, ``sentence``. Without predictions ``low``, ``high``, ``p``,
-            ``p_adjusted`` are None.
+            a and of b), ``value_a``, ``value_b``, ``why_untested`` (None where there is a test), ``sentence``.
+            Without a test ``low``, ``high``, ``p``, ``p_adjusted`` are None.
         rankings: a dict for each pair: ``a``, ``b``, ``score`` (what ranks the texts, in words), ``spearman``,
             ``kendall``, ``k``, ``shared_highest``, ``shared_lowest`` (of the k texts at each end, how many are the
             same), ``highest``, ``lowest`` (lists of dicts ``rank``, and for ``a`` and ``b`` each a dict ``row``,
             ``score``, ``text`` (None where not kept), ``label``, ``rank_in_other``).
         worth: a dict for each pair that differs in epochs alone or in the model: ``a`` (less), ``b`` (more), ``what``
             ("epochs" or "model"), ``also`` (other settings that differ), ``metric``, ``gain`` (b's improvement,
-            positive when better), ``low``, ``high``, ``verdict`` (of b against a), ``extra_minutes``, ``extra_usd``,
-            ``gain_per_minute``, ``gain_per_usd``, ``sentence``.
+            positive when better), ``low``, ``high``, ``p``, ``p_adjusted`` (None where the pair is not among
+            ``differences``: then ``p``, unadjusted, makes the verdict), ``verdict`` (of b against a),
+            ``extra_minutes``, ``extra_usd``, ``gain_per_minute``, ``gain_per_usd``, ``sentence``.
         pareto: a dict for each contender: ``name``, ``quality``, ``metric``, ``infer_s_per_text``, ``memory_bytes``,
             ``usd``, ``train_s``, ``on_front`` (bool), ``dominated_by`` (list of names), ``compared_on`` (list of keys).
         metric: the metric that ``worth`` and ``pareto`` speak of, the first of those tested.
@@ -141,6 +143,8 @@ def compare(
     names = [contender.name for contender in contenders]
     rankings = rankings_of(names, models, pairs_of(len(names), pairs), found, scores, top)
     pareto = pareto_of(parties, metric)
+    if scores.judged is not None:
+        notes += notes_of_few(scores.judged, dict.fromkeys([*tested, *(n for r in records for n in r["metrics"])]))
     notes += _notes(contenders, scores, bootstrap_samples)
     return Comparison(records, parties, differences, rankings, worth, pareto, metric, alpha, notes)
 

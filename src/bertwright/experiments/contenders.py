@@ -18,6 +18,7 @@ from bertwright.errors import RunError
 from bertwright.evaluation.resampling import Judged
 from bertwright.experiments.finished_runs import JudgedTexts, is_number, read_predictions
 from bertwright.runs import PREDICTIONS, Run, open_run
+from bertwright.training.resume import HOW_KEPT
 
 KINDS: dict[str, LabelKind] = {
     "single_label": "classes",
@@ -27,11 +28,8 @@ KINDS: dict[str, LabelKind] = {
 }
 """The kind of labels, by ``task`` of result.json."""
 
-# Settings that change no result, or only how it is reached and kept.
-_NO_RESULT = {
-    *("seed", "output", "overwrite", "usd_per_hour", "num_extremes", "texts", "config"),
-    *("resume", "checkpoint_minutes", "checkpoint_steps", "token_budget"),
-}
+# Settings that change no result, or only how it is reached and kept; and the seed.
+_NO_RESULT = HOW_KEPT | {"seed", "num_extremes", "texts", "config"}
 _FILES = ("train", "validation", "test")
 
 

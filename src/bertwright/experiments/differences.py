@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from bertwright.evaluation.few_texts import FEWEST_COUNTED, counted_too_little, ranked_too_little
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.evaluation.resampling import Judged
 from bertwright.evaluation.significance import holm, texts_needed
@@ -51,6 +52,7 @@ def differences_of(
             if judged is not None and metric in measured and models[one] and models[other]:
                 test = difference(judged, measured[metric], models[one], models[other], alpha)
             tested.append(test)
+            why = None if test is not None else _why_untested(judged, metric, [*models[one], *models[other]])
             found.append(
                 {
                     "a": contenders[one]["name"],
@@ -65,6 +67,7 @@ def differences_of(
                     "test": None if test is None else test.test,
                     "num_texts": None if judged is None else judged.num_texts,
                     "seeds": [len(models[one]), len(models[other])],
+                    "why_untested": why,
                 }
             )
     adjusted = holm([record["p"] for record in found])
@@ -75,6 +78,13 @@ def differences_of(
         record.update(_more_texts(record, test, alpha / max(num_tests, 1)))
         record["sentence"] = _sentence(record, num_tests, alpha)
     return found
+
+
+def _why_untested(judged: Judged | None, metric: str, models: Sequence[int]) -> str:
+    if judged is not None and counted_too_little(judged, metric, models):
+        return f"there is no test of it: it is a share of fewer than {FEWEST_COUNTED} texts"
+    few = None if judged is None else ranked_too_little(judged, metric)
+    return "there are not enough predictions for a test" if few is None else f"there is no test of it: {few}"
 
 
 def _verdict(record: Mapping[str, Any], alpha: float) -> str:
@@ -103,15 +113,15 @@ def _sentence(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
     one, other, metric = record["a"], record["b"], record["metric"]
     values = f"{metric} {number(record['value_a'])} against {number(record['value_b'])}"
     if record["p"] is None:
-        return f"Cannot tell {one} from {other}: {values}; there are not enough predictions for a test."
-    share = f"{100 * (1 - alpha):g} %"
-    numbers = (
-        f"a difference of {signed(record['difference'])} ({share} interval {signed(record['low'])} to "
-        f"{signed(record['high'])}; {record['test']}, {probability(record['p'])}"
-    )
-    numbers += f", {probability(record['p_adjusted'])} after Holm over {num_tests} tests)" if num_tests > 1 else ")"
+        return f"Cannot tell {one} from {other}: {values}; {record['why_untested']}."
+    numbers = f"a difference of {signed(record['difference'])} ({_interval_words(record, num_tests, alpha)}; "
+    numbers += f"{record['test']}, {probability(record['p'])}"
+    if num_tests > 1:
+        numbers += f", unadjusted; {probability(record['p_adjusted'])} after Holm over {num_tests} tests"
+    numbers += ")"
+    apart = _why_apart(record, num_tests, alpha)
     if record["verdict"] != "cannot tell":
-        return f"{one} is {record['verdict']} than {other}: {values}, {numbers}."
+        return f"{one} is {record['verdict']} than {other}: {values}, {numbers}.{apart}"
     if not record["difference"]:
         return (
             f"Cannot tell {one} from {other} at {record['num_texts']:,} texts: both have {values.split(' against')[0]}."
@@ -122,7 +132,30 @@ def _sentence(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
         more = "No number of texts that anyone has would tell."
     else:
         more = f"If it is real, about {rounded(record['more_texts'])} more test texts would tell."
-    return f"Cannot tell {one} from {other} at {record['num_texts']:,} texts: {values}, {numbers}. {more}"
+    return f"Cannot tell {one} from {other} at {record['num_texts']:,} texts: {values}, {numbers}.{apart} {more}"
+
+
+def _interval_words(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
+    if record["low"] is None:
+        return "no interval: it does not vary"
+    unadjusted = ", unadjusted," if num_tests > 1 else ""
+    return f"{100 * (1 - alpha):g} % interval{unadjusted} {signed(record['low'])} to {signed(record['high'])}"
+
+
+def _why_apart(record: Mapping[str, Any], num_tests: int, alpha: float) -> str:
+    """Why the verdict is not what the interval beside it seems to say; empty where the two agree."""
+    if record["low"] is None or not record["difference"]:
+        return ""
+    without_zero = record["low"] > 0 or record["high"] < 0
+    told = record["verdict"] != "cannot tell"
+    if without_zero == told:
+        return ""
+    if record["p"] <= alpha and not told:
+        return (
+            f" The interval leaves out 0, but it is of this pair alone: of {num_tests} tests one finds such a "
+            "difference by chance more easily, which Holm's method takes into account."
+        )
+    return f" The interval {'leaves out' if without_zero else 'holds'} 0 by a little: it and the test are two methods."
 
 
 def number(value: float | None) -> str:

@@ -1,9 +1,7 @@
-"""A comparison as tables: for a terminal of 80 columns and more, as Markdown, as CSV. No torch here."""
+"""A comparison as tables: for a terminal of 80 columns and more, and as Markdown. No torch here."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.experiments.compare import Comparison
+from bertwright.experiments.comparison_csv import comparison_csv
 from bertwright.experiments.contenders import short_names
 from bertwright.experiments.differences import number, probability, rounded, signed
 from bertwright.experiments.finished_runs import is_number
@@ -31,6 +30,8 @@ _HEADINGS = {"root_mean_squared_error": "RMSE", "mean_absolute_error": "MAE"}
 # Widths of tables: what is between columns, and what run, model, seed and epochs take at least.
 _BETWEEN, _WIDTH_OF_WORDS = 3, 45
 _MOST_SENTENCES = 10
+# Up to so many contenders the texts of every pair are set side by side, of more those of the first pair.
+_MOST_IN_EVERY_PAIR = 3
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,10 @@ def show_comparison(comparison: Comparison, reporter: Reporter, form: Literal["t
         for title, lines in sentences_of(comparison).items():
             reporter.show(text_of(f"{title}\n" + "\n".join(f"- {line}" for line in lines) + "\n"))
         return
-    tables = tables_of(comparison, None)
     if form == "csv":
-        text = "\n".join(as_csv(table) for table in tables).rstrip("\n")
+        text = comparison_csv(comparison).rstrip("\n")
     else:
-        parts = [as_markdown(table) for table in tables]
+        parts = [as_markdown(table) for table in tables_of(comparison, None)]
         for title, lines in sentences_of(comparison).items():
             parts.append("\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]))
         text = "\n\n".join(parts)
@@ -94,7 +94,9 @@ def tables_of(comparison: Comparison, width: int | None) -> list[PlainTable]:
         tables.append(_differences_table(comparison))
     if comparison.rankings:
         tables.append(_rankings_table(comparison))
-        tables += _extremes_tables(comparison.rankings[0])
+        every = len(comparison.contenders) <= _MOST_IN_EVERY_PAIR
+        for ranking in comparison.rankings if every else comparison.rankings[:1]:
+            tables += _extremes_tables(ranking)
     if len(comparison.pareto) > 1:
         tables.append(_pareto_table(comparison))
     return tables
@@ -208,6 +210,8 @@ def _differences_table(comparison: Comparison) -> PlainTable:
     tests = [record["test"] for record in records if record["test"] is not None]
     if tests:
         title += f" ({', '.join(dict.fromkeys(tests))})"
+    if adjusted:
+        title += "; intervals and p are unadjusted, verdicts are by Holm"
     rows = []
     for record in records:
         cells = [record["a"], record["b"], *([record["metric"]] if "metric" in columns else []), record["verdict"]]
@@ -247,7 +251,7 @@ def _rankings_table(comparison: Comparison) -> PlainTable:
 
 
 def _extremes_tables(ranking: Mapping[str, Any]) -> list[PlainTable]:
-    """The highest and lowest texts of the first pair, side by side."""
+    """The highest and lowest texts of a pair, side by side."""
     tables = []
     for side in ("highest", "lowest"):
         rows = []
@@ -304,29 +308,6 @@ def as_markdown(table: PlainTable) -> str:
     columns = [one_line(heading) for heading in table.columns]
     marks = [":---" if place < table.left else "---:" for place in range(len(table.columns))]
     return "\n".join([f"**{one_line(table.title)}**", "", line(columns), line(marks), *map(line, table.rows)])
-
-
-def as_csv(table: PlainTable) -> str:
-    """A line with the title, then headings and rows; a cell that a spreadsheet would take as a formula is quoted."""
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow([one_line(table.title)])
-    for row in ([one_line(heading) for heading in table.columns], *table.rows):
-        writer.writerow([_no_formula(_one_cell(cell)) for cell in row])
-    return file.getvalue()
-
-
-def _no_formula(cell: str) -> str:
-    if cell[:1] in "=@" or (cell[:1] in ("+", "-") and not is_number(_as_number(cell)) and cell != "-"):
-        return f"'{cell}"
-    return cell
-
-
-def _as_number(cell: str) -> float | None:
-    try:
-        return float(cell.split(" to ")[0])
-    except ValueError:
-        return None
 
 
 def _one_cell(cell: str) -> str:

@@ -11,7 +11,7 @@ from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.evaluation.resampling import Judged
 from bertwright.evaluation.uncertainty import Measured, difference
 from bertwright.experiments.contenders import Contender, differing
-from bertwright.experiments.differences import number, signed
+from bertwright.experiments.differences import number, probability, signed
 from bertwright.experiments.finished_runs import is_number
 
 _TURNED = {"better": "worse", "worse": "better", "cannot tell": "cannot tell"}
@@ -32,13 +32,15 @@ def worth_of(
 ) -> list[dict[str, Any]]:
     """``worth`` of ``compare.Comparison``, whose docstring has the keys: each step from less to more, smallest first.
 
-    The verdict is that of ``differences`` where the pair is among them, else that of its own test at ``alpha``.
+    The verdict is that of ``differences`` where the pair is among them, else that of its own test at ``alpha``, which
+    is not adjusted for the number of tests; then ``p_adjusted`` is None, and the sentence says so.
     """
     told = {}
     for record in differences:
         if record["metric"] == metric:
-            told[record["a"], record["b"]] = record["verdict"]
-            told[record["b"], record["a"]] = _TURNED[record["verdict"]]
+            told[record["a"], record["b"]] = record["verdict"], record["p_adjusted"]
+            told[record["b"], record["a"]] = _TURNED[record["verdict"]], record["p_adjusted"]
+    num_tests = sum(record["p"] is not None for record in differences)
     found: list[dict[str, Any]] = []
     for what, left_out, size in (("epochs", _LENGTH, _length), ("model", {"model", *_WITH_MODEL}, _model_bytes)):
         chains: dict[str, list[tuple[float, int]]] = {}
@@ -54,8 +56,9 @@ def worth_of(
                 if small < large:
                     pair = (less, more)
                     step = _step(what, contenders, records, models, judged, measured, metric, alpha, pair)
-                    step["verdict"] = told.get((step["b"], step["a"]), step["verdict"])
-                    found.append({**step, "sentence": _sentence(step, contenders, pair, alpha)})
+                    if (step["b"], step["a"]) in told:
+                        step["verdict"], step["p_adjusted"] = told[step["b"], step["a"]]
+                    found.append({**step, "sentence": _sentence(step, contenders, pair, alpha, num_tests)})
     return found
 
 
@@ -90,12 +93,14 @@ def _step(
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     values = less["metrics"].get(metric), more["metrics"].get(metric)
     gain = sign * (values[1] - values[0]) if all(map(is_number, values)) else None
-    low = high = None
+    low = high = p = None
     verdict = "cannot tell"
     if judged is not None and metric in measured and models[pair[0]] and models[pair[1]]:
         test = difference(judged, measured[metric], models[pair[1]], models[pair[0]], alpha)
-        low, high = sorted((sign * test.low, sign * test.high))
-        if test.p <= alpha and gain:
+        if test is not None and test.low is not None and test.high is not None:
+            low, high = sorted((sign * test.low, sign * test.high))
+        p = None if test is None else test.p
+        if p is not None and p <= alpha and gain:
             verdict = "better" if gain > 0 else "worse"
     minutes = _extra(less["train_s"], more["train_s"], 60.0)
     dollars = _extra(less["usd"], more["usd"], 1.0)
@@ -109,6 +114,8 @@ def _step(
         "gain": gain,
         "low": low,
         "high": high,
+        "p": p,
+        "p_adjusted": None,
         "verdict": verdict,
         "extra_minutes": minutes,
         "extra_usd": dollars,
@@ -121,7 +128,9 @@ def _extra(less: float | None, more: float | None, unit: float) -> float | None:
     return None if less is None or more is None else (more - less) / unit
 
 
-def _sentence(found: Mapping[str, Any], contenders: Sequence[Contender], pair: tuple[int, int], alpha: float) -> str:
+def _sentence(
+    found: Mapping[str, Any], contenders: Sequence[Contender], pair: tuple[int, int], alpha: float, num_tests: int
+) -> str:
     one, other = (contenders[place].settings for place in pair)
     unit = "model" if found["what"] == "model" else "steps" if other.get("steps") is not None else "epochs"
     start = f"{found['b']} after {found['a']} ({unit} {_plain(other.get(unit))} after {_plain(one.get(unit))}"
@@ -129,8 +138,8 @@ def _sentence(found: Mapping[str, Any], contenders: Sequence[Contender], pair: t
     if found["gain"] is None:
         return f"{start}: {found['metric']} is not known of both."
     text = f"{start}: {found['metric']} {'better' if found['gain'] >= 0 else 'worse'} by {number(abs(found['gain']))}"
-    if found["low"] is not None:
-        text += f" ({100 * (1 - alpha):g} % interval {signed(found['low'])} to {signed(found['high'])})"
+    if found["p"] is not None:
+        text += f" ({_test_words(found, alpha, num_tests)})"
     took = []
     if found["extra_minutes"] is not None:
         took.append(f"{found['extra_minutes']:+.2f} min of training")
@@ -140,6 +149,8 @@ def _sentence(found: Mapping[str, Any], contenders: Sequence[Contender], pair: t
         text += f" for {' and '.join(took)}"
     if found["verdict"] != "better":
         what = "That it is better cannot be told" if found["verdict"] == "cannot tell" else "It made it worse"
+        if found["low"] is not None and found["low"] > 0 and found["verdict"] == "cannot tell":
+            what += " after Holm: the interval, which leaves out 0, is of this pair alone"
         return f"{text}. {what}."
     rates = []
     if found["gain_per_minute"] is not None:
@@ -147,6 +158,23 @@ def _sentence(found: Mapping[str, Any], contenders: Sequence[Contender], pair: t
     if found["gain_per_usd"] is not None:
         rates.append(f"{_rate(found['gain_per_usd'])} a dollar")
     return f"{text}{': ' if rates else ''}{', '.join(rates)}."
+
+
+def _test_words(found: Mapping[str, Any], alpha: float, num_tests: int) -> str:
+    """Interval and p, and whether they are adjusted for the number of tests."""
+    several = num_tests > 1 or found["p_adjusted"] is None
+    words = []
+    if found["low"] is not None:
+        unadjusted = ", unadjusted," if several else ""
+        interval = f"{signed(found['low'])} to {signed(found['high'])}"
+        words.append(f"{100 * (1 - alpha):g} % interval{unadjusted} {interval}")
+    if found["p_adjusted"] is None:
+        words.append(f"{probability(found['p'])}, unadjusted: this pair is not among those tested above")
+    elif several:
+        words.append(f"{probability(found['p_adjusted'])} after Holm over {num_tests} tests")
+    else:
+        words.append(probability(found["p"]))
+    return "; ".join(words)
 
 
 def _rate(value: float) -> str:

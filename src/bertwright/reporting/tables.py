@@ -8,11 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bertwright.experiments.comparison_csv import unformulated
 from bertwright.reporting.visible import in_one_line, visible
 from bertwright.reporting.words import decimals
-
-# What opens a formula in spreadsheet programs (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Table:
         """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([_unformulated(heading) for heading in self.headings])
+        writer.writerow([unformulated(heading) for heading in self.headings])
         for row in self.rows:
             writer.writerow(["" if cell.value is None else _csv_cell(cell) for cell in row])
         return buffer.getvalue()
@@ -136,8 +134,4 @@ def _markdown(text: str) -> str:
 
 
 def _csv_cell(item: Cell) -> Any:
-    return item.value if item.is_number else _unformulated(visible(item.value))
-
-
-def _unformulated(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return item.value if item.is_number else unformulated(visible(item.value))

@@ -14,11 +14,12 @@ from bertwright.errors import RunError, UserError
 
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
 # contents must be the same.
-_FREE = {
+HOW_KEPT = {
     *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps", "track"),
-    *("device", "dtype", "compile", "token_budget", "usd_per_hour"),
-    *("train", "test", "validation"),
+    *("token_budget", "usd_per_hour"),
 }
+"""Settings of how a run is reached, kept and followed, which change no result."""
+_FREE = HOW_KEPT | {"device", "dtype", "compile"} | {"train", "test", "validation"}
 # May lie elsewhere by now: hashes of the weights and of the tokenizer tell whether they are the same.
 _FOLDERS = {"model", "tokenizer"}
 
