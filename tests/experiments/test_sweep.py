@@ -20,6 +20,8 @@ from bertwright.errors import RunError, UserError
 from bertwright.experiments import sweep as act
 from bertwright.experiments import sweep_work
 from bertwright.experiments.sweep_folder import read_record
+from bertwright.experiments.sweep_plan import Wanted
+from bertwright.experiments.sweep_store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -447,12 +449,65 @@ def test_overwrite_begins_anew(texts):
     assert [trial.settings for trial in found.trials] == [{"seed": 5}]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": {"seeed": [0, 1]}}, "unknown setting 'seeed'"),
+        ({"grid": {"seed": [0, "x"]}}, "--seed: found 'x'"),
+        ({"grid": {"seed": [0, 1]}, "jobs": "many"}, "--jobs"),
+        ({}, "nothing to vary"),
+        ({"grid": {"seed": [0]}, "join": True}, "exclude each other"),
+        ({"grid": {"seed": [5]}, "model": "bert-nosuch"}, "the texts cannot be used"),  # found out by the tokeniser
+    ],
+)
+def test_overwrite_removes_nothing_before_the_new_sweep_is_known_to_be_good(texts, processes, settings, message):
+    first = swept(texts, grid={"seed": [0, 1]})
+    processes.makes_tokens = True
+    with pytest.raises(UserError, match=message):
+        swept(texts, overwrite=True, **settings)
+    assert bertwright.open_sweep("swept").record() == first.record()
+    assert not list(Path().glob(".swept*"))
+
+
+def test_overwrite_leaves_a_sweep_alone_that_others_work_on(texts, tmp_path):
+    first = swept(texts, grid={"seed": [0, 1]})
+    other = Store(tmp_path / "swept", None, "sweep")
+    other.begin_work()
+    try:
+        with pytest.raises(RunError, match="take this sweep from a worker with --join"):
+            swept(texts, grid={"seed": [5]}, overwrite=True)
+    finally:
+        other.end_work()
+    assert bertwright.open_sweep("swept").record() == first.record()
+    swept(texts, grid={"seed": [5]}, overwrite=True)
+
+
+def test_overwrite_leaves_a_sweep_alone_that_others_give_signs_of_life_for(texts, tmp_path):
+    """A worker at another folder: of its file nothing is seen here."""
+    first = swept(texts, grid={"seed": [0, 1]})
+    other = Store(tmp_path / "swept", None, "sweep")
+    other.find()
+    other.put_in_line([Wanted("more", None, {"seed": 7}, {})])
+    claim = other.claim()
+    with pytest.raises(RunError, match="take this sweep from a worker with --join"):
+        swept(texts, grid={"seed": [5]}, overwrite=True)
+    other.release(claim)
+    assert len(bertwright.open_sweep("swept").trials) == len(first.trials) + 1
+    swept(texts, grid={"seed": [5]}, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["sweep.json", "study.db"])
 def test_damaged_files_are_said_by_name(texts, tmp_path, name):
     swept(texts, grid={"seed": [0, 1]})
     (tmp_path / "swept" / name).write_bytes(b"\x00garbage{" * 100)
     with pytest.raises(RunError, match=name):
         bertwright.open_sweep("swept")
+
+
+def test_a_sweep_of_a_damaged_study_may_be_replaced(texts, tmp_path):
+    swept(texts, grid={"seed": [0, 1]})
+    (tmp_path / "swept" / "study.db").write_bytes(b"\x00garbage{" * 100)
+    assert len(swept(texts, grid={"seed": [5]}, overwrite=True).trials) == 1
 
 
 def test_a_sweep_opens_where_torch_cannot_be_imported(texts):

@@ -212,19 +212,26 @@ class Store:
                 if trial.state == TrialState.RUNNING and (nameless or self.has_died(trial.user_attrs)):
                     self._end(trial._trial_id, TrialState.FAIL)
 
+    def num_at_work(self) -> int:
+        """How many workers are alive: those of this folder, by the locks on their files, and those elsewhere that gave
+        a sign of life for a trial. This one does not count."""
+        here = locked_workers(self.folder) - {self.worker}
+        if self.find() is None:
+            return len(here)
+        self.free_lost()
+        return len(here | {entry.attributes["worker"]["id"] for entry in self.entries() if self._is_at_work(entry)})
+
+    def _is_at_work(self, entry: Entry) -> bool:
+        worker = (entry.attributes.get("worker") or {}).get("id")
+        return entry.state == "running" and isinstance(worker, str) and worker != self.worker
+
     def has_died(self, attributes: Mapping[str, Any]) -> bool:
         """Whether who works at a trial is a worker of this folder, and no more. Of others nothing can be seen here."""
         worker = (attributes.get("worker") or {}).get("id")
         if not isinstance(worker, str) or not re.fullmatch(r"[0-9a-f]{12}", worker) or worker == self.worker:
             return False
         path = self.folder / _WORKERS / worker
-        if not path.is_file():
-            return False
-        try:
-            with wait_for_lock(path, tries=1):
-                return True
-        except BlockingIOError:
-            return False
+        return path.is_file() and not _is_locked(path)
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -419,6 +426,19 @@ class Store:
             except ImportError:
                 raise UserError("--storage needs psycopg: pip install 'bertwright[postgresql]'") from None
         raise AssertionError
+
+
+def locked_workers(folder: Path) -> set[str]:
+    """The workers of the sweep in ``folder`` that are alive, as the locks on their files tell."""
+    return {path.name for path in (folder / _WORKERS).glob("*") if path.is_file() and _is_locked(path)}
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with wait_for_lock(path, tries=1):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _load_optuna() -> Any:
