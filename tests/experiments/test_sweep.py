@@ -19,7 +19,9 @@ from bertwright.cli import main
 from bertwright.errors import RunError, UserError
 from bertwright.experiments import sweep as act
 from bertwright.experiments import sweep_work
-from bertwright.experiments.sweep_folder import read_record
+from bertwright.experiments.sweep_folder import Asked, read_record
+from bertwright.experiments.sweep_plan import Wanted, is_minimized
+from bertwright.experiments.sweep_store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -250,6 +252,14 @@ def test_lists_of_trials_in_json(texts, tmp_path, suffix):
         ({"grid": {"seed": [0, 1]}, "budget": "soon"}, "expected a time or an amount above 0"),
         ({"grid": {"seed": [0, 1]}, "jobs": "many"}, "--jobs: found 'many'"),
         ({"grid": {"seed": [0, 1]}, "storage": "mysql://a:secret@b/c"}, "found 'mysql://a@b/c', expected postgresql"),
+        (
+            {"grid": {"best_metric": ["accuracy", "log_loss"]}, "prune": True},
+            "trials would be judged by different metrics (accuracy, log_loss)",
+        ),
+        (
+            {"space": {"label_kind": ["regression", "classes"]}, "num_trials": 3},
+            "trials would be judged by different metrics (mean_squared_error, the one of their texts)",
+        ),
         ({"trials": []}, "found no list of trials"),
         ({"trials": [{"seed": 1, "epoch": 2}]}, "trial 1 of the list: unknown setting 'epoch'; did you mean epochs?"),
         ({"trials": [{"name": "a", "seed": 1}, {"name": "b", "seed": 1}]}, "the same settings as another trial"),
@@ -321,6 +331,65 @@ def test_pruning_ends_what_is_worse_than_others_were(texts, processes):
     assert not (found.trials[5].run / "checkpoints").exists()
     assert [trial.number for trial in found.groups[0].trials][-2:] == [5, 6]
     assert found.groups[0].best.number == 4
+
+
+def judged_by_log_loss(monkeypatch, processes, seeds):
+    """Let trainings of these seeds have validation texts of one class."""
+    write, metrics = FakeProcesses._write, FakeProcesses._metrics
+
+    def written(self, config, output, poll):
+        write(self, config, output, poll)
+        if config.seed in seeds:
+            record = json.loads((output / "config.json").read_text())
+            record["settings"]["best_metric"] = "log_loss"
+            (output / "config.json").write_text(json.dumps(record))
+
+    def judged(config):
+        found = metrics(config)
+        if config.seed in seeds:
+            found["validation"] = {"log_loss": 0.2, "roc_auc": None, "num_texts": 40}
+        return found
+
+    monkeypatch.setattr(processes, "_write", written)
+    monkeypatch.setattr(processes, "_metrics", staticmethod(judged))
+
+
+@pytest.mark.parametrize("num_polls", [1, 3])
+def test_a_search_never_looks_for_high_losses(texts, processes, monkeypatch, num_polls):
+    """Validation texts of one class have no AUC: a training is judged by log_loss then."""
+    processes.num_polls = num_polls
+    judged_by_log_loss(monkeypatch, processes, [0])
+    with pytest.raises(
+        UserError, match=r"first 3 trials failed alike: it is judged by validation:log_loss, better when lower"
+    ):
+        swept(texts, space={"learning_rate": "log:1e-5..1e-1"}, num_trials=8, jobs="1")
+    found = swept(
+        texts, space={"learning_rate": "1e-5..1e-1"}, num_trials=2, metric="validation:log_loss", output="again"
+    )
+    assert [trial.value for trial in found.trials] == [0.2, 0.2]
+
+
+def test_a_trial_that_is_judged_by_another_metric_is_not_put_beside_the_others(texts, processes, monkeypatch):
+    judged_by_log_loss(monkeypatch, processes, [2])
+    found = swept(texts, grid={"seed": [0, 1, 2, 3]}, prune=True, jobs="1")
+    assert [trial.state for trial in found.trials] == ["finished", "finished", "failed", "finished"]
+    assert "begin another sweep with --metric validation:log_loss" in found.trials[2].error
+
+
+@pytest.mark.parametrize(
+    ("settings", "minimizes"),
+    [
+        ({"grid": {"seed": [0, 1], "best_metric": ["log_loss"]}}, True),
+        ({"grid": {"seed": [0, 1], "label_kind": ["regression"]}}, True),
+        ({"trials": [{"best_metric": "brier", "seed": 1}, {"best_metric": "brier", "seed": 2}]}, True),
+        ({"space": {"seed": "0..9", "label_kind": ["regression"]}, "num_trials": 2}, True),
+        ({"space": {"seed": "0..9"}, "num_trials": 2, "label_kind": "regression", "best_metric": "r2"}, False),
+        ({"space": {"seed": "0..9"}, "num_trials": 2, "best_metric": "log_loss", "metric": "f1"}, False),
+    ],
+)
+def test_the_direction_is_that_of_the_metric_wherever_it_is_named(texts, settings, minimizes):
+    asked = Asked({"train": texts, "model": "bert-tiny", "prune": True, **settings})
+    assert is_minimized(asked.plan()) is minimizes
 
 
 def test_hyperband_prunes_too(texts, processes):
@@ -402,6 +471,14 @@ def test_trials_without_validation_texts_are_shown_without_a_choice(texts, capsy
     )
 
 
+def test_a_metric_that_no_trial_has_is_said_by_name(texts, capsys):
+    swept(texts, grid={"seed": [0, 1]}, test="texts.csv", validation_share=0.2)
+    main_of("sweep", "--show", "swept", "--metric", "test:brier")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "no trial was chosen: the trials have no test:brier; they have test:accuracy, test:roc_auc" in said
+    assert "validation texts" not in said
+
+
 def main_of(*arguments):
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
@@ -447,12 +524,65 @@ def test_overwrite_begins_anew(texts):
     assert [trial.settings for trial in found.trials] == [{"seed": 5}]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": {"seeed": [0, 1]}}, "unknown setting 'seeed'"),
+        ({"grid": {"seed": [0, "x"]}}, "--seed: found 'x'"),
+        ({"grid": {"seed": [0, 1]}, "jobs": "many"}, "--jobs"),
+        ({}, "nothing to vary"),
+        ({"grid": {"seed": [0]}, "join": True}, "exclude each other"),
+        ({"grid": {"seed": [5]}, "model": "bert-nosuch"}, "the texts cannot be used"),  # found out by the tokeniser
+    ],
+)
+def test_overwrite_removes_nothing_before_the_new_sweep_is_known_to_be_good(texts, processes, settings, message):
+    first = swept(texts, grid={"seed": [0, 1]})
+    processes.makes_tokens = True
+    with pytest.raises(UserError, match=message):
+        swept(texts, overwrite=True, **settings)
+    assert bertwright.open_sweep("swept").record() == first.record()
+    assert not list(Path().glob(".swept*"))
+
+
+def test_overwrite_leaves_a_sweep_alone_that_others_work_on(texts, tmp_path):
+    first = swept(texts, grid={"seed": [0, 1]})
+    other = Store(tmp_path / "swept", None, "sweep")
+    other.begin_work()
+    try:
+        with pytest.raises(RunError, match="take this sweep from a worker with --join"):
+            swept(texts, grid={"seed": [5]}, overwrite=True)
+    finally:
+        other.end_work()
+    assert bertwright.open_sweep("swept").record() == first.record()
+    swept(texts, grid={"seed": [5]}, overwrite=True)
+
+
+def test_overwrite_leaves_a_sweep_alone_that_others_give_signs_of_life_for(texts, tmp_path):
+    """A worker at another folder: of its file nothing is seen here."""
+    first = swept(texts, grid={"seed": [0, 1]})
+    other = Store(tmp_path / "swept", None, "sweep")
+    other.find()
+    other.put_in_line([Wanted("more", None, {"seed": 7}, {})])
+    claim = other.claim()
+    with pytest.raises(RunError, match="take this sweep from a worker with --join"):
+        swept(texts, grid={"seed": [5]}, overwrite=True)
+    other.release(claim)
+    assert len(bertwright.open_sweep("swept").trials) == len(first.trials) + 1
+    swept(texts, grid={"seed": [5]}, overwrite=True)
+
+
 @pytest.mark.parametrize("name", ["sweep.json", "study.db"])
 def test_damaged_files_are_said_by_name(texts, tmp_path, name):
     swept(texts, grid={"seed": [0, 1]})
     (tmp_path / "swept" / name).write_bytes(b"\x00garbage{" * 100)
     with pytest.raises(RunError, match=name):
         bertwright.open_sweep("swept")
+
+
+def test_a_sweep_of_a_damaged_study_may_be_replaced(texts, tmp_path):
+    swept(texts, grid={"seed": [0, 1]})
+    (tmp_path / "swept" / "study.db").write_bytes(b"\x00garbage{" * 100)
+    assert len(swept(texts, grid={"seed": [5]}, overwrite=True).trials) == 1
 
 
 def test_a_sweep_opens_where_torch_cannot_be_imported(texts):

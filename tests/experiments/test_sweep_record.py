@@ -190,3 +190,36 @@ def test_urls_of_databases():
     assert without_password("postgresql://me:p%40w@host/db?x=1") == "postgresql://me@host/db?x=1"
     with pytest.raises(UserError, match="expected postgresql"):
         storage_url("sqlite:///x.db")
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("postgresql://host/db?user=u&password=secret", "postgresql://host/db?user=u"),
+        ("postgresql://host/db?password=secret", "postgresql://host/db"),
+        ("postgresql://host/db?Ssl%50assword=secret&sslmode=require", "postgresql://host/db?sslmode=require"),
+        ("postgresql://u:sec@ret@host/db", "postgresql://u@host/db"),
+        ("postgresql://u:sec/ret@host/db", "postgresql://u@host/db"),
+        ("postgresql://u:sec?ret@host/db", "postgresql://u@host/db"),
+        ("postgresql://u:sec:ret@host:5432/db", "postgresql://u@host:5432/db"),
+        ("postgresql://u@corp:secret@host/db", "postgresql://u@corp@host/db"),
+        ("postgresql://u@host:5432/db?password=sec@ret", "postgresql://u@host:5432/db"),
+        ("postgresql://u:secret@host/db?sslpassword=sec@ret", "postgresql://u@host/db"),
+        ("postgresql://u:secret?password=secret@host/db", "postgresql://u"),
+        ("postgresql://u:secret", "postgresql://u"),
+        ("u:secret@host", "u@host"),
+        ("host=h password='sec ret' user=u", "host=h user=u"),
+        ("postgresql://[::1]:5432/db", "postgresql://[::1]:5432/db"),
+        ("postgresql://a:1,b:2/db?host=c", "postgresql://a:1,b:2/db?host=c"),
+        ("sqlite:////tmp/study.db", "sqlite:////tmp/study.db"),
+    ],
+)
+def test_no_password_is_shown(given, shown):
+    assert without_password(given) == shown
+    assert without_password(shown) == shown
+
+
+def test_a_password_that_would_be_taken_for_the_host_is_refused_unseen():
+    with pytest.raises(UserError, match="more than one @") as error:
+        storage_url("postgresql://u:sec@ret@host/db")
+    assert "ret" not in str(error.value)

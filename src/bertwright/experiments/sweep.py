@@ -16,12 +16,12 @@ from bertwright.experiments.sweep_entries import Entry
 from bertwright.experiments.sweep_flags import checked_metric
 from bertwright.experiments.sweep_folder import (
     Asked,
+    Replaced,
     command,
     find_or_begin,
     only_one,
     plan_on_record,
     read_record,
-    remove,
 )
 from bertwright.experiments.sweep_jobs import Side, available_cpus, budget_of, jobs_of
 from bertwright.experiments.sweep_plan import Plan, is_minimized, representatives
@@ -99,23 +99,29 @@ def run_sweep(given: Mapping[str, Any], reporter: Reporter) -> Sweep:
     settings = asked.settings
     budget_of(settings.budget, settings.usd_per_hour)
     jobs_of(settings.jobs)
+    replaced = None
     if settings.overwrite:
-        remove(folder, settings.storage)
+        asked.check_begins()
+        replaced = Replaced(folder, settings.storage)
     was_there = folder.exists()
-    plan = find_or_begin(asked, folder)
     try:
+        plan = find_or_begin(asked, folder)
         with contextlib.ExitStack() as stack:
             if not settings.join:
                 stack.enter_context(only_one(folder))
             stop = stack.enter_context(Stop())
             with stop.deferred():
-                ended = _work(asked, folder, plan, stop, reporter)
+                ended = _work(asked, folder, plan, stop, reporter, replaced)
     except StopNow as signal:
+        if replaced is not None:
+            replaced.remove()
         _leave(signal, folder, reporter)
-    except _Unusable as error:
-        if not was_there:
+    except UserError as error:
+        if isinstance(error, _Unusable) and not was_there:
             shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(str(error)) from None
+        if replaced is not None:
+            replaced.put_back()
+        raise UserError(str(error)) if isinstance(error, _Unusable) else error from None
     found = open_sweep(folder, settings.storage)
     show_sweep(found, reporter)
     _say_end(found, ended, reporter)
@@ -126,7 +132,9 @@ class _Unusable(UserError):
     """The texts cannot be learnt from: nothing was begun."""
 
 
-def _work(asked: Asked, folder: Path, plan: Plan, stop: Stop, reporter: Reporter) -> str:
+def _work(
+    asked: Asked, folder: Path, plan: Plan, stop: Stop, reporter: Reporter, replaced: Replaced | None = None
+) -> str:
     """Do what is left to do of the sweep. Why it ended: "over", "budget" or "stopped"."""
     settings = asked.settings
     record = read_record(folder)
@@ -145,6 +153,8 @@ def _work(asked: Asked, folder: Path, plan: Plan, stop: Stop, reporter: Reporter
             return "over"
         with Processes((alive,)) as processes:
             tokens = _tokens(folder, plan, store, processes, stop)
+            if replaced is not None:  # all is known to be usable now
+                replaced.remove()
             for note in tokens.notes:
                 reporter.say(note)
             side = Side(

@@ -26,7 +26,7 @@ from bertwright.config import CostSettings, MachineSettings, SweepSettings, Trai
 from bertwright.errors import RunError, UserError
 from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text
 from bertwright.experiments.sweep_plan import Plan, Wanted, plan_of
-from bertwright.experiments.sweep_store import Store, without_password
+from bertwright.experiments.sweep_store import FILE, Store, locked_workers, without_password
 
 SWEEP = "sweep.json"
 _LOCK = "lock"
@@ -95,6 +95,20 @@ class Asked:
         settings = self.settings
         described = settings.grid or settings.space or settings.search or settings.metric or settings.prune
         return bool(described or self.listed is not None or set(self.values) - _OF_THE_MACHINE)
+
+    def check_begins(self) -> None:
+        """Check all that can be known before a sweep is begun anew.
+
+        Raises:
+            UserError: it cannot be begun.
+        """
+        if self.settings.join:
+            raise UserError("--overwrite and --join exclude each other: give one of them")
+        if not self.has_plan:
+            raise UserError("--overwrite begins a sweep anew: give the files and what to vary too")
+        self.plan()
+        if self.settings.storage is not None:
+            Store(self.folder, self.settings.storage, self.settings.study or "").names()
 
     def plan(self) -> Plan:
         return plan_of(self.values, self.settings, self.listed)
@@ -275,26 +289,57 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove(folder: Path, storage: str | None) -> None:
-    """Remove the sweep in ``folder``, if there is one, its study too.
+class Replaced:
+    """A sweep that ``--overwrite`` replaces. It lies aside until it is known that the new one can be begun.
 
     Raises:
-        RunError: something else is there, or somebody works on it.
+        RunError: something else than a sweep is at ``folder``, or somebody works on it.
     """
-    if not folder.exists() or _is_unborn(folder):
-        return
-    if not (folder / SWEEP).is_file():
-        raise RunError(f"{folder} exists and is not a sweep's folder; --overwrite replaces sweeps only")
-    record = read_record(folder)
-    with only_one(folder):
-        if record["storage"] is not None:
-            store = Store(folder, storage or record["storage"], record["study"])
-            if store.find() is not None:
+
+    def __init__(self, folder: Path, storage: str | None) -> None:
+        self._folder = folder
+        self._aside: Path | None = None
+        if not folder.exists() or _is_unborn(folder):
+            return
+        if not (folder / SWEEP).is_file():
+            raise RunError(f"{folder} exists and is not a sweep's folder; --overwrite replaces sweeps only")
+        record = read_record(folder)
+        with only_one(folder):
+            store = _store_of(folder, record, storage)
+            at_work = len(locked_workers(folder)) if store is None else store.num_at_work()
+            if at_work:
+                who = "a worker" if at_work == 1 else f"{at_work:,} workers"
+                raise RunError(
+                    f"{folder}: --overwrite would take this sweep from {who} with --join. Stop them first, or pass "
+                    "another --output"
+                )
+            if store is not None and not store.is_file and store.find() is not None:
                 store.delete()
-        doomed = folder.absolute().with_name(f".{folder.name}.old.partial")
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.rename(folder, doomed)
-    shutil.rmtree(doomed)
+            self._aside = folder.absolute().with_name(f".{folder.name}.old.partial")
+            shutil.rmtree(self._aside, ignore_errors=True)
+            os.rename(folder, self._aside)
+
+    def put_back(self) -> None:
+        """Let the folder be what it was; its study too, unless it was in a database elsewhere."""
+        if self._aside is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.rename(self._aside, self._folder)
+            self._aside = None
+
+    def remove(self) -> None:
+        """Remove what was there before for good."""
+        if self._aside is not None:
+            shutil.rmtree(self._aside)
+            self._aside = None
+
+
+def _store_of(folder: Path, record: Mapping[str, Any], storage: str | None) -> Store | None:
+    """Where the study of a sweep is; None where its file was never made, or is damaged."""
+    if record["storage"] is None:
+        with contextlib.suppress(RunError):
+            return Store(folder, None, record["study"]) if (folder / FILE).is_file() else None
+        return None
+    return Store(folder, storage or record["storage"], record["study"])
 
 
 def command(folder: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bertwright.config import SweepSettings, TrainConfig, build, merged
 from bertwright.errors import UserError
-from bertwright.evaluation.metrics import check_metric_name
+from bertwright.evaluation.metrics import check_metric_name, default_metric
 from bertwright.experiments.sweep_flags import (
     DEFAULT,
     NOT_OF_A_TRIAL,
@@ -164,14 +164,32 @@ def has_validation(config: TrainConfig) -> bool:
     return config.validation_share is None and not config.test
 
 
+def is_compared(plan: Plan) -> bool:
+    """Whether what is done depends on how good trials are, so that all must be judged by one metric."""
+    return plan.search != "grid" or plan.pruner is not None
+
+
 def is_minimized(plan: Plan) -> bool:
-    """Whether a search looks for low values."""
-    if plan.metric is not None:
-        return not higher_is_better(plan.metric)
-    best = plan.shared.get("best_metric")
-    if best is not None:
-        return not higher_is_better(best)
-    return plan.shared.get("label_kind") == "regression"
+    """Whether a search, or pruning, looks for low values, as far as settings tell. By what a trial is judged may follow
+    from its texts too: a worker fails those that have it otherwise."""
+    metric = plan.metric or next(iter(_said_metrics(plan)), None)
+    return metric is not None and not higher_is_better(metric)
+
+
+def _said_metrics(plan: Plan) -> dict[str | None, None]:
+    """By what the trials are judged on validation texts, as their settings say it; None: as their texts have it."""
+    found: dict[str | None, None] = {}
+    for own in [one.settings for one in plan.wanted] or _drawn_metrics(plan):
+        values = merged(plan.shared, own)
+        kind = values.get("label_kind")
+        found[values.get("best_metric") or (default_metric(kind, 1) if kind == "regression" else None)] = None
+    return found
+
+
+def _drawn_metrics(plan: Plan) -> Iterator[dict[str, Any]]:
+    names = [name for name in ("best_metric", "label_kind") if name in plan.space]
+    for values in itertools.product(*(plan.space[name].choices for name in names)):
+        yield dict(zip(names, values, strict=True))
 
 
 def representatives(plan: Plan) -> Iterator[TrainConfig]:
@@ -296,6 +314,13 @@ def _check_metric_has_texts(plan: Plan) -> None:
         raise UserError(f"--metric {plan.metric}: there are no validation texts; pass --validation FILE")
     if split == "test" and not config.test:
         raise UserError(f"--metric {plan.metric}: there are no test texts; pass --test FILE")
+    said = _said_metrics(plan)
+    if is_compared(plan) and plan.metric is None and len(said) > 1:
+        names = ", ".join(name or "the one of their texts" for name in said)
+        raise UserError(
+            f"trials would be judged by different metrics ({names}), and cannot be compared: name one for all with "
+            "--metric, such as --metric validation:accuracy"
+        )
     if plan.search != "grid" and split is None and not has_validation(config):
         raise UserError(
             f"--search {plan.search} chooses by validation texts: pass --validation FILE or --validation-share 0.2 (or "

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bertwright.evaluation.extremes import one_line
+from bertwright.evaluation.metrics import ALL_METRIC_NAMES
 from bertwright.experiments.sweep_record import DataGroup, Seeds, Sweep, Trial
 from bertwright.progress import Reporter, duration
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # Of the test texts, those of these that there are.
 _TEST_METRICS = ("accuracy", "f1", "macro_f1", "roc_auc", "root_mean_squared_error", "r2")
 _MOST_TEST_METRICS = 3
+_MOST_NAMED = 6
 _STATES = {"finished": "", "pruned": "pruned", "running": "running", "stopped": "stopped", "waiting": "waiting"}
 
 
@@ -46,6 +48,9 @@ def sentence(group: DataGroup) -> str:
         metrics = {trial.metric for trial in finished}
         if len(metrics) > 1:
             return "no trial was chosen: they were judged by different metrics. Pass --metric to name one for all"
+        asked = next(iter(metrics))
+        if asked is not None:
+            return f"no trial was chosen: the trials have no {asked}; they have {_known_metrics(finished, asked)}"
         return (
             "no trial was chosen: there are no validation texts to choose by. To choose by the test texts all the "
             "same, pass --metric test:accuracy; the figure of the chosen one is then too good"
@@ -62,6 +67,20 @@ def sentence(group: DataGroup) -> str:
             "texts to tell how good it is"
         )
     return f"{what}. It was chosen on validation texts; on the test texts, which had no part in it: {test}"
+
+
+def _known_metrics(trials: Sequence[Trial], like: str) -> str:
+    """Some metrics that trials have: of the same texts, or else of others."""
+    wanted = like.split(":")[0]
+    found = dict.fromkeys(
+        f"{split}:{name}"
+        for split in sorted({split for trial in trials for split in trial.metrics}, key=lambda split: split != wanted)
+        for trial in trials
+        for name, value in trial.metrics.get(split, {}).items()
+        if value is not None and name in ALL_METRIC_NAMES
+    )
+    some = list(found)[:_MOST_NAMED]
+    return ", ".join(some) + (", ..." if len(found) > len(some) else "") if some else "none"
 
 
 def totals(sweep: Sweep) -> str:

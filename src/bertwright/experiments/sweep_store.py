@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import unquote_plus
 
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
@@ -39,6 +40,10 @@ _TRIES, _TRY_AGAIN_S = 6, 0.5
 _SQLITE_WAIT_S, _CONNECT_S = 60.0, 15
 # A worker that gave no sign of life for so many of its intervals is taken for dead.
 _MISSED_BEATS = 4
+
+# HOST, HOST:PORT, or several with commas; then the database's name or parameters.
+_HOSTS = re.compile(r"(\[[^\]]*\]|[^:/?,]*)(:[0-9]*)?(,(\[[^\]]*\]|[^:/?,]*)(:[0-9]*)?)*([/?]|$)")
+_SECRET_WORD = re.compile(r"\s*[^\s=&]*password[^\s=&]*\s*=\s*('[^']*'|\S*)", re.IGNORECASE)
 
 Done = TypeVar("Done")
 
@@ -59,12 +64,30 @@ def storage_url(given: str) -> str:
         raise UserError(
             f"--storage: found {shown!r}, expected postgresql://USER@HOST/DATABASE (without it, a file in --output)"
         )
+    if given[found.end() :].partition("?")[0].partition(":")[2].count("@") > 1:  # what follows the first would be taken for the host, and shown
+        raise UserError("--storage: found more than one @ before the host; write one in a user or a password as %40")
     return f"postgresql{found[2] or '+psycopg'}://{given[found.end() :]}"
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be kept and shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
+    """The URL as it may be kept and shown: no password, neither before the host nor as a parameter.
+
+    What cannot be told from a password goes too: all between the first ":" after "//" and the last "@".
+    """
+    scheme, slashes, rest = url.partition("//") if "//" in url else ("", "", url)
+    place, question, query = rest.partition("?")
+    query = "&".join(part for part in query.split("&") if not _is_secret(part))
+    shown = _SECRET_WORD.sub("", place) + (question + query if query else "")
+    head, colon, tail = shown.partition(":")
+    if colon and "@" in tail:
+        shown = f"{head}@{tail.rpartition('@')[2]}"
+    elif colon and not _HOSTS.match(shown.rpartition("@")[2]):  # the rest of a password, and no port
+        shown = head
+    return f"{scheme}{slashes}{shown}"
+
+
+def _is_secret(parameter: str) -> bool:
+    return "password" in unquote_plus(parameter.partition("=")[0]).lower()
 
 
 class Store:
@@ -154,6 +177,13 @@ class Store:
 
         self._try(make)
 
+    def minimizes(self) -> bool:
+        """Whether the study was begun to look for low values."""
+        from optuna.study import StudyDirection
+
+        directions = self._try(lambda: self._storage.get_study_directions(self._study_id))
+        return bool(directions[0] == StudyDirection.MINIMIZE)
+
     def delete(self) -> None:
         """Remove the study and all its trials."""
         self.find()
@@ -212,19 +242,26 @@ class Store:
                 if trial.state == TrialState.RUNNING and (nameless or self.has_died(trial.user_attrs)):
                     self._end(trial._trial_id, TrialState.FAIL)
 
+    def num_at_work(self) -> int:
+        """How many workers are alive: those of this folder, by the locks on their files, and those elsewhere that gave
+        a sign of life for a trial. This one does not count."""
+        here = locked_workers(self.folder) - {self.worker}
+        if self.find() is None:
+            return len(here)
+        self.free_lost()
+        return len(here | {entry.attributes["worker"]["id"] for entry in self.entries() if self._is_at_work(entry)})
+
+    def _is_at_work(self, entry: Entry) -> bool:
+        worker = (entry.attributes.get("worker") or {}).get("id")
+        return entry.state == "running" and isinstance(worker, str) and worker != self.worker
+
     def has_died(self, attributes: Mapping[str, Any]) -> bool:
         """Whether who works at a trial is a worker of this folder, and no more. Of others nothing can be seen here."""
         worker = (attributes.get("worker") or {}).get("id")
         if not isinstance(worker, str) or not re.fullmatch(r"[0-9a-f]{12}", worker) or worker == self.worker:
             return False
         path = self.folder / _WORKERS / worker
-        if not path.is_file():
-            return False
-        try:
-            with wait_for_lock(path, tries=1):
-                return True
-        except BlockingIOError:
-            return False
+        return path.is_file() and not _is_locked(path)
 
     # --- trials -------------------------------------------------------------------------------------------------------
 
@@ -419,6 +456,19 @@ class Store:
             except ImportError:
                 raise UserError("--storage needs psycopg: pip install 'bertwright[postgresql]'") from None
         raise AssertionError
+
+
+def locked_workers(folder: Path) -> set[str]:
+    """The workers of the sweep in ``folder`` that are alive, as the locks on their files tell."""
+    return {path.name for path in (folder / _WORKERS).glob("*") if path.is_file() and _is_locked(path)}
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with wait_for_lock(path, tries=1):
+            return False
+    except BlockingIOError:
+        return True
 
 
 def _load_optuna() -> Any:

@@ -19,8 +19,9 @@ from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.experiments.sweep_entries import Claim, Entry
 from bertwright.experiments.sweep_jobs import Budget, Side, free_memory_bytes
-from bertwright.experiments.sweep_plan import Plan, Wanted, data_of
+from bertwright.experiments.sweep_plan import Plan, Wanted, data_of, is_compared
 from bertwright.experiments.sweep_processes import Processes
+from bertwright.experiments.sweep_record import higher_is_better
 from bertwright.experiments.sweep_show import shown_value
 from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import SharedTokens
@@ -46,7 +47,8 @@ class _Slot:
     threads: int
     started: float | None = None
     history_bytes: int = 0
-    end: str = ""  # why it was asked to end: "pruned", "stopped" or "taken"
+    metric: str | None = None  # by which its training keeps its best state, once that is known
+    end: str = ""  # why it was asked to end: "pruned", "stopped", "taken" or "other metric"
 
     @property
     def number(self) -> int:
@@ -140,7 +142,7 @@ class Worker:
                 self.store.release(slot.claim)
             elif not slot.end:
                 slot.end = why
-                self.processes.signal(slot.number, signal.SIGKILL if why == "pruned" else signal.SIGTERM)
+                self.processes.signal(slot.number, signal.SIGTERM if why in ("stopped", "taken") else signal.SIGKILL)
 
     # --- time and money -----------------------------------------------------------------------------------------------
 
@@ -269,12 +271,36 @@ class Worker:
     # --- watching -----------------------------------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Look at the evaluations of those at work, and end the ones that are worse than others were."""
-        if self.plan.pruner is None:
+        """Look at those at work, and end the ones that are worse than others were at an evaluation, or are judged by
+        another metric than they."""
+        if not is_compared(self.plan):
             return
         for slot in list(self.slots.values()):
-            if slot.started is not None and not slot.end and self._is_worse(slot):
+            if slot.started is None or slot.end:
+                continue
+            if self.plan.metric is None and slot.metric is None:
+                slot.metric = _asked_metric(slot)
+                if self._why_not_comparable(slot.metric) is not None:
+                    self._ask_to_end([slot], "other metric")
+                    continue
+            if self.plan.pruner is not None and self._is_worse(slot):
                 self._ask_to_end([slot], "pruned")
+
+    def _why_not_comparable(self, metric: str | None) -> str | None:
+        """Why a trial that is judged by ``metric`` cannot be put beside the others; None if it can.
+
+        What its texts are has a say in it: those of one class have no AUC, and are judged by log_loss.
+        """
+        if metric is None or not is_compared(self.plan):
+            return None
+        go_on = f"begin another sweep with --metric {metric}"
+        if higher_is_better(metric) == self.store.minimizes():
+            better, wanted = ("higher", "lower") if higher_is_better(metric) else ("lower", "higher")
+            return f"it is judged by {metric}, better when {better}, and the study looks for what is {wanted}: {go_on}"
+        known = (entry for entry in self.store.entries() if entry.state in ("finished", "pruned"))
+        metrics = ((entry.attributes.get("result") or {}).get("metric") for entry in known)
+        other = next((name for name in metrics if name is not None and name != metric), None)
+        return None if other is None else f"it is judged by {metric}, and trials before it by {other}: {go_on}"
 
     def _is_worse(self, slot: _Slot) -> bool:
         lines = _whole_lines(slot.run / runs.HISTORY)
@@ -303,6 +329,9 @@ class Worker:
             self._note_finished(slot)
         elif slot.end == "pruned":
             self._note_pruned(slot)
+        elif slot.end == "other metric":
+            why = self._why_not_comparable(slot.metric) or "it is judged by another metric"
+            self._note_failed(slot.claim, why, seconds=slot.seconds)
         elif slot.end == "stopped":
             before = (slot.claim.entry.attributes.get("result") or {}).get("seconds") or 0.0
             self.store.release(slot.claim, result={"seconds": before + slot.seconds})
@@ -317,6 +346,10 @@ class Worker:
             self._note_failed(slot.claim, str(error))
             return
         metric = self.plan.metric or metric_of(run)
+        why_not = self._why_not_comparable(metric)
+        if why_not is not None:
+            self._note_failed(slot.claim, why_not)
+            return
         split, _, name = (metric or "").partition(":")
         value = run.metrics.get(split, {}).get(name)
         if value is None and self.plan.search != "grid":
