@@ -64,7 +64,9 @@ def storage_url(given: str) -> str:
         raise UserError(
             f"--storage: found {shown!r}, expected postgresql://USER@HOST/DATABASE (without it, a file in --output)"
         )
-    if given[found.end() :].partition("?")[0].partition(":")[2].count("@") > 1:  # what follows the first would be taken for the host, and shown
+    if (
+        given[found.end() :].partition("?")[0].partition(":")[2].count("@") > 1
+    ):  # what follows the first would be taken for the host, and shown
         raise UserError("--storage: found more than one @ before the host; write one in a user or a password as %40")
     return f"postgresql{found[2] or '+psycopg'}://{given[found.end() :]}"
 

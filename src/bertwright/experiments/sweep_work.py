@@ -40,12 +40,17 @@ _LOG_BYTES = 1 << 16
 
 @dataclass
 class _Slot:
-    """A trial that this worker has taken up. ``started`` is None until its folder is free."""
+    """A trial that this worker has taken up. ``started`` is None until its folder is free.
+
+    ``share_s`` is its part of the time that this worker's trials were at work: of a second with two at work each has
+    half. So the parts add up to what the sweep spends.
+    """
 
     claim: Claim
     run: Path
     threads: int
     started: float | None = None
+    share_s: float = 0.0
     history_bytes: int = 0
     metric: str | None = None  # by which its training keeps its best state, once that is known
     end: str = ""  # why it was asked to end: "pruned", "stopped", "taken" or "other metric"
@@ -57,6 +62,11 @@ class _Slot:
     @property
     def seconds(self) -> float:
         return 0.0 if self.started is None else time.monotonic() - self.started
+
+    @property
+    def side_by_side(self) -> float | None:
+        """How many trials were at work while this one was, it among them, on average; None if it was not."""
+        return max(1.0, self.seconds / self.share_s) if self.share_s > 0 else None
 
 
 class Worker:
@@ -74,12 +84,14 @@ class Worker:
         usd_per_hour: float | None,
         stop: Stop,
         reporter: Reporter,
+        spent_s: float = 0.0,
     ) -> None:
+        """``spent_s`` is what was spent before the first trial, by making the token ids that all share."""
         self.folder, self.plan, self.store, self.tokens = folder, plan, store, tokens
         self.processes, self.side, self.budget, self.stop = processes, side, budget, stop
         self.reporter = reporter
         self.slots: dict[int, _Slot] = {}
-        self.spent_s = 0.0
+        self.spent_s = spent_s
         self.others_s = self.others_usd = 0.0
         self.last_tick = self.last_beat = self.last_look = 0.0
         self.durations: list[float] = []
@@ -96,6 +108,7 @@ class Worker:
             (self.folder / name).mkdir(exist_ok=True)
         self._learn_from_before()
         self.last_tick = time.monotonic()
+        self._note_spent()
         try:
             return self._work()
         finally:
@@ -148,8 +161,11 @@ class Worker:
 
     def _count_time(self) -> None:
         now = time.monotonic()
-        if any(slot.started is not None for slot in self.slots.values()):
+        at_work = [slot for slot in self.slots.values() if slot.started is not None]
+        if at_work:
             self.spent_s += now - self.last_tick
+        for slot in at_work:
+            slot.share_s += (now - self.last_tick) / len(at_work)
         self.last_tick = now
 
     def _usd(self) -> float:
@@ -340,6 +356,7 @@ class Worker:
 
     def _note_finished(self, slot: _Slot) -> None:
         try:
+            _note_share(slot)
             run = runs.open_run(slot.run)
             assert run.result is not None
         except RunError as error:
@@ -363,6 +380,7 @@ class Worker:
             "usd": run.result["cost"]["usd"],
             "steps": run.result.get("steps"),
             "peak_process_bytes": run.result["memory"]["peak_process_bytes"],
+            "side_by_side": run.result.get("side_by_side"),
         }
         self.store.finish(slot.claim, value, result=result)
         self.num_finished += 1
@@ -400,6 +418,28 @@ def shown_settings(claim: Claim) -> str:
     name = claim.entry.attributes.get("name")
     words = ", ".join(f"{setting} {shown_value(value)}" for setting, value in claim.settings.items())
     return one_line(f"{name}: {words}" if name and words else name or words)
+
+
+def _note_share(slot: _Slot) -> None:
+    """Let the run's result.json hold how many trials went side by side with how many threads each, and as its cost its
+    share of the machine's price: those of all trials then add up to the price once.
+
+    Raises:
+        RunError: the result is damaged.
+    """
+    if slot.side_by_side is None:
+        return
+    result = runs.read_json(slot.run / runs.RESULT)
+    if "side_by_side" in result:
+        return
+    together = round(slot.side_by_side, 2)
+    result["side_by_side"] = {"trials": together, "threads": slot.threads}
+    cost = result.get("cost")
+    if isinstance(cost, dict):
+        for name in ("usd_per_hour", "usd"):
+            if isinstance(cost.get(name), int | float):
+                cost[name] /= together
+    runs.write_json(slot.run / runs.RESULT, result)
 
 
 def metric_of(run: runs.Run) -> str | None:
