@@ -14,7 +14,7 @@ from bertwright.experiments.sweep_folder import with_flags
 from bertwright.experiments.sweep_jobs import Side, budget_of
 from bertwright.experiments.sweep_record import Sweep, Trial, shown_metrics
 from bertwright.experiments.sweep_show import differing, sentence
-from bertwright.experiments.sweep_store import storage_url, without_password
+from bertwright.experiments.sweep_url import storage_url, without_password
 
 
 def trial(number, value, metric="validation:roc_auc", state="finished", data=None, **settings):

@@ -31,7 +31,8 @@ from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
 from bertwright.experiments.sweep_store import FILE, Store
 from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
-from bertwright.experiments.sweep_work import TRIALS, Worker, is_over, last_error
+from bertwright.experiments.sweep_trial_files import last_error
+from bertwright.experiments.sweep_work import TRIALS, Worker, is_over
 from bertwright.progress import Reporter
 from bertwright.training.stop import Stop, StopNow
 

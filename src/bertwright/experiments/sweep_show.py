@@ -4,7 +4,7 @@ here."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.metrics import ALL_METRIC_NAMES
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _MOST_SPREADS = 3
 _MOST_NAMED = 6
+_MOST_LETTERS = 30
 _STATES = {"finished": "", "pruned": "pruned", "running": "running", "stopped": "stopped", "waiting": "waiting"}
 
 
@@ -143,7 +144,7 @@ def _trials_table(group: DataGroup, heading: str) -> Table:
     for name in names:
         _column(table, name, right=True)
     if with_values:
-        _column(table, group.metric or "value", right=True)
+        _column(table, (group.metric or "value").replace(":", " "), right=True)
     for split, name in measured:
         _column(table, f"{split} {name}", right=True)
     _column(table, "time", right=True)
@@ -180,7 +181,7 @@ def _seeds_table(group: DataGroup) -> Table:
 
     names = [name for name in differing(group.trials) if name != "seed" and name not in group.data]
     tested = [name for name in test_metrics(group.trials) if any(name in seeds.test for seeds in group.seeds)]
-    tested = tested[:_MOST_SPREADS]
+    tested = [name for name in tested if name not in ("precision", "recall")][:_MOST_SPREADS]
     table = _table("Mean ± standard deviation over seeds")
     for name in names:
         _column(table, name, right=True)
@@ -251,7 +252,10 @@ def _table(title: str) -> Table:
 def _column(table: Table, name: str, right: bool = False) -> None:
     from rich.text import Text
 
-    table.add_column(Text(one_line(name)), justify="right" if right else "left", overflow="fold")
+    words = one_line(name)
+    longest = max(map(len, words.split()), default=0)  # headings break between words alone
+    justify: Literal["left", "right"] = "right" if right else "left"
+    table.add_column(Text(words), justify=justify, overflow="fold", min_width=min(longest, _MOST_LETTERS))
 
 
 def _line(text: str) -> Any:

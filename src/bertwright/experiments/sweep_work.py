@@ -4,7 +4,6 @@ Torch is never imported here."""
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import signal
@@ -25,6 +24,14 @@ from bertwright.experiments.sweep_record import higher_is_better
 from bertwright.experiments.sweep_show import shown_value
 from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import SharedTokens
+from bertwright.experiments.sweep_trial_files import (
+    asked_metric,
+    last_error,
+    metric_of,
+    note_share,
+    plain_metrics,
+    whole_lines,
+)
 from bertwright.progress import Reporter, duration
 from bertwright.training.stop import Stop
 
@@ -35,7 +42,6 @@ _LOOK_S = 1.0
 _YOUNG_S = 20.0
 # So many first trials that all fail alike: the others would too.
 _ALIKE = 3
-_LOG_BYTES = 1 << 16
 
 
 @dataclass
@@ -295,7 +301,7 @@ class Worker:
             if slot.started is None or slot.end:
                 continue
             if self.plan.metric is None and slot.metric is None:
-                slot.metric = _asked_metric(slot)
+                slot.metric = asked_metric(slot.run)
                 if self._why_not_comparable(slot.metric) is not None:
                     self._ask_to_end([slot], "other metric")
                     continue
@@ -319,7 +325,7 @@ class Worker:
         return None if other is None else f"it is judged by {metric}, and trials before it by {other}: {go_on}"
 
     def _is_worse(self, slot: _Slot) -> bool:
-        lines = _whole_lines(slot.run / runs.HISTORY)
+        lines = whole_lines(slot.run / runs.HISTORY)
         for line in lines[slot.claim.reported :]:
             slot.claim.reported += 1
             value = self._value_of_evaluation(slot, line)
@@ -356,7 +362,8 @@ class Worker:
 
     def _note_finished(self, slot: _Slot) -> None:
         try:
-            _note_share(slot)
+            if slot.side_by_side is not None:
+                note_share(slot.run, slot.side_by_side, slot.threads)
             run = runs.open_run(slot.run)
             assert run.result is not None
         except RunError as error:
@@ -391,7 +398,7 @@ class Worker:
 
     def _note_pruned(self, slot: _Slot) -> None:
         self.store.prune(
-            slot.claim, result={"seconds": slot.seconds, "metric": self.plan.metric or _asked_metric(slot)}
+            slot.claim, result={"seconds": slot.seconds, "metric": self.plan.metric or asked_metric(slot.run)}
         )
         shutil.rmtree(slot.run / runs.CHECKPOINTS, ignore_errors=True)  # nobody goes on with it
         self.reporter.say(f"trial {slot.number}: ended after evaluation {slot.claim.reported}, worse than others there")
@@ -418,80 +425,3 @@ def shown_settings(claim: Claim) -> str:
     name = claim.entry.attributes.get("name")
     words = ", ".join(f"{setting} {shown_value(value)}" for setting, value in claim.settings.items())
     return one_line(f"{name}: {words}" if name and words else name or words)
-
-
-def _note_share(slot: _Slot) -> None:
-    """Let the run's result.json hold how many trials went side by side with how many threads each, and as its cost its
-    share of the machine's price: those of all trials then add up to the price once.
-
-    Raises:
-        RunError: the result is damaged.
-    """
-    if slot.side_by_side is None:
-        return
-    result = runs.read_json(slot.run / runs.RESULT)
-    if "side_by_side" in result:
-        return
-    together = round(slot.side_by_side, 2)
-    result["side_by_side"] = {"trials": together, "threads": slot.threads}
-    cost = result.get("cost")
-    if isinstance(cost, dict):
-        for name in ("usd_per_hour", "usd"):
-            if isinstance(cost.get(name), int | float):
-                cost[name] /= together
-    runs.write_json(slot.run / runs.RESULT, result)
-
-
-def metric_of(run: runs.Run) -> str | None:
-    """By what a run kept its state, if it had validation texts."""
-    name = run.settings.get("best_metric")
-    return f"validation:{name}" if name and run.metrics.get("validation") else None
-
-
-def plain_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """By split the metrics that are one number."""
-    return {
-        split: {name: value for name, value in values.items() if value is None or isinstance(value, int | float)}
-        for split, values in metrics.items()
-        if values
-    }
-
-
-def _asked_metric(slot: _Slot) -> str | None:
-    try:
-        name = runs.read_json(slot.run / runs.CONFIG)["settings"].get("best_metric")
-    except (RunError, KeyError, AttributeError):
-        return None
-    return f"validation:{name}" if name else None
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history that are written whole."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in text.splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
-def last_error(log: Path, code: int) -> str:
-    """What a process said at last in its ``log``, and how it ended, by its exit ``code`` (minus a signal)."""
-    if code == -signal.SIGKILL:
-        return "killed by the system (SIGKILL), most likely since memory ran out; pass --jobs 1 or less --token-budget"
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
-            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    last = errors[-1] if errors else lines[-1] if lines else "no message"
-    return last if code == 2 else f"{last} (exit code {code})"
