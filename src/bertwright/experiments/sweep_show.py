@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 _MOST_SPREADS = 3
 _MOST_NAMED = 6
-_MOST_LETTERS = 30
+_MOST_LETTERS = 10
+# Of more columns a line has no room for whole words: better broken ones than columns that are cut off.
+_MOST_WHOLE = 10
 _STATES = {"finished": "", "pruned": "pruned", "running": "running", "stopped": "stopped", "waiting": "waiting"}
 
 
@@ -163,6 +165,9 @@ def _trials_table(group: DataGroup, heading: str) -> Table:
         cells += ["" if trial.usd is None else f"{trial.usd:.4f}"] if with_usd else []
         cells += [_state(trial)] if with_states else []
         table.add_row(*(Text(one_line(cell)) for cell in cells), style="bold green" if is_best else None)
+    if len(table.columns) > _MOST_WHOLE:
+        for column in table.columns:
+            column.min_width = None
     return table
 
 
@@ -246,7 +251,7 @@ def _table(title: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    return Table(title=Text(one_line(title)), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(title=Text(one_line(title)), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
 
 
 def _column(table: Table, name: str, right: bool = False) -> None:
