@@ -11,6 +11,7 @@ import pytest
 from bertwright.config import EvaluateConfig, PredictSettings, TrainConfig, build, read_config_file
 from bertwright.errors import UserError
 from bertwright.experiments.sweep_folder import Asked
+from bertwright.experiments.sweep_plan import has_validation
 
 
 def test_an_unknown_setting_names_the_nearest():
@@ -96,6 +97,12 @@ def test_the_example_sweeps_are_plans(name, number, tmp_path, monkeypatch):
         (tmp_path / file).touch()
     plan = Asked(read_config_file(path)).plan()
     assert len(plan.wanted) == number
+    if name == "table-a":  # nothing is chosen by test texts
+        assert plan.metric is None
+        assert not has_validation(plan.trial_config(plan.wanted[0].settings))
+    if name == "table-b":
+        config = plan.trial_config(plan.wanted[0].settings)
+        assert (config.test, config.validation_share) == (("imdb/test.parquet",), 0.2)
     if name == "table-c":
         configs = [plan.trial_config(wanted.settings) for wanted in plan.wanted]
         frozen = [config for config in configs if config.freeze_encoder]

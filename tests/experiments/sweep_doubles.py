@@ -36,7 +36,8 @@ class FakeProcesses:
     """As ``sweep_processes.Processes``. A trial takes ``num_polls`` calls of ``ended``, and evaluates at each.
 
     ``began`` are the trials in the order in which they were started; ``fails`` says of a training what its error is;
-    ``at_poll`` is called with the instance at each poll. Token ids are made only where ``makes_tokens``.
+    ``at_poll`` is called with the instance at each poll. Token ids are made only where ``makes_tokens``; that takes
+    ``tokens_s``, which are let pass by ``passes``.
     """
 
     num_polls = 1
@@ -44,7 +45,10 @@ class FakeProcesses:
     fails = staticmethod(lambda config: None)
     at_poll = staticmethod(lambda processes: None)
     seconds = 2.0
+    usd_per_hour: float | None = None
     makes_tokens = False
+    tokens_s = 0.0
+    passes = staticmethod(lambda seconds: None)
     began: list[int] = []  # noqa: RUF012  # of all instances: tests clear it
 
     def __init__(self, kept_open=()):
@@ -61,6 +65,7 @@ class FakeProcesses:
 
     def start(self, number, arguments, threads, log, module="bertwright.cli"):
         if module == sweep_make_tokens.__name__:
+            self.passes(self.tokens_s)
             if not self.makes_tokens:
                 runs.write_json(Path(arguments[0]) / "made.json", {"made": []})
                 self.over.append((number, 0))
@@ -100,6 +105,9 @@ class FakeProcesses:
             self._write(config, output, self.polls[number])
             if self.polls[number] >= self.num_polls:
                 result = RESULT | {"metrics": self._metrics(config)}
+                if self.usd_per_hour is not None:
+                    usd = self.usd_per_hour * self.seconds / 3600
+                    result["cost"] = {"usd_per_hour": self.usd_per_hour, "usd": usd}
                 result["seconds"] = RESULT["seconds"] | {"total": self.seconds}
                 runs.write_json(output / runs.RESULT, result)
                 self._end(number, 0)

@@ -48,6 +48,18 @@ def test_a_record_holds_what_the_run_does(runs):
     assert records[1]["usd"] is None
 
 
+def test_times_of_trials_side_by_side_are_said_to_be_such(runs, tmp_path):
+    copies = []
+    for path, trials in zip(runs[:2], (2.0, 1.0), strict=True):
+        copies.append(tmp_path / path.name)
+        shutil.copytree(path, copies[-1])
+        result = json.loads((copies[-1] / "result.json").read_text())
+        result["side_by_side"] = {"trials": trials, "threads": 1}
+        (copies[-1] / "result.json").write_text(json.dumps(result))
+    assert any(note.startswith("Times of 1 of 2 runs are of trials of a sweep") for note in compare(*copies).notes)
+    assert not any("side by side" in note for note in compare(*runs[:2]).notes)
+
+
 def test_runs_judged_on_other_texts_are_refused(runs):
     with pytest.raises(UserError, match=r"held was judged on other texts or labels \(145 validation texts\)") as caught:
         compare(runs[0], runs[2])

@@ -452,6 +452,32 @@ def test_a_budget_of_dollars(texts, processes, clock):
     assert 0.007 < found.usd <= 0.01
 
 
+def test_dollars_of_trials_side_by_side_add_up_to_those_of_the_sweep(texts, processes, clock, capsys):
+    processes.num_polls, processes.seconds, processes.usd_per_hour = 10, 10.0, 3.6
+    found = swept(texts, grid={"seed": [0, 1, 2, 3]}, jobs="2", usd_per_hour=3.6, quiet=False)
+    # a machine for 20 s, at 0.001 USD a second; a second each is for the token ids and the last look
+    assert sum(trial.usd for trial in found.trials) == pytest.approx(0.020, abs=0.002)
+    assert found.usd == pytest.approx(0.021, abs=0.003)
+    assert [(round(trial.side_by_side), trial.threads) for trial in found.trials] == [(2, 1)] * 4
+    run = bertwright.open_run(found.trials[0].run)
+    assert run.result["cost"]["usd"] == found.trials[0].usd
+    assert run.result["cost"]["usd_per_hour"] == pytest.approx(1.8, rel=0.1)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "times are of 2 trials side by side, of 1 thread each: alone one may be faster; USD are each one's" in said
+    alone = swept(texts, grid={"seed": [0, 1]}, jobs="1", usd_per_hour=3.6, output="alone", quiet=False)
+    assert [trial.usd for trial in alone.trials] == pytest.approx([0.01, 0.01])
+    assert "side by side" not in capsys.readouterr().out
+
+
+def test_the_shared_tokenising_counts_as_spent(texts, processes, clock):
+    processes.num_polls, processes.seconds = 10, 10.0
+    processes.tokens_s = 20.0
+    processes.passes = staticmethod(lambda seconds: setattr(clock, "now", clock.now + seconds))
+    found = swept(texts, grid={"seed": list(range(9))}, jobs="1", budget="45s")
+    assert found.count("finished") == 2
+    assert 40 <= found.seconds <= 45
+
+
 def test_a_search_without_a_number_ends_with_its_budget(texts, processes, clock):
     processes.num_polls, processes.seconds = 10, 10.0
     found = swept(texts, space={"learning_rate": "log:1e-5..1e-1"}, jobs="1", budget="45s")
@@ -464,6 +490,8 @@ def test_trials_without_validation_texts_are_shown_without_a_choice(texts, capsy
     assert found.groups[0].best is None
     said = capsys.readouterr().out
     assert "no trial was chosen: there are no validation texts to choose by" in " ".join(said.split())
+    assert "0.6968" in said  # all are shown all the same
+    assert "value" not in said
     main_of("sweep", "--show", "swept", "--metric", "test:accuracy")
     said = " ".join(capsys.readouterr().out.split())
     assert (
@@ -483,6 +511,17 @@ def main_of(*arguments):
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
     return end.value.code
+
+
+def test_the_table_has_the_accuracy_on_training_texts_too(texts, monkeypatch, processes, capsys):
+    def judged(config):
+        quality = {"accuracy": 0.75, "precision": 0.5, "recall": 0.8, "f1": 0.625, "macro_f1": 0.7, "roc_auc": 0.9}
+        return {"train": {"accuracy": 0.8125}, "validation": quality, "test": quality}
+
+    monkeypatch.setattr(processes, "_metrics", staticmethod(judged))
+    swept(texts, grid={"seed": [0]}, test="texts.csv", validation_share=0.2, quiet=False, jobs="1")
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if "0.8125" in line)
+    assert row == ["*", "0", "0.9000", "0.9000", "0.8125", "0.7500", "0.5000", "0.8000", "0.6250", "2.00", "s"]
 
 
 def test_the_choice_is_by_validation_and_the_test_metrics_stand_beside_it(texts, capsys):

@@ -12,9 +12,9 @@ from bertwright.experiments.sweep_entries import entries_of
 from bertwright.experiments.sweep_flags import axis_of, dimension_of
 from bertwright.experiments.sweep_folder import with_flags
 from bertwright.experiments.sweep_jobs import Side, budget_of
-from bertwright.experiments.sweep_record import Sweep, Trial
+from bertwright.experiments.sweep_record import Sweep, Trial, shown_metrics
 from bertwright.experiments.sweep_show import differing, sentence
-from bertwright.experiments.sweep_store import storage_url, without_password
+from bertwright.experiments.sweep_url import storage_url, without_password
 
 
 def trial(number, value, metric="validation:roc_auc", state="finished", data=None, **settings):
@@ -223,3 +223,29 @@ def test_a_password_that_would_be_taken_for_the_host_is_refused_unseen():
     with pytest.raises(UserError, match="more than one @") as error:
         storage_url("postgresql://u:sec@ret@host/db")
     assert "ret" not in str(error.value)
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def quality(accuracy, f1=0.6, macro_f1=0.7):
+    return {"accuracy": accuracy, "precision": 0.5, "recall": 0.8, "f1": f1, "macro_f1": macro_f1, "roc_auc": 0.9}
+
+
+def test_train_accuracy_stands_beside_that_of_the_held_out_texts():
+    metrics = [{"train": quality(0.9), "validation": quality(0.7), "test": quality(0.8)}]
+    names = ["accuracy", "precision", "recall", "f1"]
+    test = [("test", name) for name in names]
+    assert shown_metrics(metrics, "validation:roc_auc") == [("test", "roc_auc"), ("train", "accuracy"), *test]
+    assert shown_metrics(metrics, None) == [("train", "accuracy"), *test]
+    metrics[0]["test"] = {}
+    validation = [("validation", name) for name in names[1:]]
+    assert shown_metrics(metrics, "validation:accuracy") == [("train", "accuracy"), *validation]
+
+
+def test_columns_of_more_classes_and_of_numbers_are_few():
+    metrics = [{"train": {}, "test": quality(0.8, 0.7, 0.7)}]
+    assert shown_metrics(metrics, None) == [("test", "accuracy"), ("test", "macro_f1"), ("test", "roc_auc")]
+    metrics = [{"train": {"r2": 0.1}, "test": {"r2": 0.2, "mean_squared_error": 1.0}}]
+    assert shown_metrics(metrics, "validation:mean_squared_error") == [("test", "mean_squared_error"), ("test", "r2")]
+    assert shown_metrics([{}, {"test": None}], None) == []

@@ -20,6 +20,7 @@ from bertwright.experiments.differences import PAIRS, Pairs, differences_of, pai
 from bertwright.experiments.finished_runs import is_number, open_finished, refuse_other_texts
 from bertwright.experiments.pareto import pareto_of
 from bertwright.experiments.ranking import rankings_of
+from bertwright.experiments.sweep_record import SIDE_BY_SIDE
 from bertwright.experiments.worth import worth_of
 from bertwright.runs import Run
 
@@ -145,7 +146,7 @@ def compare(
     pareto = pareto_of(parties, metric)
     if scores.judged is not None:
         notes += notes_of_few(scores.judged, dict.fromkeys([*tested, *(n for r in records for n in r["metrics"])]))
-    notes += _notes(contenders, scores, bootstrap_samples)
+    notes += [*_notes(contenders, scores, bootstrap_samples), *_times_notes(found)]
     return Comparison(records, parties, differences, rankings, worth, pareto, metric, alpha, notes)
 
 
@@ -214,6 +215,23 @@ def _intervals(
         if is_number(metrics.get(name)) and (one := mean_interval(scores.judged, values, models, alpha)) is not None:
             found[name] = (float(one[0]), float(one[1]))
     return found
+
+
+def _times_notes(runs: Sequence[Run]) -> list[str]:
+    """What must be known of the times of runs that were trials of a sweep, and shared a machine."""
+    found = []
+    for run in runs:
+        beside = (run.result or {}).get("side_by_side")
+        trials = beside.get("trials") if isinstance(beside, Mapping) else None
+        if isinstance(trials, int | float) and trials >= SIDE_BY_SIDE:
+            found.append(run.path.name)
+    if not found:
+        return []
+    which = "all runs" if len(found) == len(runs) else f"{len(found):,} of {len(runs):,} runs"
+    return [
+        f"Times of {which} are of trials of a sweep that went side by side, and dollars are their shares: a run that "
+        "has the machine to itself may be faster. For times to compare, sweep with --jobs 1"
+    ]
 
 
 def _notes(contenders: Sequence[Contender], scores: Scores, asked: int | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +31,8 @@ from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
 from bertwright.experiments.sweep_store import FILE, Store
 from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
-from bertwright.experiments.sweep_work import TRIALS, Worker, is_over, last_error
+from bertwright.experiments.sweep_trial_files import last_error
+from bertwright.experiments.sweep_work import TRIALS, Worker, is_over
 from bertwright.progress import Reporter
 from bertwright.training.stop import Stop, StopNow
 
@@ -152,7 +154,9 @@ def _work(
         if is_over(plan, store.entries()):
             return "over"
         with Processes((alive,)) as processes:
+            began = time.monotonic()
             tokens = _tokens(folder, plan, store, processes, stop)
+            spent_s = time.monotonic() - began
             if replaced is not None:  # all is known to be usable now
                 replaced.remove()
             for note in tokens.notes:
@@ -161,7 +165,7 @@ def _work(
                 jobs_of(settings.jobs), processes.has_cuda and plan.shared.get("device") != "cpu", available_cpus()
             )
             reporter.say(_how_many(side))
-            worker = Worker(folder, plan, store, tokens, processes, side, budget, price, stop, reporter)
+            worker = Worker(folder, plan, store, tokens, processes, side, budget, price, stop, reporter, spent_s)
             return worker.work()
     finally:
         store.end_work()
@@ -223,6 +227,8 @@ def _trial(entry: Entry, folder: Path, store: Store) -> Trial:
         steps=result.get("steps"),
         pruned_at=attributes.get("pruned_at"),
         worker=worker.get("host"),
+        side_by_side=(result.get("side_by_side") or {}).get("trials"),
+        threads=(result.get("side_by_side") or {}).get("threads"),
     )
 
 

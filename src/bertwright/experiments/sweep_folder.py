@@ -26,7 +26,8 @@ from bertwright.config import CostSettings, MachineSettings, SweepSettings, Trai
 from bertwright.errors import RunError, UserError
 from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text
 from bertwright.experiments.sweep_plan import Plan, Wanted, plan_of
-from bertwright.experiments.sweep_store import FILE, Store, locked_workers, without_password
+from bertwright.experiments.sweep_store import FILE, Store, locked_workers
+from bertwright.experiments.sweep_url import without_password
 
 SWEEP = "sweep.json"
 _LOCK = "lock"

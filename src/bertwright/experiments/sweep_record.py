@@ -31,6 +31,11 @@ DATA_SETTINGS = (
     "on_bad_row",
 )
 SPREAD_OVER = "seed"
+_OF_TWO_CLASSES = ("accuracy", "precision", "recall", "f1")
+_OF_OTHERS = ("accuracy", "macro_f1", "roc_auc", "root_mean_squared_error", "r2")
+_MOST_OF_OTHERS = 3
+SIDE_BY_SIDE = 1.1
+"""From so many trials at work on average on, a trial counts as one that did not have the machine alone."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Trial:
         metric: what ``value`` is, such as "validation:roc_auc"; None where nothing is known to choose by.
         value: the trial's; None where it has not finished, or has no such metric.
         seconds: that its training took, with all its phases; of one that was pruned or stopped, so far as known.
-        usd: what these cost; None without a price.
+        usd: what these cost, of the price of a machine that several trials share its part; None without a price.
         run: the folder of its run; it need not be there (not begun, or on another machine).
         error: of one that failed, its message.
         data: the settings of ``DATA_SETTINGS`` that hold for it.
@@ -53,6 +58,8 @@ class Trial:
         steps: of one that finished, how many its training took.
         pruned_at: of one that was pruned, after which evaluation, from 1.
         worker: who works or worked at it: the name of the machine.
+        side_by_side: of one that finished, how many trials were at work meanwhile on average, itself among them.
+        threads: that it computed with.
     """
 
     number: int
@@ -70,6 +77,8 @@ class Trial:
     steps: int | None = None
     pruned_at: int | None = None
     worker: str | None = None
+    side_by_side: float | None = None
+    threads: int | None = None
 
     def record(self) -> dict[str, Any]:
         """The trial as JSON has it."""
@@ -89,6 +98,8 @@ class Trial:
             "steps": self.steps,
             "pruned_at": self.pruned_at,
             "worker": self.worker,
+            "side_by_side": self.side_by_side,
+            "threads": self.threads,
         }
 
 
@@ -216,6 +227,37 @@ class Sweep:
 def higher_is_better(metric: str) -> bool:
     """Of a metric's name such as "validation:log_loss", or without the split."""
     return metric.split(":")[-1] not in LOWER_IS_BETTER
+
+
+def shown_metrics(metrics: Sequence[Mapping[str, Any]], metric: str | None) -> list[tuple[str, str]]:
+    """Which metrics a table of trials has beside their value: split and name of each.
+
+    They are those of the held-out texts (test, else validation), of two classes with precision and recall, and the
+    accuracy on the training texts.
+
+    Args:
+        metrics: of each trial, by split.
+        metric: what the value is, with its split; None where there is none.
+    """
+
+    def of(split: str) -> list[Mapping[str, Any]]:
+        return [part for own in metrics if isinstance(part := own.get(split), Mapping)]
+
+    def known(split: str, name: str) -> bool:
+        return any(isinstance(part.get(name), int | float) for part in of(split))
+
+    split = "test" if any(of("test")) else "validation"
+    # Of more classes f1 is the mean over them, macro_f1.
+    two_classes = any(own.get("f1") != own.get("macro_f1") and known(split, "macro_f1") for own in of(split))
+    names = _OF_TWO_CLASSES if two_classes else _OF_OTHERS
+    chosen_by = [] if metric is None else [metric.split(":")[-1]]
+    found = [(split, name) for name in dict.fromkeys([*chosen_by, *names]) if known(split, name)]
+    if not two_classes:
+        found = found[:_MOST_OF_OTHERS]
+    if known("train", "accuracy"):
+        place = found.index((split, "accuracy")) if (split, "accuracy") in found else 0
+        found.insert(place, ("train", "accuracy"))
+    return [one for one in found if ":".join(one) != metric]
 
 
 def in_order(trials: Sequence[Trial], metric: str | None) -> list[Trial]:

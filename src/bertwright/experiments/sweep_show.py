@@ -4,20 +4,21 @@ here."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.metrics import ALL_METRIC_NAMES
-from bertwright.experiments.sweep_record import DataGroup, Seeds, Sweep, Trial
+from bertwright.experiments.sweep_record import SIDE_BY_SIDE, DataGroup, Seeds, Sweep, Trial, shown_metrics
 from bertwright.progress import Reporter, duration
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Of the test texts, those of these that there are.
-_TEST_METRICS = ("accuracy", "f1", "macro_f1", "roc_auc", "root_mean_squared_error", "r2")
-_MOST_TEST_METRICS = 3
+_MOST_SPREADS = 3
 _MOST_NAMED = 6
+_MOST_LETTERS = 10
+# Of more columns a line has no room for whole words: better broken ones than columns that are cut off.
+_MOST_WHOLE = 10
 _STATES = {"finished": "", "pruned": "pruned", "running": "running", "stopped": "stopped", "waiting": "waiting"}
 
 
@@ -28,6 +29,9 @@ def show_sweep(sweep: Sweep, reporter: Reporter) -> None:
         reporter.show(_trials_table(group, heading))
         if group.seeds:
             reporter.show(_seeds_table(group))
+        note = times_note(group.trials)
+        if note is not None:
+            reporter.show(_line(note))
         reporter.show(_line(sentence(group)))
     if sweep.importances:
         reporter.show(_line(""))
@@ -67,6 +71,23 @@ def sentence(group: DataGroup) -> str:
             "texts to tell how good it is"
         )
     return f"{what}. It was chosen on validation texts; on the test texts, which had no part in it: {test}"
+
+
+def times_note(trials: Sequence[Trial]) -> str | None:
+    """What must be known of the times of trials that shared a machine; None where each had it alone."""
+    together = [trial for trial in trials if trial.side_by_side is not None and trial.side_by_side >= SIDE_BY_SIDE]
+    if not together:
+        return None
+    counts = sorted({max(2, round(trial.side_by_side or 0.0)) for trial in together})
+    threads = sorted({trial.threads for trial in together if trial.threads})
+    each = f", of {span(threads)} thread{'s' * (threads != [1])} each" if threads else ""
+    cost = "; USD are each one's share of the machine" if any(trial.usd is not None for trial in together) else ""
+    return f"times are of {span(counts)} trials side by side{each}: alone one may be faster{cost}"
+
+
+def span(numbers: Sequence[int]) -> str:
+    """Numbers in order, in words."""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _known_metrics(trials: Sequence[Trial], like: str) -> str:
@@ -115,7 +136,8 @@ def _trials_table(group: DataGroup, heading: str) -> Table:
     names = [name for name in differing(trials) if name not in group.data]
     with_names = any(trial.name for trial in trials)
     with_states = any(trial.state != "finished" for trial in trials)
-    tested = test_metrics(trials)
+    measured = _columns(trials)
+    with_values = not measured or any(trial.value is not None for trial in trials)
     with_usd = any(trial.usd is not None for trial in trials)
     table = _table(heading)
     _column(table, "trial", right=True)
@@ -123,9 +145,10 @@ def _trials_table(group: DataGroup, heading: str) -> Table:
         _column(table, "name")
     for name in names:
         _column(table, name, right=True)
-    _column(table, group.metric or "value", right=True)
-    for name in tested:
-        _column(table, f"test {name}", right=True)
+    if with_values:
+        _column(table, (group.metric or "value").replace(":", " "), right=True)
+    for split, name in measured:
+        _column(table, f"{split} {name}", right=True)
     _column(table, "time", right=True)
     if with_usd:
         _column(table, "USD", right=True)
@@ -136,21 +159,26 @@ def _trials_table(group: DataGroup, heading: str) -> Table:
         cells = [f"{'* ' if is_best else ''}{trial.number}"]
         cells += [trial.name or ""] if with_names else []
         cells += [shown_value(trial.settings.get(name)) for name in names]
-        cells.append(_number(trial.value))
-        cells += [_number(trial.metrics.get("test", {}).get(name)) for name in tested]
+        cells += [_number(trial.value)] if with_values else []
+        cells += [_number(trial.metrics.get(split, {}).get(name)) for split, name in measured]
         cells.append("" if trial.seconds is None else duration(trial.seconds))
         cells += ["" if trial.usd is None else f"{trial.usd:.4f}"] if with_usd else []
         cells += [_state(trial)] if with_states else []
         table.add_row(*(Text(one_line(cell)) for cell in cells), style="bold green" if is_best else None)
+    if len(table.columns) > _MOST_WHOLE:
+        for column in table.columns:
+            column.min_width = None
     return table
 
 
 def test_metrics(trials: Sequence[Trial]) -> list[str]:
-    """The metrics of the test texts that a table shows."""
-    metric = next((trial.metric.split(":")[1] for trial in trials if trial.metric), None)
-    preferred = dict.fromkeys([*([metric] if metric else []), *_TEST_METRICS])
-    found = [name for name in preferred if any(name in trial.metrics.get("test", {}) for trial in trials)]
-    return found[:_MOST_TEST_METRICS]
+    """The metrics of the test texts that a sentence names."""
+    return [name for split, name in _columns(trials) if split == "test"]
+
+
+def _columns(trials: Sequence[Trial]) -> list[tuple[str, str]]:
+    metric = next((trial.metric for trial in trials if trial.metric), None)
+    return shown_metrics([trial.metrics for trial in trials], metric)
 
 
 def _seeds_table(group: DataGroup) -> Table:
@@ -158,6 +186,7 @@ def _seeds_table(group: DataGroup) -> Table:
 
     names = [name for name in differing(group.trials) if name != "seed" and name not in group.data]
     tested = [name for name in test_metrics(group.trials) if any(name in seeds.test for seeds in group.seeds)]
+    tested = [name for name in tested if name not in ("precision", "recall")][:_MOST_SPREADS]
     table = _table("Mean ± standard deviation over seeds")
     for name in names:
         _column(table, name, right=True)
@@ -222,13 +251,16 @@ def _table(title: str) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    return Table(title=Text(one_line(title)), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(title=Text(one_line(title)), title_justify="left", box=box.SIMPLE_HEAD, collapse_padding=True)
 
 
 def _column(table: Table, name: str, right: bool = False) -> None:
     from rich.text import Text
 
-    table.add_column(Text(one_line(name)), justify="right" if right else "left", overflow="fold")
+    words = one_line(name)
+    longest = max(map(len, words.split()), default=0)  # headings break between words alone
+    justify: Literal["left", "right"] = "right" if right else "left"
+    table.add_column(Text(words), justify=justify, overflow="fold", min_width=min(longest, _MOST_LETTERS))
 
 
 def _line(text: str) -> Any:

@@ -4,7 +4,6 @@ Torch is never imported here."""
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 import signal
@@ -25,6 +24,14 @@ from bertwright.experiments.sweep_record import higher_is_better
 from bertwright.experiments.sweep_show import shown_value
 from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import SharedTokens
+from bertwright.experiments.sweep_trial_files import (
+    asked_metric,
+    last_error,
+    metric_of,
+    note_share,
+    plain_metrics,
+    whole_lines,
+)
 from bertwright.progress import Reporter, duration
 from bertwright.training.stop import Stop
 
@@ -35,17 +42,21 @@ _LOOK_S = 1.0
 _YOUNG_S = 20.0
 # So many first trials that all fail alike: the others would too.
 _ALIKE = 3
-_LOG_BYTES = 1 << 16
 
 
 @dataclass
 class _Slot:
-    """A trial that this worker has taken up. ``started`` is None until its folder is free."""
+    """A trial that this worker has taken up. ``started`` is None until its folder is free.
+
+    ``share_s`` is its part of the time that this worker's trials were at work: of a second with two at work each has
+    half. So the parts add up to what the sweep spends.
+    """
 
     claim: Claim
     run: Path
     threads: int
     started: float | None = None
+    share_s: float = 0.0
     history_bytes: int = 0
     metric: str | None = None  # by which its training keeps its best state, once that is known
     end: str = ""  # why it was asked to end: "pruned", "stopped", "taken" or "other metric"
@@ -57,6 +68,11 @@ class _Slot:
     @property
     def seconds(self) -> float:
         return 0.0 if self.started is None else time.monotonic() - self.started
+
+    @property
+    def side_by_side(self) -> float | None:
+        """How many trials were at work while this one was, it among them, on average; None if it was not."""
+        return max(1.0, self.seconds / self.share_s) if self.share_s > 0 else None
 
 
 class Worker:
@@ -74,12 +90,14 @@ class Worker:
         usd_per_hour: float | None,
         stop: Stop,
         reporter: Reporter,
+        spent_s: float = 0.0,
     ) -> None:
+        """``spent_s`` is what was spent before the first trial, by making the token ids that all share."""
         self.folder, self.plan, self.store, self.tokens = folder, plan, store, tokens
         self.processes, self.side, self.budget, self.stop = processes, side, budget, stop
         self.reporter = reporter
         self.slots: dict[int, _Slot] = {}
-        self.spent_s = 0.0
+        self.spent_s = spent_s
         self.others_s = self.others_usd = 0.0
         self.last_tick = self.last_beat = self.last_look = 0.0
         self.durations: list[float] = []
@@ -96,6 +114,7 @@ class Worker:
             (self.folder / name).mkdir(exist_ok=True)
         self._learn_from_before()
         self.last_tick = time.monotonic()
+        self._note_spent()
         try:
             return self._work()
         finally:
@@ -148,8 +167,11 @@ class Worker:
 
     def _count_time(self) -> None:
         now = time.monotonic()
-        if any(slot.started is not None for slot in self.slots.values()):
+        at_work = [slot for slot in self.slots.values() if slot.started is not None]
+        if at_work:
             self.spent_s += now - self.last_tick
+        for slot in at_work:
+            slot.share_s += (now - self.last_tick) / len(at_work)
         self.last_tick = now
 
     def _usd(self) -> float:
@@ -279,7 +301,7 @@ class Worker:
             if slot.started is None or slot.end:
                 continue
             if self.plan.metric is None and slot.metric is None:
-                slot.metric = _asked_metric(slot)
+                slot.metric = asked_metric(slot.run)
                 if self._why_not_comparable(slot.metric) is not None:
                     self._ask_to_end([slot], "other metric")
                     continue
@@ -303,7 +325,7 @@ class Worker:
         return None if other is None else f"it is judged by {metric}, and trials before it by {other}: {go_on}"
 
     def _is_worse(self, slot: _Slot) -> bool:
-        lines = _whole_lines(slot.run / runs.HISTORY)
+        lines = whole_lines(slot.run / runs.HISTORY)
         for line in lines[slot.claim.reported :]:
             slot.claim.reported += 1
             value = self._value_of_evaluation(slot, line)
@@ -340,6 +362,8 @@ class Worker:
 
     def _note_finished(self, slot: _Slot) -> None:
         try:
+            if slot.side_by_side is not None:
+                note_share(slot.run, slot.side_by_side, slot.threads)
             run = runs.open_run(slot.run)
             assert run.result is not None
         except RunError as error:
@@ -363,6 +387,7 @@ class Worker:
             "usd": run.result["cost"]["usd"],
             "steps": run.result.get("steps"),
             "peak_process_bytes": run.result["memory"]["peak_process_bytes"],
+            "side_by_side": run.result.get("side_by_side"),
         }
         self.store.finish(slot.claim, value, result=result)
         self.num_finished += 1
@@ -373,7 +398,7 @@ class Worker:
 
     def _note_pruned(self, slot: _Slot) -> None:
         self.store.prune(
-            slot.claim, result={"seconds": slot.seconds, "metric": self.plan.metric or _asked_metric(slot)}
+            slot.claim, result={"seconds": slot.seconds, "metric": self.plan.metric or asked_metric(slot.run)}
         )
         shutil.rmtree(slot.run / runs.CHECKPOINTS, ignore_errors=True)  # nobody goes on with it
         self.reporter.say(f"trial {slot.number}: ended after evaluation {slot.claim.reported}, worse than others there")
@@ -400,58 +425,3 @@ def shown_settings(claim: Claim) -> str:
     name = claim.entry.attributes.get("name")
     words = ", ".join(f"{setting} {shown_value(value)}" for setting, value in claim.settings.items())
     return one_line(f"{name}: {words}" if name and words else name or words)
-
-
-def metric_of(run: runs.Run) -> str | None:
-    """By what a run kept its state, if it had validation texts."""
-    name = run.settings.get("best_metric")
-    return f"validation:{name}" if name and run.metrics.get("validation") else None
-
-
-def plain_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """By split the metrics that are one number."""
-    return {
-        split: {name: value for name, value in values.items() if value is None or isinstance(value, int | float)}
-        for split, values in metrics.items()
-        if values
-    }
-
-
-def _asked_metric(slot: _Slot) -> str | None:
-    try:
-        name = runs.read_json(slot.run / runs.CONFIG)["settings"].get("best_metric")
-    except (RunError, KeyError, AttributeError):
-        return None
-    return f"validation:{name}" if name else None
-
-
-def _whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a history that are written whole."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return []
-    found = []
-    for line in text.splitlines(keepends=True):
-        if not line.endswith("\n"):
-            break
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
-    return found
-
-
-def last_error(log: Path, code: int) -> str:
-    """What a process said at last in its ``log``, and how it ended, by its exit ``code`` (minus a signal)."""
-    if code == -signal.SIGKILL:
-        return "killed by the system (SIGKILL), most likely since memory ran out; pass --jobs 1 or less --token-budget"
-    if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
-    try:
-        with open(log, "rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
-            lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
-    except OSError:
-        lines = []
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    last = errors[-1] if errors else lines[-1] if lines else "no message"
-    return last if code == 2 else f"{last} (exit code {code})"

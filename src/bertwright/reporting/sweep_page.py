@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
+from bertwright.experiments.sweep_record import shown_metrics
 from bertwright.progress import duration
 from bertwright.reporting.many_plots import bars, scatter, search_plot
 from bertwright.reporting.material import is_finite, number_in, object_in
@@ -172,7 +173,7 @@ def _group_section(
 
 def _trials_table(trials: Sequence[Record], best: Record | None, metric: str | None, suffix: str) -> Table:
     varied = _varied(trials)
-    tests = [name for name in ("roc_auc", "accuracy", "macro_f1", "r2") if _any_test(trials, name)][:2]
+    measured = shown_metrics([object_in(trial, "metrics") for trial in trials], metric)
     rows = []
     for trial in trials[:_MOST_TRIALS]:
         settings = object_in(trial, "settings")
@@ -184,14 +185,14 @@ def _trials_table(trials: Sequence[Record], best: Record | None, metric: str | N
                 cell(trial.get("name")),
                 cell(trial.get("state")),
                 cell(value, best=best is not None and trial.get("number") == best.get("number")),
-                *(number_in(trial, "metrics", "test", name) for name in tests),
+                *(number_in(trial, "metrics", split, name) for split, name in measured),
                 *(_setting_cell(settings.get(name)) for name in varied),
                 cell(seconds, None if seconds is None else duration(seconds)),
                 cell(number_in(trial, "usd")),
             ]
         )
     headings = ["trial", "name", "state", _metric_words(metric)]
-    headings += [f"test {metric_words(name)}" for name in tests]
+    headings += [f"{split} {metric_words(name)}" for split, name in measured]
     headings += [*varied, "time", "USD"]
     cut = "" if len(trials) <= _MOST_TRIALS else f" (the first {_MOST_TRIALS} of {len(trials):,})"
     return table(
@@ -200,10 +201,6 @@ def _trials_table(trials: Sequence[Record], best: Record | None, metric: str | N
         headings,
         rows,
     )
-
-
-def _any_test(trials: Sequence[Record], name: str) -> bool:
-    return any(number_in(trial, "metrics", "test", name) is not None for trial in trials)
 
 
 def _varied(trials: Sequence[Record]) -> list[str]:
