@@ -19,7 +19,7 @@ from bertwright.training.optimizer import weight_decay_of
 
 _DEFAULT_VALIDATION_SHARE = 0.2
 _BASE_HIDDEN_SIZE = 768
-# ``--recipe best``: chosen on validation texts of sentences, reviews and comments (docs/LOG.md).
+# ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
 _BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
 _BEST_FROZEN: dict[str, Any] = {"epochs": 10.0, "pooling": "mean"}
 _BEST_RATE, _BEST_FROZEN_RATE = 2e-4, 3e-2
