@@ -181,14 +181,15 @@ def main() -> None:
     parser.add_argument("--simulations", type=int, default=4_000)
     parser.add_argument("--resamples", type=int, default=250)
     parser.add_argument("--part", default="0/1", help="1/2: every second case, from the second on")
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what is there, each metric")
+    parser.add_argument("--summary", action="store_true", help="print what is there, over all metrics")
     options = parser.parse_args()
     month = datetime.now(UTC).strftime("%Y%m")
     path = (
         options.output / f"intervals-numpy{np.__version__}-{month}.jsonl" if options.output.is_dir() else options.output
     )
-    if options.table:
-        print(table(_lines(path)))
+    if options.table or options.summary:
+        print(table(_lines(path), whole=options.table))
         return
     part, num_parts = map(int, options.part.split("/"))
     for case in CASES[part::num_parts]:
@@ -218,29 +219,39 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
-def table(lines: Sequence[dict[str, Any]]) -> str:
-    """Lines as a Markdown table, shares in per cent."""
-    rows = [
-        "| texts | labels | seeds | metric | interval covers | of a difference | tells equals apart | Holm, any pair |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+_SHARES = ("coverage", "difference_coverage", "null_rejection", "family_wise_error")
+_HEADINGS = ("interval covers", "of a difference", "tells equals apart", "Holm, any pair")
+
+
+def table(lines: Sequence[dict[str, Any]], whole: bool = True) -> str:
+    """Lines as a Markdown table, shares in per cent: each metric or, if not ``whole``, the least and the greatest."""
     order = {json.dumps(asdict(case)): place for place, case in enumerate(CASES)}
+    headings = ("texts", "labels", "seeds", *(("metric",) if whole else ()), *_HEADINGS)
+    rows = [headings, ("---",) * len(headings)]
     for line in sorted(lines, key=lambda line: order.get(json.dumps(line["simulated"]), len(order))):
         case = Case(**line["simulated"])
-        what = {
-            "classes": f"2 classes, {case.positive_share:.0%} positive",
-            "multi-label": f"{case.num_labels} labels, {case.positive_share:.0%} each",
-            "regression": "numbers",
-        }[case.kind]
-        what = f"{case.num_labels} classes" if case.num_labels > 3 else what
-        seeds = f"{case.num_seeds}, spread {case.seed_spread}" if case.num_seeds > 1 else "1"
-        for name in case.metrics:
-            shares = (
-                f"{100 * line[key][name]:.1f}"
-                for key in ("coverage", "difference_coverage", "null_rejection", "family_wise_error")
-            )
-            rows.append(f"| {case.num_texts:,} | {what} | {seeds} | {name} | {' | '.join(shares)} |")
-    return "\n".join(rows)
+        words = (f"{case.num_texts:,}", _labels(case), _seeds(case))
+        if whole:
+            rows += [(*words, name, *(f"{100 * line[key][name]:.1f}" for key in _SHARES)) for name in case.metrics]
+        else:
+            rows.append((*words, *(_range(line[key]) for key in _SHARES)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _range(shares: dict[str, float]) -> str:
+    return f"{100 * min(shares.values()):.1f} to {100 * max(shares.values()):.1f}"
+
+
+def _labels(case: Case) -> str:
+    if case.kind == "regression":
+        return "numbers"
+    if case.kind == "multi-label":
+        return f"{case.num_labels} labels, {case.positive_share:.0%} each"
+    return f"{case.num_labels} classes" if case.num_labels > 2 else f"2 classes, {case.positive_share:.0%} positive"
+
+
+def _seeds(case: Case) -> str:
+    return f"{case.num_seeds}, spread {case.seed_spread}" if case.num_seeds > 1 else "1"
 
 
 def _commit() -> str | None:
