@@ -102,6 +102,7 @@ def test_graph_runtimes_score_several_batches_at_once(tmp_path, examples, tiny_m
     assert 0 < np.abs(logits[5] - logits[0]).max() < 0.01
 
 
+@pytest.mark.slow
 def test_train_with_trainer(capfd, examples, tiny_model):
     pytest.importorskip("accelerate")
     found, result, _, err = bench(

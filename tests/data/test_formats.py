@@ -587,6 +587,7 @@ def test_names_of_texts_are_in_natural_order(names):
     assert sorted(names, key=class_folders._natural) == sorted(names, key=natural)
 
 
+@pytest.mark.slow
 def test_a_class_of_many_texts_needs_few_bytes_a_name(tmp_path, monkeypatch):
     (tmp_path / "neg").mkdir()
     names = [f"{i}_{i % 10}.txt" for i in range(200_000)]

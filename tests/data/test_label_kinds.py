@@ -576,6 +576,7 @@ def test_hub_names_are_read_as_their_files(file, monkeypatch):
     assert len(read_unlabelled(["hub:me/comments", path])) == 6
 
 
+@pytest.mark.slow
 def test_a_table_lives_no_longer_than_its_part(file, monkeypatch):
     import gc
     import weakref

@@ -167,7 +167,7 @@ def write_comments(path, kind):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("kind", ["classes", "multi-label"])
+@pytest.mark.parametrize("kind", ["classes", pytest.param("multi-label", marks=pytest.mark.slow)])
 def test_turned_labels_are_found_by_cross_validation(tmp_path, kind):
     write_comments(tmp_path / "a.jsonl", kind)
     given = {"label_column": ("bad", "text 2")} if kind == "multi-label" else {}

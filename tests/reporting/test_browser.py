@@ -24,6 +24,8 @@ NAMES = (
     "comparison",
     "sweep",
 )
+# Those that are looked at without --run-slow.
+IN_SHORT = ("two classes", "comparison")
 LOOKS = [(width, scheme) for width in (360, 1280) for scheme in ("light", "dark")]
 
 
@@ -114,7 +116,9 @@ _SEEN = """() => [...document.querySelectorAll("svg.plot")].map((svg) => {
 })"""
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in IN_SHORT else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
 def test_every_picture_is_seen_everywhere(open_page, name):
     for width, scheme in LOOKS:
         page = open_page(name, width, scheme)
@@ -134,7 +138,10 @@ def test_every_picture_is_seen_everywhere(open_page, name):
         assert page.evaluate("window.ran === undefined && document.title.endsWith('bertwright')")
 
 
-@pytest.mark.parametrize("name", ["hostile", "many classes", "comparison", "sweep"])
+@pytest.mark.parametrize(
+    "name",
+    ["hostile", "comparison", *(pytest.param(name, marks=pytest.mark.slow) for name in ("many classes", "sweep"))],
+)
 def test_axe_finds_nothing_serious(open_page, name):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     for width, scheme in ((360, "dark"), (1280, "light")):

@@ -108,7 +108,10 @@ def stopped_and_resumed(tmp_path, settings, parts, **kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "adamax", "sgd"])
+@pytest.mark.parametrize(
+    "optimizer",
+    ["adamw", "adamax", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "sgd"))],
+)
 def test_a_training_that_goes_on_has_the_same_bits(tmp_path, optimizer, dtype):
     settings = config(steps=20, optimizer=optimizer, eval_every=3, weight_decay=0.01)
     whole = train(settings, dtype=dtype)
@@ -118,7 +121,7 @@ def test_a_training_that_goes_on_has_the_same_bits(tmp_path, optimizer, dtype):
     assert_same(resumed, whole)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("sgd", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [{"frozen": True}, {"accelerate": False}, {"judge": False}, {"dropout": 0.0}])
 def test_so_it_has_with_a_frozen_encoder_without_kernels_and_without_validation(tmp_path, kind, optimizer):
     settings = config(steps=20, optimizer=optimizer, eval_every=4)
