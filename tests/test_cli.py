@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import bertwright
-from bertwright import commands
+from bertwright import cli, commands
 from bertwright.config import PredictSettings
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.predict import run_prediction
@@ -145,8 +145,10 @@ def test_predict_takes_texts_files_and_standard_input(run, examples, tmp_path):
     assert [row["text"] for row in rows] == ["You fool.", "Another line"]
     assert f"{rows[0]['score_' + rows[0]['predicted']]:.4f}" == lines[0][1]
     for suffix in ("parquet", "csv", "tsv", "jsonl"):
-        scored = call("predict", run.path, examples / "comments_test.csv", "--output", tmp_path / f"s.{suffix}")
-        assert scored.returncode == 0, scored.stderr
+        scored = tmp_path / f"s.{suffix}"
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["predict", str(run.path), str(examples / "comments_test.csv"), "--output", str(scored)])
+        assert not ended.value.code
     named = call("predict", run.path, "--text", "x", "--text", "y", "--json", "--output", tmp_path / "t.csv")
     assert json.loads(named.stdout) == {"output": str(tmp_path / "t.csv"), "texts": 2, "bad_rows": 0}
     table = pq.read_table(tmp_path / "s.parquet").to_pylist()
@@ -203,12 +205,23 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
         (["train", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_exit_code_2(run, arguments, message):
-    done = call(*[run.path if argument == "RUN" else argument for argument in arguments])
+def test_a_users_mistake_is_one_line_and_exit_code_2(run, arguments, message, capfd):
+    # In this process: loading the library anew for each of them takes seconds.
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([str(run.path) if argument == "RUN" else argument for argument in arguments])
+    printed = capfd.readouterr()
+    assert stopped.value.code == 2, printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert message in printed.err
+    assert printed.out == ""
+
+
+def test_a_users_mistake_in_a_process_of_its_own(run):
+    done = call("predict", run.path, "--text", "x", "--output", "no/folder/scores.csv")
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
-    assert message in done.stderr
     assert done.stdout == ""
 
 
@@ -343,7 +356,6 @@ def test_the_package_imports_nothing_heavy():
 
 
 def test_a_full_disk_is_one_line_and_exit_code_2(capsys):
-    from bertwright import cli
 
     def write() -> None:
         raise OSError(28, "No space left on device", "runs/demo/result.json.partial")
