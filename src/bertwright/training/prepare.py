@@ -178,6 +178,11 @@ def _load(config: TrainConfig, train: LabelledTexts) -> Loaded:
     if loaded.settings.pairs:
         check_pairs_or_long_texts(config, pairs=True)
         check_pairs(loaded.model, loaded.tokenizer)
+    if config.freeze_encoder and config.long_texts == "windows" and not loaded.model.windows_have_features:
+        raise UserError(
+            f"--long-texts windows with --freeze-encoder needs a linear classifier, but {loaded.model.config.family.title}'s "
+            "has a layer of its own: pass --pooling mean, or do not freeze the encoder"
+        )
     return loaded
 
 
