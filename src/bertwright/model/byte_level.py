@@ -48,9 +48,8 @@ def byte_level_tokenizer(
     built.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     built.decoder = tokenizers.decoders.ByteLevel()
     cls, sep = marks["cls_token"], marks["sep_token"]
-    built.post_processor = tokenizers.processors.RobertaProcessing(
-        sep=(sep, vocabulary[sep]), cls=(cls, vocabulary[cls]), trim_offsets=True, add_prefix_space=spaced
-    )
+    ends = (sep, vocabulary[sep]), (cls, vocabulary[cls])
+    built.post_processor = tokenizers.processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=spaced)
     # A mask takes the space before it, as the token that it stands for would.
     mask = tokenizers.AddedToken(marks["mask_token"], lstrip=True, normalized=False, special=True)
     built.add_special_tokens([*(mark for role, mark in marks.items() if role != "mask_token"), mask])

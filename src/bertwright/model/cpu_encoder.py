@@ -252,7 +252,7 @@ class CpuEncoder:
 
     @torch.no_grad()
     def _forward(self, batch: Batch, only_first: bool, keep: bool) -> Tensor:
-        config, typed = self.config, self.typed
+        config = self.config
         tokens, hidden, heads = batch.num_tokens, config.hidden_size, config.num_attention_heads
         ids = batch.token_ids[:tokens].numpy().astype(np.int32)
         self._check(ids, batch)

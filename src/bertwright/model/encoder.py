@@ -131,10 +131,9 @@ class ModelConfig(Settings):
             if values.get(name, supported) != supported:
                 raise CheckpointError(f"{source}: {name} is {values[name]!r}; this encoder computes {supported!r} only")
         theirs = _names_in_config_json(model_type)
-        known = {**family.missing_settings, **family.defaults}
-        known |= {ours: values[name] for ours, name in theirs.items() if name in values}
+        given = {ours: values[name] for ours, name in theirs.items() if name in values}
         try:
-            config = build(cls, known, source)
+            config = build(cls, {**family.missing_settings, **family.defaults, **given}, source)
         except UserError as error:
             raise CheckpointError(str(error)) from None
         if config.hidden_size % config.num_attention_heads:
