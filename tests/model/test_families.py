@@ -27,6 +27,7 @@ from bertwright.model.cpu_encoder import CpuEncoder
 from bertwright.model.encoder import Encoder, ModelConfig
 from bertwright.model.heads import TextClassifier
 from bertwright.model.name_tables import NAMES
+from bertwright.model.onnx import save_graph
 from bertwright.model.tokenizer import load_tokenizer, pair_up
 
 ALL = pytest.mark.parametrize("name", CASES)
@@ -124,6 +125,48 @@ def test_the_kernels_learn_as_the_plain_encoder_does(name, pooling):
             )
         assert float((gradient - parameter.grad).abs().max()) < 2e-5, parameter_name
     assert not found
+
+
+@pytest.mark.skipif(
+    load_kernels().kernels is None or not load_kernels().kernels.has_bf16_products, reason="no fast bfloat16 here"
+)
+@ALL
+def test_the_kernels_in_bfloat16_err_like_the_plain_encoder(name):
+    """Low precision is right when its error is under three times the plain one's of the same precision."""
+    exact, plain, ours = (model_of(config_of(name), kernels=kernels) for kernels in (False, False, True))
+    plain.compute_in(torch.bfloat16, accelerate=False)
+    ours.compute_in(torch.bfloat16)
+    assert isinstance(ours.encoder.fast, CpuEncoder)
+    batch = flat_batch(random_ids(VOCABULARY), LENGTHS)
+    with torch.no_grad():
+        expected, by_plain, found = (model.encoder(batch).float() for model in (exact, plain, ours))
+    assert float((found - expected).abs().mean()) < 3 * float((by_plain - expected).abs().mean())
+
+
+@ALL
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_the_onnx_graph_gives_the_same_logits(name, pooling, tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = model_of(config_of(name), pooling, kernels=False)
+    state = {key: tensor.detach().numpy() for key, tensor in model.state_dict().items()}
+    save_graph(tmp_path / "graph.onnx", model.config, state, pooling)
+    session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"])
+    batch = flat_batch(random_ids(VOCABULARY), LENGTHS)
+    given = padded(CASES[name], batch, model.config.pad_token_id)
+    found = session.run(None, {key: given[key].numpy() for key in ("input_ids", "attention_mask")})[0]
+    with torch.no_grad():
+        assert float((torch.from_numpy(found) - model(batch)).abs().max()) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["roberta", "ernie-with-tasks", "distilbert", "electra-narrow"])
+def test_the_embeddings_compile_whole(name):
+    """What a GPU computes by torch.compile can be traced without a break; all else is the same for all families."""
+    encoder = model_of(config_of(name), kernels=False).encoder
+    compiled = torch.compile(encoder.embeddings, backend="eager", fullgraph=True, dynamic=True)
+    batch = pairs_batch(CASES[name], VOCABULARY)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(batch), encoder.embeddings(batch))
 
 
 @ALL
