@@ -33,16 +33,20 @@ def test_one_text_of_three_tokens_by_hand():
     assert forward_operations(CONFIG, np.array([3]), 5, "mean") == 2 * first + 2 * 8 * 5
 
 
+NARROW = CONFIG.model_copy(update={"model_type": "electra", "embedding_size": 4})
+
+
+@pytest.mark.parametrize("config", [CONFIG, NARROW], ids=["bert", "electra"])
 @pytest.mark.parametrize("pooling", ["first", "mean"])
-def test_torch_counts_the_same_products(pooling):
+def test_torch_counts_the_same_products(pooling, config):
     from bertwright.model.heads import TextClassifier
 
-    model: TextClassifier = empty_model(CONFIG, 3, pooling)
-    model.load_state_dict(initial_state(model, CONFIG, 0), assign=True)
+    model: TextClassifier = empty_model(config, 3, pooling)
+    model.load_state_dict(initial_state(model, config, 0), assign=True)
     model.eval()
     for layer in model.encoder.layers:
         layer.attention.kernel = "plain"
     lengths = np.array([4, 7, 1])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(pack([np.full(length, 9) for length in lengths]))
-    assert counter.get_total_flops() == forward_operations(CONFIG, lengths, 3, pooling)
+    assert counter.get_total_flops() == forward_operations(config, lengths, 3, pooling)

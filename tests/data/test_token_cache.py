@@ -105,14 +105,16 @@ def test_manifests_of_nothing(copy, content):
 
 
 def test_other_formats_say_who_made_them(copy):
-    change_manifest(copy, format=4, bertwright="9.1")
-    assert 'found format "4" of bertwright "9.1", expected format 1 to 3' in refusal(copy)
+    change_manifest(copy, format=5, bertwright="9.1")
+    assert 'found format "5" of bertwright "9.1", expected format 1 to 4' in refusal(copy)
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {"num_texts": 10**30},
+        {"num_pair_marks": 4},
+        {"num_pair_marks": 5, "format": 4},
         {"num_texts": 19},
         {"num_texts": -1},
         {"num_texts": "many"},

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.conftest import random_sequences
+from tests.model.families import CASES, save_tokenizer
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
 from bertwright.errors import CheckpointError
@@ -206,7 +207,7 @@ def test_damaged_weights_are_one_clear_error(folder, damage, name):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2'"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"is_decoder": True}, "is_decoder"),
@@ -396,6 +397,19 @@ def test_hub_names_are_fetched_cached_and_then_found_offline(hub, tmp_path):
     offline = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
     assert offline.returncode == 0, offline.stdout + offline.stderr
     assert len(handler.asked) == asked
+
+
+def test_byte_level_tokenizers_are_fetched_with_their_model(hub, folder, tmp_path):
+    endpoint, handler = hub
+    shutil.rmtree(folder)
+    folder.mkdir()
+    case = CASES["roberta"]
+    case.model(save_tokenizer(case, folder), id2label=dict(enumerate("abc"))).save_pretrained(folder)
+    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stand/in from the hub ('a', 'b', 'c')" in done.stdout
+    for name in ("vocab.json", "merges.txt"):
+        assert any(path.endswith(name) for path in handler.asked)
 
 
 def test_hub_names_that_are_not_there_are_one_clear_line(hub, tmp_path):

@@ -23,6 +23,8 @@ def forward_operations(config: ModelConfig, lengths: np.ndarray, num_labels: int
                                     query, output                 2 x 2 S h h
                                     feed-forward                  2 x 2 S h f
                                     attention                     2 x 2 h T
+        embeddings of another width e, projected                  2 T e h
+        embeddings of another width e, projected                  2 T e h
         head                        pooler ("first" alone)        2 S h h
                                     classifier                    2 S h c
     """
@@ -30,11 +32,13 @@ def forward_operations(config: ModelConfig, lengths: np.ndarray, num_labels: int
     tokens, texts, pairs = int(lengths.sum()), len(lengths), int((lengths**2).sum())
     hidden, width, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     whole_layer = 8 * tokens * hidden**2 + 4 * tokens * hidden * width + 4 * hidden * pairs
-    classifier = 2 * texts * hidden * num_labels
+    other = 2 * texts * hidden * num_labels
+    if config.embedding_width != hidden:
+        other += 2 * tokens * config.embedding_width * hidden
     if pooling == "mean":
-        return layers * whole_layer + classifier
+        return layers * whole_layer + other
     last_layer = 4 * (tokens + texts) * hidden**2 + 4 * texts * hidden * width + 4 * hidden * tokens
-    return (layers - 1) * whole_layer + last_layer + 2 * texts * hidden**2 + classifier
+    return (layers - 1) * whole_layer + last_layer + 2 * texts * hidden**2 + other
 
 
 def training_operations(config: ModelConfig, lengths: np.ndarray, num_labels: int, pooling: Pooling = "first") -> int:

@@ -42,8 +42,8 @@ class Ragged:
         starts: (sequences + 1,) int64, the running sum of the sequences' lengths. Without ``places`` this is where each
             sequence starts in ``ids``.
         num_truncated: texts that lost a part.
-        second_starts: (sequences,) int32, the place within each sequence from which on it is the second text of a pair;
-            None: no pairs.
+        second_starts: (sequences,) int32, the place within each sequence from which on it is of segment 1, as the
+            second text of a pair; None: no pairs, or pairs without segments (RoBERTa's).
         window_starts: (texts + 1,) int64, the first sequence of each text, which are windows; None: a sequence each.
         places: (sequences,) int64, where each sequence starts in ``ids``, for a view of some texts of a larger Ragged;
             None: they lie end to end.
@@ -200,13 +200,13 @@ def tokenize_texts(
                 made.add(_cut_part(ids, starts, max_length, long_texts, window_overlap))
                 advance(len(starts) - 1)
         else:
-            tokenizer.check_pairs()
+            pair_format = tokenizer.check_pairs()
             encoded = tokenizer.encode_each(itertools.chain.from_iterable(pairs_of_chunks(texts, pairs)))
             for first in encoded:
-                ids, starts, second_starts, num_cut = pair_up(first, next(encoded), max_length)
+                ids, starts, second_starts, num_cut = pair_up(first, next(encoded), max_length, pair_format.num_marks)
                 made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
                 advance(len(starts) - 1)
-    return made.ragged(pairs is not None, long_texts == "windows")
+    return made.ragged(pairs is not None and pair_format.segments, long_texts == "windows")
 
 
 def cut_to(
@@ -244,11 +244,13 @@ def cut_to(
     return made.ragged(False, long_texts == "windows")
 
 
-def cut_pairs_to(pairs: Ragged, lengths: np.ndarray, second_lengths: np.ndarray, max_length: int) -> Ragged:
+def cut_pairs_to(
+    pairs: Ragged, lengths: np.ndarray, second_lengths: np.ndarray, max_length: int, num_marks: int = 3
+) -> Ragged:
     """Pairs of texts cut to ``max_length`` tokens, of ``pairs`` that were cut to more.
 
-    ``lengths`` and ``second_lengths`` (pairs,) are the tokens of both texts before any cut; see
-    :func:`bertwright.model.tokenizer.cut_pairs`.
+    ``lengths`` and ``second_lengths`` (pairs,) are the tokens of both texts before any cut, ``num_marks`` the marks in
+    a pair; see :func:`bertwright.model.tokenizer.cut_pairs`.
 
     Raises:
         DataError: there is no room for the ids.
@@ -261,7 +263,9 @@ def cut_pairs_to(pairs: Ragged, lengths: np.ndarray, second_lengths: np.ndarray,
         some = slice(first, last)
         ids, part_lengths = pairs.gather_sequences(np.arange(first, last))
         part = ids, starts_of(part_lengths), pairs.second_starts[some]
-        ids, starts, second_starts, num_cut = cut_pairs(part, lengths[some], second_lengths[some], max_length)
+        ids, starts, second_starts, num_cut = cut_pairs(
+            part, lengths[some], second_lengths[some], max_length, num_marks
+        )
         made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
     return made.ragged(pairs=True, windows=False)
 

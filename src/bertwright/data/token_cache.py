@@ -12,9 +12,10 @@
     groups.arrow       the columns of groups as they stand in the source, only where there are some
 
 Format 1 has one label column with names at most, and no groups; format 2 no pairs. A folder is written in the lowest
-format that holds it. Where texts come in pairs, token_ids.bin holds the pairs, [CLS] a [SEP] b [SEP], as a model reads
-them, and lengths.bin theirs: a training of this max_length takes them as they lie, and one of a smaller max_length
-cuts them further, which is exact because the lengths of both texts before the cut are known.
+format that holds it. Where texts come in pairs, token_ids.bin holds the pairs as a model reads them, [CLS] a [SEP] b
+[SEP] (in format 4 <s> a </s></s> b </s>), and lengths.bin theirs: a training of this max_length takes them as they lie,
+and one of a smaller max_length cuts them further, which is exact because the lengths of both texts before the cut are
+known.
 
 All numbers are little-endian. Labels are kept as they stand in the source: what the classes are is decided by those who
 read the folder, by the same rules as for the source itself. Nothing in it is ever executed, and it is checked before it
@@ -62,7 +63,7 @@ from bertwright.model.tokenizer import Tokenizer, cut, kept_of_pairs, pair_up
 from bertwright.progress import Reporter
 from bertwright.runs import write_json
 
-FORMAT = 3
+FORMAT = 4
 """The highest format that is read; see ``Manifest``."""
 
 MANIFEST = "manifest.json"
@@ -135,11 +136,12 @@ class Manifest(Settings):
     """manifest.json; ``key`` says what was asked for, of which content, by which tokenizer.
 
     In format 1 ``label_names`` are those of the one label column. From format 2 on it is None and all label columns are
-    ``label_columns``; ``skipped_rows`` are then the first of ``num_skipped_rows``. In format 3 all texts are pairs.
+    ``label_columns``; ``skipped_rows`` are then the first of ``num_skipped_rows``. From format 3 on all texts are
+    pairs, of ``num_pair_marks`` marks each in format 4, of 3 before.
     """
 
     kind: Literal["bertwright token ids"]
-    format: Literal[1, 2, 3]
+    format: Literal[1, 2, 3, 4]
     bertwright: str
     key: str
     sources: tuple[Source, ...] = Field(min_length=1)
@@ -157,6 +159,7 @@ class Manifest(Settings):
     label_columns: tuple[StoredLabels, ...] | None = None
     group_columns: tuple[str, ...] | None = None
     num_skipped_rows: int | None = Field(None, ge=0)
+    num_pair_marks: Literal[4] | None = None
 
     @model_validator(mode="after")
     def _has_what_its_format_has(self) -> Self:
@@ -171,7 +174,9 @@ class Manifest(Settings):
         if self.format > 1 and self.label_names is not None:
             raise ValueError(f"label_names in format {self.format}")
         if any((source.pair_column is None) == self.pairs for source in self.sources):
-            raise ValueError(f"a pair_column in format {self.format}, or none in format 3")
+            raise ValueError(f"a pair_column in format {self.format}, or none from format 3 on")
+        if (self.num_pair_marks is None) == (self.format == 4):
+            raise ValueError(f"num_pair_marks in format {self.format}, or none in format 4")
         if self.num_skipped < len(self.skipped_rows):
             raise ValueError("more skipped rows than there are")
         return self
@@ -179,7 +184,12 @@ class Manifest(Settings):
     @property
     def pairs(self) -> bool:
         """Whether texts come in pairs."""
-        return self.format == 3
+        return self.format >= 3
+
+    @property
+    def pair_marks(self) -> int:
+        """Marks in each pair."""
+        return self.num_pair_marks or 3
 
     @property
     def labels(self) -> tuple[StoredLabels, ...]:
@@ -231,13 +241,14 @@ class CachedTokens:
         """The ids as they are stored."""
         second_starts = None
         if self.uncut_seconds is not None:
-            kept, _ = kept_of_pairs(self._uncut_firsts(), self.uncut_seconds, self.manifest.max_length)
-            second_starts = (kept + 2).astype(np.int32)
+            marks = self.manifest.pair_marks
+            kept, _ = kept_of_pairs(self._uncut_firsts(), self.uncut_seconds, self.manifest.max_length, marks)
+            second_starts = (kept + marks - 1).astype(np.int32)
         return Ragged(self.ids, self.starts, 0, second_starts, places=self.places)
 
     def _uncut_firsts(self) -> np.ndarray:
         """(texts,) int64, tokens of each first text of a pair before it was cut, without marks."""
-        return self.uncut - self.uncut_seconds - 3
+        return self.uncut - self.uncut_seconds - self.manifest.pair_marks
 
     def take(self, rows: np.ndarray) -> CachedTokens:
         """Those of the texts at ``rows`` (any number of texts, in any order)."""
@@ -286,7 +297,9 @@ class CachedTokens:
                 f"{self._command(model, max_length)} (or train with --max-length {made.max_length})"
             )
         if self.uncut_seconds is not None:
-            found = cut_pairs_to(self.whole(), self._uncut_firsts(), self.uncut_seconds, max_length)
+            found = cut_pairs_to(self.whole(), self._uncut_firsts(), self.uncut_seconds, max_length, made.pair_marks)
+            if not tokenizer.check_pairs().segments:
+                found = replace(found, second_starts=None)
         else:
             found = cut_to(self.ids, self.starts, max_length, long_texts, window_overlap, self.places)
         if max_length < made.max_length:  # then all that were cut there are cut here again, and counted
@@ -398,6 +411,7 @@ def _write_files(
             waiting.append(part)
             yield part
 
+    num_marks = 0 if pairs is None else tokenizer.check_pairs().num_marks
     with ExitStack() as stack, reporter.progress("Tokenising", len(texts.texts)) as advance:
         for file in written.values():
             stack.enter_context(file)
@@ -413,8 +427,8 @@ def _write_files(
             else:
                 second = next(encoded)
                 all_second_lengths.append(np.diff(second[1]) - 2)
-                all_lengths.append(np.diff(starts) + all_second_lengths[-1] + 1)
-                ids, _, _, _ = pair_up((ids, starts), second, max_length)
+                all_lengths.append(np.diff(starts) + all_second_lengths[-1] + num_marks - 2)
+                ids, _, _, _ = pair_up((ids, starts), second, max_length, num_marks)
             ids = ids.astype(tokenizer.id_dtype)
             tokenize_s += time.perf_counter() - before
             written[_IDS].write(ids.data)
@@ -451,9 +465,11 @@ def _write_files(
             "group_columns": tuple(texts.groups),
             "num_skipped_rows": len(texts.bad_rows),
         }
+    if num_marks > 3:
+        later["num_pair_marks"] = num_marks
     manifest = Manifest(
         kind=_KIND,
-        format=1 if first_format else 2 if pairs is None else 3,
+        format=1 if first_format else 2 if pairs is None else 3 if num_marks == 3 else 4,
         bertwright=__version__,
         key=key,
         sources=tuple(_source(source, first_format) for source in texts.sources),
@@ -553,7 +569,7 @@ def open_token_cache(path: str | os.PathLike[str]) -> tuple[UnsettledTexts, Cach
     second_lengths = None
     if manifest.pairs:
         second_lengths = _numbers(folder, _SECOND_LENGTHS, "<i4").astype(np.int64)
-        shortest = min(int(second_lengths.min()), int((lengths - 3 - second_lengths).min()))
+        shortest = min(int(second_lengths.min()), int((lengths - manifest.pair_marks - second_lengths).min()))
         _check(folder / _SECOND_LENGTHS, shortest >= 0, "a second text longer than its pair, or of less than no tokens")
     for first in range(0, len(ids), _CHECKED_TOKENS):
         some = ids[first : first + _CHECKED_TOKENS]

@@ -219,14 +219,16 @@ def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int
 
 
 def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
-    """Check that the model and the tokenizer can tell the two texts of a pair apart.
+    """Check that the model can read pairs of texts as the tokenizer joins them.
 
     Raises:
-        CheckpointError: they cannot.
+        CheckpointError: it cannot.
     """
-    if model.config.type_vocab_size < 2:
-        raise CheckpointError("the model cannot read pairs of texts: its type_vocab_size is 1, expected 2 or more")
-    tokenizer.check_pairs()
+    if tokenizer.check_pairs().segments and model.config.type_vocab_size == 1:
+        raise CheckpointError(
+            "the model cannot read pairs of texts: its type_vocab_size is 1, expected 2 or more for a tokenizer that "
+            "makes the second text segment 1"
+        )
 
 
 def _first_and_second(texts: Any) -> tuple[list[Any], list[Any]]:

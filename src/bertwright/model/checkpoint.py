@@ -6,7 +6,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -195,14 +195,17 @@ def load_classifier(name: str) -> Loaded:
     elif settings.pooling == "mean":
         tensors.update(_head_tensors(folder))
     _check_length(settings.max_length, config, str(folder))
-    if "classifier.weight" not in tensors:
-        raise CheckpointError(f"{folder}: tensor classifier.weight is missing; expected a trained classifier")
+    names = name_tables.NAMES[config.model_type]
+    last = dict(names.classifier)[HEAD_WEIGHT]
+    if last not in tensors:
+        raise CheckpointError(f"{folder}: tensor {last} is missing; expected a trained classifier")
     model = empty_model(config, len(settings.labels), settings.pooling)
     state: dict[str, Tensor] = {}
     notes = read_notes + assign(state, tensors, config, model, str(folder))
     missing = sorted(model.state_dict().keys() - state.keys())
     if missing:
-        raise CheckpointError(f"{folder}: tensor {_theirs(missing[0], config)} is missing")
+        theirs = names.theirs(missing[0], config.num_hidden_layers)
+        raise CheckpointError(f"{folder}: tensor {theirs} is missing")
     model.load_state_dict(state, assign=True)
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(tokenizer, config, description)
@@ -225,7 +228,7 @@ def _settings_of_hugging_face(
         raise CheckpointError(f"{folder / 'config.json'}: problem_type is {problem!r}, expected one of {known}")
     if problem == "regression" and values.get("problem_type") is None:
         notes.append("one logit and no problem_type: taken for a regression, whose scores are the logits")
-    given = {"labels": tuple(labels), "kind": kinds[0], "max_length": min(512, config.max_position_embeddings)}
+    given = {"labels": tuple(labels), "kind": kinds[0], "max_length": min(512, config.num_positions)}
     try:
         return build(ClassifierSettings, given, str(folder / "config.json"))
     except UserError as error:
@@ -298,10 +301,10 @@ def _labels_of(values: dict[str, Any], saved: ClassifierSettings | None) -> list
 
 
 def _check_length(max_length: int, config: ModelConfig, name: str) -> None:
-    if max_length > config.max_position_embeddings:
+    if max_length > config.num_positions:
         raise CheckpointError(
-            f"the length is {max_length} tokens, but {name} has {config.max_position_embeddings} positions; "
-            f"give a --max-length of at most {config.max_position_embeddings}"
+            f"the length is {max_length} tokens, but {name} has {config.num_positions} positions; "
+            f"give a --max-length of at most {config.num_positions}"
         )
 
 
@@ -398,15 +401,16 @@ def assign(
 ) -> list[str]:
     """Fill ``state`` (our names) from ``tensors`` (Hugging Face's names), as float32. Returns what a user should know.
 
-    Every tensor of the encoder must be there in its shape. Of the head, the pooler may be missing; the classifier is
-    left out if there is a reason ``why_head_differs`` ("for other labels"). Known buffers and heads of other tasks are
-    skipped.
+    Every tensor of the encoder must be there in its shape. Of the head, the pooler may be missing, and so may the whole
+    classifier; it is left out if there is a reason ``why_head_differs`` ("for other labels"). Known buffers and heads
+    of other tasks are skipped.
 
     Raises:
         CheckpointError: a tensor is missing, extra, of another shape, or not of real numbers; by its name.
     """
     tensors = {_new_norm_name(name): tensor for name, tensor in tensors.items()}
-    prefix = name_tables.HUGGING_FACE_PREFIX
+    family, names = config.family, name_tables.NAMES[config.model_type]
+    prefix = family.tensor_prefix
     body = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     if len(body) != len(tensors):
         double = next(name for name in tensors if name.startswith(prefix) and name.removeprefix(prefix) in tensors)
@@ -415,6 +419,8 @@ def assign(
     notes: list[str] = []
 
     def take(ours: str, theirs: str) -> None:
+        if theirs not in body:
+            raise CheckpointError(f"{source}: tensor {theirs} is missing")
         tensor = body.pop(theirs)
         if tuple(tensor.shape) != shapes[ours]:
             raise CheckpointError(
@@ -424,11 +430,10 @@ def assign(
             raise CheckpointError(f"{source}: tensor {theirs} holds {tensor.dtype}, expected real numbers")
         state[ours] = tensor.to(torch.float32)
 
-    for ours, theirs in name_tables.encoder_names(config.num_hidden_layers):
-        if theirs not in body:
-            raise CheckpointError(f"{source}: tensor {theirs} is missing")
-        take(ours, theirs)
-    for ours, theirs in name_tables.BERT_POOLER:
+    for ours, theirs in names.encoder(config.num_hidden_layers):
+        if ours in shapes:  # else something that this model of the family lacks
+            take(ours, theirs)
+    for ours, theirs in names.pooler:
         if model.pooler is None:
             if body.pop(theirs, None) is not None and theirs.endswith("weight"):
                 notes.append("the checkpoint's pooler is skipped: the classifier reads the mean of all tokens")
@@ -436,26 +441,40 @@ def assign(
             take(ours, theirs)
         elif theirs.endswith("weight"):
             notes.append("the checkpoint has no pooler: initialised at random")
-    has_classifier = any(theirs in body for _, theirs in name_tables.BERT_CLASSIFIER)
-    for ours, theirs in name_tables.BERT_CLASSIFIER:
-        if theirs not in body:
-            continue
-        if why_head_differs is None:
-            take(ours, theirs)
-        else:
-            body.pop(theirs)
-    if has_classifier and why_head_differs is not None:
-        notes.append(f"the checkpoint's classifier is {why_head_differs}: initialised at random")
-    elif not has_classifier:
-        notes.append("the checkpoint has no classifier: initialised at random")
-    skipped = [name for name in name_tables.SKIPPED if body.pop(name, None) is not None]
+    notes += _assign_classifier(names, body, shapes, take, why_head_differs)
+    skipped = [name for name in names.skipped if body.pop(name, None) is not None]
     if skipped:
         notes.append(f"skipped {len(skipped)} tensors that a classifier does not need: {', '.join(skipped)}")
     if body:
         extra = sorted(body)
         more = f" (and {len(extra) - 1} more)" if len(extra) > 1 else ""
-        raise CheckpointError(f"{source}: tensor {extra[0]}{more} is not one of BERT's; the model may be another kind")
+        raise CheckpointError(
+            f"{source}: tensor {extra[0]}{more} is not one of {family.title}'s; the model may be another kind"
+        )
     return notes
+
+
+def _assign_classifier(
+    names: name_tables.NameTable,
+    body: dict[str, Tensor],
+    shapes: Mapping[str, tuple[int, ...]],
+    take: Callable[[str, str], None],
+    why_head_differs: str | None,
+) -> list[str]:
+    """Take the classifier out of ``body``, whole or not at all; returns what a user should know."""
+    last = dict(names.classifier)[HEAD_WEIGHT]
+    if last in body and why_head_differs is None:
+        for ours, theirs in names.classifier:
+            if ours in shapes:
+                take(ours, theirs)
+        return []
+    found = last in body
+    left_out = [theirs for _, theirs in names.classifier if body.pop(theirs, None) is not None]
+    if found:
+        return [f"the checkpoint's classifier is {why_head_differs}: initialised at random"]
+    if left_out:
+        return [f"the checkpoint's classifier lacks {last}: initialised at random"]
+    return ["the checkpoint has no classifier: initialised at random"]
 
 
 def _new_norm_name(name: str) -> str:
@@ -463,11 +482,6 @@ def _new_norm_name(name: str) -> str:
         if name.endswith(old):
             return name.removesuffix(old) + new
     return name
-
-
-def _theirs(ours: str, config: ModelConfig) -> str:
-    names = dict(name_tables.encoder_names(config.num_hidden_layers))
-    return (names | dict(name_tables.BERT_POOLER) | dict(name_tables.BERT_CLASSIFIER))[ours]
 
 
 # --- building --------------------------------------------------------------------------------------------------------
@@ -535,23 +549,24 @@ def save_model(
     tokenizer: Tokenizer,
     settings: ClassifierSettings,
 ) -> None:
-    """Write a model folder in Hugging Face's layout: float32 safetensors, configuration, labels, tokenizer.
+    """Write a model folder in the family's Hugging Face layout: float32 safetensors, configuration, labels, tokenizer.
 
     ``state`` has our names. With ``pooling="mean"`` the classifier goes into head.safetensors and the folder is a plain
-    BertModel: ``transformers`` has no such head, and would otherwise compute something else without a word.
+    BertModel (or RobertaModel ...): ``transformers`` has no such head, and would otherwise compute something else
+    without a word.
     """
     folder.mkdir(parents=True, exist_ok=True)
     first = settings.pooling == "first"
-    prefix = name_tables.HUGGING_FACE_PREFIX if first else ""
-    tensors = {prefix + theirs: state[ours] for ours, theirs in name_tables.encoder_names(config.num_hidden_layers)}
-    head = {theirs: state[ours] for ours, theirs in name_tables.BERT_CLASSIFIER}
+    family, names = config.family, name_tables.NAMES[config.model_type]
+    prefix = family.tensor_prefix if first else ""
+    encoder = [*names.encoder(config.num_hidden_layers), *names.pooler]
+    tensors = {prefix + theirs: state[ours] for ours, theirs in encoder if ours in state}
+    head = {theirs: state[ours] for ours, theirs in names.classifier if ours in state}
     if first:
-        tensors |= {prefix + theirs: state[ours] for ours, theirs in name_tables.BERT_POOLER}
         tensors |= head
     values: dict[str, Any] = {
-        "architectures": ["BertForSequenceClassification" if first else "BertModel"],
-        "model_type": "bert",
-        **config.model_dump(),
+        "architectures": [family.class_prefix + ("ForSequenceClassification" if first else "Model")],
+        **config.to_hugging_face(),
         "position_embedding_type": "absolute",
     }
     if first:

@@ -50,6 +50,7 @@ def why_not(encoder: Encoder, device: torch.device, dtype: torch.dtype) -> str |
         return f"the C kernels compute in float32 and bfloat16, not in {dtype}"
     config = encoder.config
     for name, value in (
+        ("the width of the embeddings", config.embedding_width),
         ("hidden_size", config.hidden_size),
         ("intermediate_size", config.intermediate_size),
         ("the width of a head", config.head_dim),
@@ -144,7 +145,9 @@ class _Tape:
     dropout: float
     attention_dropout: float
     layers: list[dict[str, Tensor]]
+    embedded: Tensor | None = None
     embedded_stats: Tensor | None = None
+    segments: Tensor | None = None
     id_groups: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
 
@@ -249,7 +252,7 @@ class CpuEncoder:
 
     @torch.no_grad()
     def _forward(self, batch: Batch, only_first: bool, keep: bool) -> Tensor:
-        config, typed = self.config, self.typed
+        config = self.config
         tokens, hidden, heads = batch.num_tokens, config.hidden_size, config.num_attention_heads
         ids = batch.token_ids[:tokens].numpy().astype(np.int32)
         self._check(ids, batch)
@@ -265,8 +268,8 @@ class CpuEncoder:
         seq_starts = batch.seq_starts.contiguous()
         tape = _Tape(
             ids=ids,
-            places=batch.positions[:tokens].to(torch.int32),
-            segment_ids=None if batch.segment_ids is None else batch.segment_ids[:tokens].to(torch.int32),
+            places=(batch.positions[:tokens] + config.position_offset).to(torch.int32),
+            segment_ids=self._segment_ids(batch),
             starts=seq_starts,
             reader_starts=torch.arange(batch.num_sequences + 1, dtype=torch.int32),
             order=torch.argsort(seq_starts.diff(), descending=True, stable=True).to(torch.int32),
@@ -279,25 +282,7 @@ class CpuEncoder:
         )
         self.products.expect(None if keep else self._weights_state())
         take = self._take_rows
-        embeddings = self.encoder.embeddings
-        x = take("x0" if keep else "x", tokens, hidden)
-        tape.embedded_stats = self._take("stats0", tokens, 2, torch.float32)
-        typed.embed_forward(
-            tape.ids.ctypes.data,
-            _at(tape.places),
-            _at(tape.segment_ids),
-            _at(embeddings.token.weight),
-            _at(embeddings.position.weight),
-            _at(embeddings.segment.weight),
-            _at(embeddings.norm.weight),
-            _at(embeddings.norm.bias),
-            _at(x),
-            _at(tape.embedded_stats),
-            tokens,
-            hidden,
-            config.layer_norm_eps,
-            _dropout(tape, 0),
-        )
+        x = self._embed(tape, keep)
         for i, layer in enumerate(self.layers):
             at_first = only_first and i == len(self.layers) - 1
             mark = str(i) if keep else ""
@@ -341,6 +326,50 @@ class CpuEncoder:
             self._tape = tape
         return x[:rows]
 
+    def _embed(self, tape: _Tape, keep: bool) -> Tensor:
+        """(at least tokens, hidden): what the first layer reads."""
+        embeddings, tokens, width = self.encoder.embeddings, len(tape.ids), self.config.embedding_width
+        project = embeddings.project
+        x = self._take_rows("embedded" if project is not None else "x0" if keep else "x", tokens, width)
+        tape.embedded = x
+        tape.embedded_stats = self._take("stats0", tokens, 2, torch.float32)
+        tape.segments = self._segments()
+        self.typed.embed_forward(
+            tape.ids.ctypes.data,
+            _at(tape.places),
+            _at(tape.segment_ids),
+            _at(embeddings.token.weight),
+            _at(embeddings.position.weight),
+            _at(tape.segments),
+            _at(embeddings.norm.weight),
+            _at(embeddings.norm.bias),
+            _at(x),
+            _at(tape.embedded_stats),
+            tokens,
+            width,
+            self.config.layer_norm_eps,
+            _dropout(tape, 0),
+        )
+        if project is None:
+            return x
+        projected = self._take_rows("x0" if keep else "x", tokens, self.config.hidden_size)
+        return torch.addmm(project.bias, x, project.weight.t(), out=projected)
+
+    def _segments(self) -> Tensor:
+        """(segments, width): what is added to every token of a segment, the task's vector included."""
+        embeddings = self.encoder.embeddings
+        if embeddings.segment is not None:
+            found = embeddings.segment.weight.detach()
+        else:
+            found = torch.zeros(1, self.config.embedding_width, dtype=self.dtype)
+        return found if embeddings.task is None else found + embeddings.task.weight.detach()[0]
+
+    def _segment_ids(self, batch: Batch) -> Tensor | None:
+        """(tokens,) int32; None: all 0, as those of models without segments."""
+        if batch.segment_ids is None or self.encoder.embeddings.segment is None:
+            return None
+        return batch.segment_ids[: batch.num_tokens].to(torch.int32)
+
     def _weights_state(self) -> tuple[int, ...]:
         """The same for as long as nobody has changed the weights (but for training, which runs with gradients)."""
         parameters = self.encoder.layers.parameters()
@@ -372,9 +401,9 @@ class CpuEncoder:
             raise ValueError("this encoder takes batches without unused capacity")
         if ids.min(initial=0) < 0 or ids.max(initial=0) >= self.config.vocab_size:
             raise IndexError(f"token id {ids.max()} is outside the vocabulary of {self.config.vocab_size:,}")
-        if batch.max_len > self.config.max_position_embeddings:
-            raise IndexError(f"{batch.max_len} tokens, but only {self.config.max_position_embeddings} positions")
-        segments = batch.segment_ids
+        if batch.max_len > self.config.num_positions:
+            raise IndexError(f"{batch.max_len} tokens, but only {self.config.num_positions} positions")
+        segments = self._segment_ids(batch)
         if segments is not None and not 0 <= int(segments.min()) <= int(segments.max()) < self.config.type_vocab_size:
             raise IndexError(f"a segment id is outside the {self.config.type_vocab_size} of this model")
 
@@ -444,7 +473,8 @@ class CpuEncoder:
         products = self.products
         hidden, inner = config.hidden_size, config.intermediate_size
         tokens = len(tape.ids)
-        partials = self._memory.take("partials", 3 * self.kernels.num_threads(), max(3 * hidden, inner), torch.float32)
+        widest = max(3 * hidden, inner, config.embedding_width)
+        partials = self._memory.take("partials", 3 * self.kernels.num_threads(), widest, torch.float32)
         dy, dy2 = grad.to(self.dtype).contiguous(), None
         for i in range(len(self.layers) - 1, -1, -1):
             layer, kept = self.layers[i], tape.layers[i]
@@ -519,10 +549,19 @@ class CpuEncoder:
         self._embed_backward(tape, dy, dy2, partials)
 
     def _embed_backward(self, tape: _Tape, dy: Tensor, dy2: Tensor | None, partials: Tensor) -> None:
-        hidden, tokens = self.config.hidden_size, len(tape.ids)
+        width, tokens = self.config.embedding_width, len(tape.ids)
         embeddings = self.encoder.embeddings
-        dz = self._take("dz_embedded", tokens, hidden, torch.float32)
-        sums = {name: torch.empty(hidden) for name in ("weight", "bias", "segment")}
+        found: dict[str, Tensor | RowGradients] = {}
+        if embeddings.project is not None:
+            assert tape.embedded is not None
+            if dy2 is not None:
+                dy = dy + dy2
+            dy, embedded, dy2 = dy[:tokens], tape.embedded[:tokens], None
+            found["embeddings.project.weight"] = dy.t() @ embedded
+            found["embeddings.project.bias"] = dy.sum(0, dtype=torch.float32)
+            dy = dy @ embeddings.project.weight
+        dz = self._take("dz_embedded", tokens, width, torch.float32)
+        sums = {name: torch.empty(width) for name in ("weight", "bias", "segment")}
         self.typed.embed_backward(
             _at(dy),
             _at(dy2),
@@ -531,7 +570,7 @@ class CpuEncoder:
             _at(tape.segment_ids),
             _at(embeddings.token.weight),
             _at(embeddings.position.weight),
-            _at(embeddings.segment.weight),
+            _at(tape.segments),
             _at(tape.embedded_stats),
             _at(embeddings.norm.weight),
             _at(dz),
@@ -540,30 +579,34 @@ class CpuEncoder:
             _at(sums["segment"]),
             _at(partials),
             tokens,
-            hidden,
+            width,
             _dropout(tape, 0),
         )
         assert tape.id_groups is not None
-        positions = torch.zeros(self.config.max_position_embeddings, hidden)
+        positions = torch.zeros(self.config.max_position_embeddings, width)
         at, order, starts = _group(tape.places.numpy())
         positions[torch.from_numpy(at).long()] = self._sum_rows(dz, at, order, starts).values
-        segments = torch.zeros(self.config.type_vocab_size, hidden)
-        if tape.segment_ids is None:
-            segments[0] = sums["segment"]
-        else:
-            segments.index_add_(0, tape.segment_ids.long(), dz)
-        self._embedding_gradients = {
+        if embeddings.segment is not None:
+            segments = torch.zeros(self.config.type_vocab_size, width)
+            if tape.segment_ids is None:
+                segments[0] = sums["segment"]
+            else:
+                segments.index_add_(0, tape.segment_ids.long(), dz)
+            found["embeddings.segment.weight"] = segments
+        if embeddings.task is not None:
+            tasks = found["embeddings.task.weight"] = torch.zeros(self.config.task_type_vocab_size, width)
+            tasks[0] = sums["segment"]
+        self._embedding_gradients = found | {
             "embeddings.token.weight": self._sum_rows(dz, *tape.id_groups),
             "embeddings.position.weight": positions,
-            "embeddings.segment.weight": segments,
             "embeddings.norm.weight": sums["weight"],
             "embeddings.norm.bias": sums["bias"],
         }
 
     def _sum_rows(self, dz: Tensor, distinct: np.ndarray, order: np.ndarray, starts: np.ndarray) -> RowGradients:
-        values = self._take("token_gradients", len(distinct), self.config.hidden_size, torch.float32)
+        values = self._take("token_gradients", len(distinct), dz.shape[1], torch.float32)
         self.kernels.sum_by_group(
-            _at(dz), order.ctypes.data, starts.ctypes.data, len(distinct), self.config.hidden_size, _at(values)
+            _at(dz), order.ctypes.data, starts.ctypes.data, len(distinct), dz.shape[1], _at(values)
         )
         return RowGradients(distinct, values)
 

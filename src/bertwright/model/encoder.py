@@ -1,17 +1,18 @@
-"""BERT's encoder, from the formulas, on flat batches without padding.
+"""BERT's encoder, from the formulas, on flat batches without padding; other families of models by configuration.
 
 Sources: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transformers" (arXiv 1810.04805), section 3 and
 appendix A.2; Vaswani et al. 2017, "Attention Is All You Need" (arXiv 1706.03762), sections 3.1 to 3.3. The norms stand
-after each addition ("post-norm"), as in both papers. Shapes: see ``bertwright.model.batch``.
+after each addition ("post-norm"), as in both papers. Where other families differ: ``bertwright.model.families``.
+Shapes: see ``bertwright.model.batch``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +20,7 @@ from bertwright.config import Settings, build
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model.attention import Kernel, attend
 from bertwright.model.batch import Batch
+from bertwright.model.families import FAMILIES, OWN_SETTINGS, Family, ModelType
 
 # Turc et al. 2019, "Well-Read Students Learn Better" (arXiv 1908.08962), table 1, and BERT's own two sizes
 # (arXiv 1810.04805, section 3): layers, hidden size, attention heads. The feed-forward width is 4 x hidden.
@@ -33,9 +35,18 @@ SIZES: dict[str, tuple[int, int, int]] = {
 
 
 class ModelConfig(Settings):
-    """The shape of an encoder, under the names that Hugging Face's config.json uses."""
+    """The shape of an encoder, under the names that Hugging Face's config.json uses for BERT.
 
+    Attributes:
+        model_type: the family; see ``bertwright.model.families``.
+        embedding_size: width of the embeddings, which a matrix brings to ``hidden_size``; None: they have that width.
+        type_vocab_size: segments; 0: the model has none (DistilBERT).
+        use_task_id: whether the embedding of a task is added to every token's (ERNIE), of ``task_type_vocab_size``.
+    """
+
+    model_type: ModelType = "bert"
     vocab_size: int = Field(30522, ge=1, le=10_000_000)
+    embedding_size: int | None = Field(None, ge=1, le=65_536)
     hidden_size: int = Field(768, ge=1, le=65_536)
     num_hidden_layers: int = Field(12, ge=1, le=1_000)
     num_attention_heads: int = Field(12, ge=1, le=4_096)
@@ -45,10 +56,47 @@ class ModelConfig(Settings):
     attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
     classifier_dropout: float | None = Field(None, ge=0, lt=1)
     max_position_embeddings: int = Field(512, ge=1, le=1_000_000)
-    type_vocab_size: int = Field(2, ge=1, le=1_000)
+    type_vocab_size: int = Field(2, ge=0, le=1_000)
+    use_task_id: bool = False
+    task_type_vocab_size: int = Field(3, ge=1, le=1_000)
     initializer_range: float = Field(0.02, gt=0)
     layer_norm_eps: float = Field(1e-12, gt=0)
     pad_token_id: int | None = 0
+
+    @model_validator(mode="after")
+    def _fits_its_family(self) -> Self:
+        if not self.type_vocab_size and self.family.missing_settings.get("type_vocab_size") != 0:
+            raise ValueError(f"type_vocab_size must be 1 or more for {self.family.title}, found 0")
+        if self.family.positions_follow_padding:
+            pad = self.pad_token_id
+            if pad is None or not 0 <= pad < self.max_position_embeddings - 1:
+                raise ValueError(
+                    f"pad_token_id must be from 0 to {self.max_position_embeddings - 2} for {self.family.title}, whose "
+                    f"positions are counted from there; found {pad}"
+                )
+        return self
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model_type]
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings, before they are projected."""
+        return self.hidden_size if self.embedding_size is None else self.embedding_size
+
+    @property
+    def position_offset(self) -> int:
+        """Row of the first token's position in the table of positions."""
+        if not self.family.positions_follow_padding:
+            return 0
+        assert self.pad_token_id is not None, "checked when built"
+        return self.pad_token_id + 1
+
+    @property
+    def num_positions(self) -> int:
+        """Most tokens of a sequence: the positions without those that are never used."""
+        return self.max_position_embeddings - self.position_offset
 
     @property
     def head_dim(self) -> int:
@@ -74,40 +122,70 @@ class ModelConfig(Settings):
             CheckpointError: another kind of model, or a setting that this encoder does not compute.
         """
         model_type = values.get("model_type")
-        if model_type != "bert":
-            raise CheckpointError(f"{source}: model_type is {model_type!r}, expected 'bert'")
-        for name, supported in (("position_embedding_type", "absolute"), ("is_decoder", False), ("hidden_act", "gelu")):
+        if not isinstance(model_type, str) or model_type not in FAMILIES:
+            known = ", ".join(FAMILIES)
+            raise CheckpointError(f"{source}: model_type is {model_type!r}, expected one of {known}")
+        family = FAMILIES[model_type]
+        activation = family.renamed_settings.get("hidden_act", "hidden_act")
+        for name, supported in (("position_embedding_type", "absolute"), ("is_decoder", False), (activation, "gelu")):
             if values.get(name, supported) != supported:
                 raise CheckpointError(f"{source}: {name} is {values[name]!r}; this encoder computes {supported!r} only")
-        known = {name: values[name] for name in cls.model_fields if name in values}
+        theirs = _names_in_config_json(model_type)
+        given = {ours: values[name] for ours, name in theirs.items() if name in values}
         try:
-            config = build(cls, known, source)
+            config = build(cls, {**family.missing_settings, **family.defaults, **given}, source)
         except UserError as error:
             raise CheckpointError(str(error)) from None
         if config.hidden_size % config.num_attention_heads:
             raise CheckpointError(
-                f"{source}: hidden_size {config.hidden_size} is no multiple of "
-                f"num_attention_heads {config.num_attention_heads}"
+                f"{source}: {theirs['hidden_size']} {config.hidden_size} is no multiple of "
+                f"{theirs['num_attention_heads']} {config.num_attention_heads}"
             )
         return config
 
+    def to_hugging_face(self) -> dict[str, Any]:
+        """The settings as the family's config.json has them."""
+        values = self.model_dump()
+        if "embedding_size" in self.family.own_settings:
+            values["embedding_size"] = self.embedding_width
+        return {theirs: values[ours] for ours, theirs in _names_in_config_json(self.model_type).items()}
+
+
+def _names_in_config_json(model_type: ModelType) -> dict[str, str]:
+    """Of each setting that the family's config.json has, our name and its own."""
+    family = FAMILIES[model_type]
+    absent = set(family.missing_settings) | (OWN_SETTINGS - set(family.own_settings))
+    return {name: family.renamed_settings.get(name, name) for name in ModelConfig.model_fields if name not in absent}
+
 
 class Embeddings(nn.Module):
-    """Token + position + segment, then LayerNorm and dropout (arXiv 1810.04805, section 3, figure 2)."""
+    """Token + position + segment, then LayerNorm and dropout (arXiv 1810.04805, section 3, figure 2).
+
+    What only some families have: no segments; the first row of a table of tasks, added too; and a projection to
+    ``hidden_size`` at the end. Else ``segment``, ``task`` and ``project`` are None as they apply.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.token = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        self.segment = nn.Embedding(config.type_vocab_size, config.hidden_size)
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        width = config.embedding_width
+        self.position_offset = config.position_offset
+        self.token = nn.Embedding(config.vocab_size, width)
+        self.position = nn.Embedding(config.max_position_embeddings, width)
+        self.segment = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.task = nn.Embedding(config.task_type_vocab_size, width) if config.use_task_id else None
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(self, batch: Batch) -> Tensor:
-        """(tokens, hidden)."""
-        x = self.token(batch.token_ids) + self.position(batch.positions)
-        x = x + (self.segment.weight[0] if batch.segment_ids is None else self.segment(batch.segment_ids))
-        return self.dropout(self.norm(x))
+        """(tokens, hidden). A model without segments does not read ``batch.segment_ids``."""
+        x = self.token(batch.token_ids) + self.position(batch.positions + self.position_offset)
+        if self.segment is not None:
+            x = x + (self.segment.weight[0] if batch.segment_ids is None else self.segment(batch.segment_ids))
+        if self.task is not None:
+            x = x + self.task.weight[0]
+        x = self.dropout(self.norm(x))
+        return x if self.project is None else self.project(x)
 
 
 class SelfAttention(nn.Module):

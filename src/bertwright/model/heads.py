@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bertwright import hardware
 from bertwright.config import Pooling, WindowPooling
@@ -14,10 +17,18 @@ from bertwright.model.compiled import load_kernels
 from bertwright.model.cpu_encoder import CpuEncoder, why_not
 from bertwright.model.cpu_int8 import quantize_weights
 from bertwright.model.encoder import Encoder, EncoderLayer, ModelConfig
+from bertwright.model.families import Activation
 from bertwright.model.gpu_encoder import GpuEncoder, Work, is_small, why_not_compile
 
 HEAD_WEIGHT, HEAD_BIAS = "classifier.linear.weight", "classifier.linear.bias"
 """The names of the last linear layer's weights, (labels, hidden) and (labels,), in a ``TextClassifier``'s state."""
+
+
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
 
 
 class Pooler(nn.Module):
@@ -33,24 +44,37 @@ class Pooler(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Dropout, then a linear layer; in float32 whatever the encoder computes in, so that scores stay fine-grained."""
+    """Dropout, then a linear layer; in float32 whatever the encoder computes in, so that scores stay fine-grained.
 
-    def __init__(self, config: ModelConfig, num_labels: int) -> None:
+    Families without a pretrained pooler have a layer of their own before that, ``dense`` with an activation: RoBERTa
+    and ELECTRA after dropout, DistilBERT without (``bertwright.model.families``).
+    """
+
+    def __init__(self, config: ModelConfig, num_labels: int, pooling: Pooling = "first") -> None:
         super().__init__()
         probability = config.hidden_dropout_prob if config.classifier_dropout is None else config.classifier_dropout
         self.dropout = nn.Dropout(probability)
+        self.drops_input = config.family.head_drops_input
+        self.activation = _ACTIVATIONS[config.family.head_activation]
+        own_layer = pooling == "first" and config.family.head_learns_alone
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if own_layer else None
         self.linear = nn.Linear(config.hidden_size, num_labels)
 
     def forward(self, features: Tensor) -> Tensor:
         """(sequences, classes) float32."""
-        return self.linear(self.dropout(features.float()))
+        x = features.float()
+        if self.dense is not None:
+            x = self.activation(self.dense(self.dropout(x) if self.drops_input else x))
+        return self.linear(self.dropout(x))
 
 
 class TextClassifier(nn.Module):
     """Encoder, pooling and classifier.
 
-    ``pooling="first"``: the pooled first token, as Hugging Face's BertForSequenceClassification.
-    ``pooling="mean"``: the mean of all the text's tokens, as sentence-transformers' mean pooling; no pooler.
+    ``pooling="first"``: the first token, as Hugging Face's classes for sequence classification: through the pooler that
+    was pretrained with the encoder (BERT, ERNIE), or through a layer that belongs to the classifier.
+    ``pooling="mean"``: the mean of all the text's tokens, as sentence-transformers' mean pooling, straight to the last
+    linear layer.
 
     Attributes:
         window_pooling: how the windows of a text that is read in several become one: "mean", or "max" of each logit.
@@ -60,8 +84,9 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.config, self.pooling = config, pooling
         self.encoder = Encoder(config)
-        self.pooler = Pooler(config) if pooling == "first" else None
-        self.classifier = Classifier(config, num_labels)
+        has_pooler = pooling == "first" and not config.family.head_learns_alone
+        self.pooler = Pooler(config) if has_pooler else None
+        self.classifier = Classifier(config, num_labels, pooling)
         self.window_pooling: WindowPooling = "mean"
         self.kernels_reason = "compute_in was not called yet"
         self.may_compile = False
@@ -69,28 +94,36 @@ class TextClassifier(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         """(texts, hidden): what the classifier reads. Of a text in several windows it is their mean.
 
-        The classifier is linear, so that this gives the mean of the windows' logits.
+        The classifier must be linear, so that this gives the mean of the windows' logits.
 
         Raises:
-            ValueError: the largest logits of a text's windows are asked for, which have no features in common.
+            ValueError: of a text's windows the largest logits are asked for, or logits by a classifier that is not
+                linear: they have no features in common.
         """
         if batch.text_starts is None:
             return self._sequence_features(batch)
-        if self.window_pooling != "mean":
+        if not self.windows_have_features:
             raise ValueError(f"texts in windows have no features with window_pooling {self.window_pooling!r}")
         return pooled_windows(self._sequence_features(batch).float(), batch.text_starts, "mean")
 
+    @property
+    def windows_have_features(self) -> bool:
+        """Whether the logits of a text in several windows follow from the mean of what the classifier reads of them."""
+        return self.window_pooling == "mean" and self.classifier.dense is None
+
     def _sequence_features(self, batch: Batch) -> Tensor:
         """(sequences, hidden), each window by itself."""
-        if self.pooler is not None:
-            return self.pooler(self.encoder(batch, only_first=True)[: batch.num_real_sequences])
-        return _mean_of_tokens(self.encoder(batch), batch)
+        if self.pooling == "mean":
+            return _mean_of_tokens(self.encoder(batch), batch)
+        first = self.encoder(batch, only_first=True)[: batch.num_real_sequences]
+        return first if self.pooler is None else self.pooler(first)
 
     def forward(self, batch: Batch) -> Tensor:
         """(texts, classes) logits, float32."""
-        if batch.text_starts is None or self.window_pooling == "mean":
+        if batch.text_starts is None or self.windows_have_features:
             return self.classifier(self.features(batch))
-        return pooled_windows(self.classifier(self._sequence_features(batch)), batch.text_starts, "max")
+        logits = self.classifier(self._sequence_features(batch))
+        return pooled_windows(logits, batch.text_starts, self.window_pooling)
 
     def describe(self) -> dict[str, str]:
         """What computes the encoder, and why: for a run's environment.json."""

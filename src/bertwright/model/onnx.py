@@ -32,6 +32,12 @@ _IR_VERSION = 10  # what came with opset 20 to 22: older runtimes refuse newer f
 _MASKED = -1e30
 # protobuf, which ONNX files are written in, holds less than 2 GiB; larger weights go into a file beside.
 _MOST_BYTES = 2**31 - 2**27
+# Of the head's own layer: the operator, and its attributes.
+_ACTIVATIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "tanh": ("Tanh", {}),
+    "relu": ("Relu", {}),
+    "gelu": ("Gelu", {"approximate": "none"}),
+}
 
 
 def classifier_graph(
@@ -121,7 +127,7 @@ class _Builder:
         last = self.config.num_hidden_layers - 1
         for layer in range(self.config.num_hidden_layers):
             x = self._layer(layer, x, bias, self.only_first and layer == last)
-        features = self._pooled(x) if self.pooling == "first" else self._mean(x)
+        features = self._first(x) if self.pooling == "first" else self._mean(x)
         self._linear(features, "classifier.linear", output="logits")
         shape = ["sequences", "tokens"]
         graph = helper.make_graph(
@@ -145,8 +151,11 @@ class _Builder:
     def _embeddings(self) -> str:
         """(sequences, tokens, hidden)."""
         name = "encoder.embeddings"
-        # Every token is of the first segment: its vector is added to all positions, once.
-        places = self._weight(f"{name}.position.weight") + self._weight(f"{name}.segment.weight")[0]
+        # Every token is of the first segment and task: their vectors are added to all positions, once.
+        places = self._weight(f"{name}.position.weight")[self.config.position_offset :]
+        for table in ("segment", "task"):
+            if f"{name}.{table}.weight" in self.state:
+                places = places + self._weight(f"{name}.{table}.weight")[0]
         words = self._node("Gather", [self._constant(f"{name}.token.weight"), "input_ids"], f"{name}.token")
         length = self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
         here = self._node(
@@ -154,7 +163,8 @@ class _Builder:
             [self._constant(f"{name}.places", places), self._ints("zero", [0]), length, self._ints("zero", [0])],
             f"{name}.position",
         )
-        return self._norm(self._node("Add", [words, here], f"{name}.sum"), f"{name}.norm")
+        x = self._norm(self._node("Add", [words, here], f"{name}.sum"), f"{name}.norm")
+        return self._linear(x, f"{name}.project") if f"{name}.project.weight" in self.state else x
 
     def _mask_bias(self) -> str:
         """(sequences, 1, 1, tokens): 0 for tokens, a very negative number for padding."""
@@ -198,10 +208,13 @@ class _Builder:
         shape = self._ints("heads_shape", [0, 0, self.config.num_attention_heads, self.config.head_dim])
         return self._node("Transpose", [self._node("Reshape", [x, shape], f"{x}.split")], f"{x}.heads", perm=order)
 
-    def _pooled(self, x: str) -> str:
-        """(sequences, hidden)."""
+    def _first(self, x: str) -> str:
+        """(sequences, hidden): what the last linear layer reads of the first token."""
         first = self._node("Gather", [x, self._ints("first", 0)], "pooler.first", axis=1)
-        return self._node("Tanh", [self._linear(first, "pooler.dense")], "pooler.tanh")
+        family = self.config.family
+        name = "classifier.dense" if family.head_learns_alone else "pooler.dense"
+        kind, attributes = _ACTIVATIONS[family.head_activation]
+        return self._node(kind, [self._linear(first, name)], f"{name}.active", **attributes)
 
     def _mean(self, x: str) -> str:
         """(sequences, hidden): the mean over real tokens."""

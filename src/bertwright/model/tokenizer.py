@@ -1,5 +1,6 @@
-"""Texts to token ids: WordPiece (Devlin et al. 2019, arXiv 1810.04805, section 3), by ``nanotoken`` where it gives
-exactly the ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
+"""Texts to token ids: WordPiece (Devlin et al. 2019, arXiv 1810.04805, section 3), byte-level byte-pair encoding
+(``bertwright.model.byte_level``) or whatever else a tokenizer.json says; by ``nanotoken`` where it gives exactly the
+ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pyarrow.compute as pc
 import tokenizers
 
 from bertwright.errors import CheckpointError, DataError, UserError
+from bertwright.model.byte_level import byte_level_tokenizer, read_merges, read_vocabulary
 
 # Compared on load: whatever differs between the two tokenizers sends everything to the slower one.
 PROBES = (
@@ -48,6 +50,17 @@ _TEXT_END = b"\xff"
 # more once 1.5 million texts were read, and a fifth faster when they are read again. Only where threads are few.
 _LARGE_CACHE_ENTRIES = 1 << 21
 _MOST_THREADS_WITH_LARGE_CACHES = 8
+
+
+@dataclass(frozen=True)
+class PairFormat:
+    """How a tokenizer joins two texts: with 3 marks, [CLS] a [SEP] b [SEP], or with 4, [CLS] a [SEP] [SEP] b [SEP].
+
+    ``segments``: whether b and the last [SEP] are of segment 1; else all is of segment 0.
+    """
+
+    num_marks: int
+    segments: bool
 
 
 class Tokenizer:
@@ -163,21 +176,24 @@ class Tokenizer:
         np.cumsum([len(e) for e in encodings], out=starts[1:])
         return np.fromiter((i for e in encodings for i in e), dtype=np.int32, count=int(starts[-1])), starts
 
-    def check_pairs(self) -> None:
-        """Check that a pair of texts becomes [CLS] a [SEP] b [SEP], with segment 1 from b on: what is computed here.
+    def check_pairs(self) -> PairFormat:
+        """How a pair of texts is joined: in one of the ways that are computed here.
 
         Raises:
             CheckpointError: it becomes something else.
         """
         found = self._exact.encode("a", "b")
         (a, b) = (self._exact.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
-        ids = [self.cls_id, *a, self.sep_id, *b, self.sep_id]
-        segments = [0] * (len(a) + 2) + [1] * (len(b) + 1)
-        if found.ids != ids or found.type_ids != segments:
-            raise CheckpointError(
-                f"the tokenizer makes {found.tokens} with segments {found.type_ids} of a pair of texts, expected "
-                "[CLS] a [SEP] b [SEP] with segment 1 from b on. Take a tokenizer of BERT's"
-            )
+        for num_marks in (3, 4):
+            ids = [self.cls_id, *a, *[self.sep_id] * (num_marks - 2), *b, self.sep_id]
+            segments = [0] * (len(ids) - len(b) - 1) + [1] * (len(b) + 1)
+            if found.ids == ids and found.type_ids in (segments, [0] * len(ids)):
+                return PairFormat(num_marks, found.type_ids == segments)
+        raise CheckpointError(
+            f"the tokenizer makes {found.tokens} with segments {found.type_ids} of a pair of texts, expected "
+            "[CLS] a [SEP] b [SEP] with segment 1 from b on, or <s> a </s></s> b </s>. Take a tokenizer of BERT's or "
+            "RoBERTa's"
+        )
 
     def save(self, folder: Path) -> None:
         """Write tokenizer.json and the files that came with it."""
@@ -209,31 +225,38 @@ def cut(
 
 
 def pair_up(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], max_length: int
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], max_length: int, num_marks: int = 3
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Pairs of texts as one sequence each, [CLS] a [SEP] b [SEP], from the ids and starts of all a and of all b.
+    """Pairs of texts as one sequence each, from the ids and starts of all a and of all b.
 
-    A pair of more than ``max_length`` ids is cut as ``tokenizers`` does by the strategy "longest_first": the longer
-    text loses its end until both are of one length, then both do; of an odd number of places the longer text gets one
-    more, of two equally long ones the second.
+    A pair is [CLS] a [SEP] b [SEP] or, with ``num_marks`` 4, [CLS] a [SEP] [SEP] b [SEP]. One of more than
+    ``max_length`` ids is cut as ``tokenizers`` does by the strategy "longest_first": the longer text loses its end
+    until both are of one length, then both do; of an odd number of places the longer text gets one more, of two equally
+    long ones the second.
 
     Returns:
         ids: (tokens,), pair after pair, of the dtype of the given ones.
         starts: (pairs + 1,) int64, where each pair starts.
         second starts: (pairs,) int32, the place of b's first token, counted from the start of its pair.
         number of pairs that were cut.
+
+    Raises:
+        UserError: the marks alone are longer than ``max_length``.
     """
     ids = np.concatenate([first[0], second[0]])
     begins, ends = first[1][:-1], first[1][1:]  # (pairs,) where a lies in ``ids``, [CLS] and [SEP] included
     second_begins, second_ends = second[1][:-1] + len(first[0]), second[1][1:] + len(first[0])
     lengths, second_lengths = ends - begins - 2, second_ends - second_begins - 2
-    return _pairs_of_runs(
-        ids, (begins, ends - 1, second_begins + 1, second_ends - 1), lengths, second_lengths, max_length
-    )
+    runs = begins, ends - 1, second_begins + 1, second_ends - 1
+    return _pairs_of_runs(ids, runs, lengths, second_lengths, max_length, num_marks)
 
 
 def cut_pairs(
-    pairs: tuple[np.ndarray, np.ndarray, np.ndarray], lengths: np.ndarray, second_lengths: np.ndarray, max_length: int
+    pairs: tuple[np.ndarray, np.ndarray, np.ndarray],
+    lengths: np.ndarray,
+    second_lengths: np.ndarray,
+    max_length: int,
+    num_marks: int = 3,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Pairs that :func:`pair_up` cut before, cut to fewer tokens: what it gives of the whole texts at once.
 
@@ -246,12 +269,15 @@ def cut_pairs(
     """
     ids, starts, second_starts = pairs
     seconds = starts[:-1] + second_starts
-    return _pairs_of_runs(ids, (starts[:-1], seconds - 1, seconds, starts[1:] - 1), lengths, second_lengths, max_length)
+    runs = starts[:-1], seconds - 1, seconds, starts[1:] - 1
+    return _pairs_of_runs(ids, runs, lengths, second_lengths, max_length, num_marks)
 
 
-def kept_of_pairs(lengths: np.ndarray, second_lengths: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def kept_of_pairs(
+    lengths: np.ndarray, second_lengths: np.ndarray, max_length: int, num_marks: int = 3
+) -> tuple[np.ndarray, np.ndarray]:
     """How many tokens of each a and of each b, (pairs,), :func:`pair_up` keeps of so many; none are marks."""
-    most = max_length - 3
+    most = max_length - num_marks
     too_long = lengths + second_lengths > most
     shorter = np.minimum(np.minimum(lengths, second_lengths), most // 2)
     first_is_longer = lengths > second_lengths
@@ -265,16 +291,21 @@ def _pairs_of_runs(
     lengths: np.ndarray,
     second_lengths: np.ndarray,
     max_length: int,
+    num_marks: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """What :func:`pair_up` returns; ``run_begins`` (pairs,) is where in ``ids`` [CLS] a, [SEP], b and [SEP] start."""
-    kept, second_kept = kept_of_pairs(lengths, second_lengths, max_length)
+    if max_length < num_marks:
+        raise UserError(f"a pair of texts has {num_marks} marks: found --max-length {max_length}, expected more")
+    kept, second_kept = kept_of_pairs(lengths, second_lengths, max_length, num_marks)
     one = np.ones_like(kept)
-    run_lengths = np.stack([kept + 1, one, second_kept, one], axis=1).ravel()
+    begin, mark, second, end = run_begins
+    begins = [begin, *[mark] * (num_marks - 2), second, end]
+    run_lengths = np.stack([kept + 1, *[one] * (num_marks - 2), second_kept, one], axis=1).ravel()
     starts = np.zeros(len(lengths) + 1, dtype=np.int64)
-    np.cumsum(kept + second_kept + 3, out=starts[1:])
-    joined = ids[places_of(np.stack(run_begins, axis=1).ravel(), run_lengths)]
-    num_cut = int(np.count_nonzero(lengths + second_lengths > max_length - 3))
-    return joined, starts, (kept + 2).astype(np.int32), num_cut
+    np.cumsum(kept + second_kept + num_marks, out=starts[1:])
+    joined = ids[places_of(np.stack(begins, axis=1).ravel(), run_lengths)]
+    num_cut = int(np.count_nonzero(lengths + second_lengths > max_length - num_marks))
+    return joined, starts, (kept + num_marks - 1).astype(np.int32), num_cut
 
 
 def places_of(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
@@ -449,26 +480,72 @@ def _name_not_utf8(texts: Sequence[bytes], before: int) -> str:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder: its tokenizer.json, or one built from its vocab.txt.
+    """The tokenizer of a model folder: its tokenizer.json, or one built from vocab.txt, or vocab.json and merges.txt.
 
     Raises:
-        CheckpointError: neither file is there, or what is there is not a tokenizer.
+        CheckpointError: none of them is there, or what is there is not a tokenizer.
     """
     extra = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"):
         if (folder / name).is_file():
             extra[name] = _read_text(folder / name)
     if (folder / "tokenizer.json").is_file():
         return Tokenizer(_read_text(folder / "tokenizer.json"), extra, str(folder / "tokenizer.json"))
     if "vocab.txt" in extra:
-        try:
-            config = json.loads(extra.get("tokenizer_config.json", "{}"))
-        except (ValueError, RecursionError):
-            config = None
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{folder / 'tokenizer_config.json'}: not a JSON object")
+        config = _object(extra, folder, "tokenizer_config.json")
         return tokenizer_from_vocabulary(extra["vocab.txt"], config, str(folder / "vocab.txt"), extra)
-    raise CheckpointError(f"{folder}: no tokenizer.json and no vocab.txt; expected one of them beside the model")
+    if "vocab.json" in extra and "merges.txt" in extra:
+        config = {
+            **_object(extra, folder, "special_tokens_map.json"),
+            **_object(extra, folder, "tokenizer_config.json"),
+        }
+        return tokenizer_from_merges(
+            extra["vocab.json"], extra["merges.txt"], config, str(folder / "vocab.json"), extra
+        )
+    pieces = [name for name in _SENTENCEPIECE_FILES if (folder / name).is_file()]
+    if pieces:
+        raise CheckpointError(
+            f"{folder}: found {pieces[0]}, which only sentencepiece reads, expected a tokenizer.json beside it. "
+            "Save the tokenizer with transformers, which writes one"
+        )
+    raise CheckpointError(
+        f"{folder}: no tokenizer.json, no vocab.txt, and no vocab.json with merges.txt; expected one of them beside "
+        "the model"
+    )
+
+
+_SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
+
+
+def _object(files: Mapping[str, str], folder: Path, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads(files.get(name, "{}"))
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder / name}: not a JSON object")
+    return values
+
+
+def tokenizer_from_merges(
+    vocabulary: str, merges: str, config: Mapping[str, Any], source: str, extra: dict[str, str] | None = None
+) -> Tokenizer:
+    """RoBERTa's byte-level tokenizer from the text of a vocab.json and of a merges.txt.
+
+    ``config`` is a tokenizer_config.json; see :func:`bertwright.model.byte_level.byte_level_tokenizer`.
+
+    Raises:
+        CheckpointError: they are damaged, or do not belong together.
+    """
+    ids = read_vocabulary(vocabulary, source)
+    pairs = read_merges(merges, str(Path(source).with_name("merges.txt")))
+    built = byte_level_tokenizer(ids, pairs, config, source)
+    files = {**(extra or {}), "vocab.json": vocabulary, "merges.txt": merges}
+    files.setdefault(
+        "tokenizer_config.json",
+        json.dumps({"tokenizer_class": "RobertaTokenizer", "model_max_length": 512}, indent=2),
+    )
+    return Tokenizer(built.to_str(), files, source)
 
 
 def tokenizer_from_vocabulary(

@@ -15,7 +15,7 @@ from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.split import split_validation
 from bertwright.data.tokenize import how_read, token_ids_of
-from bertwright.errors import DataError
+from bertwright.errors import DataError, UserError
 from bertwright.evaluation.judge import say_notes
 from bertwright.evaluation.judgement import check_asked
 from bertwright.evaluation.predictor import check_pairs
@@ -178,6 +178,12 @@ def _load(config: TrainConfig, train: LabelledTexts) -> Loaded:
     if loaded.settings.pairs:
         check_pairs_or_long_texts(config, pairs=True)
         check_pairs(loaded.model, loaded.tokenizer)
+    if config.freeze_encoder and config.long_texts == "windows" and not loaded.model.windows_have_features:
+        title = loaded.model.config.family.title
+        raise UserError(
+            f"--long-texts windows with --freeze-encoder needs a linear classifier, but {title}'s has a layer of its "
+            "own. Pass --pooling mean, or do not freeze the encoder"
+        )
     return loaded
 
 
