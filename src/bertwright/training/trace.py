@@ -39,11 +39,13 @@ def trace_of(
 ) -> Trace:
     """The trace of a training of ``config``, resolved, on ``texts`` with the token ids ``ragged``.
 
+    A student's texts without labels are in ``ragged`` alone.
+
     Args:
         losses: (steps taken,) float32, from the first step on, also where the training was stopped and resumed.
         initial_weights_sha256: ``weights_sha256`` of the weights before the first step; they are updated in place.
     """
-    num_texts, num_taken = len(texts), len(losses)
+    num_texts, num_taken = len(ragged), len(losses)
     num_steps = num_steps_of(config, num_texts)
     num_warmup = math.ceil(config.warmup_ratio * num_steps)
     rate = config.learning_rate or 0.0
