@@ -329,6 +329,8 @@ class TrainConfig(TrainSettings):
 
     act: ClassVar[str] = "train"
     """The act that a run's record names."""
+    keeps_later_of_equals: ClassVar[bool] = False
+    """Whether of two states with the same validation metric the later one is kept."""
 
     train: tuple[str, ...] = Field(description="Files of labelled texts.")
 
@@ -394,6 +396,8 @@ class DistillConfig(DistillSettings, TrainConfig):
     """A student's training as asked for: its settings, its teacher and its files."""
 
     act: ClassVar[str] = "distill"
+    # Few labels are soon all known, by which time a student has much to learn of its teacher yet.
+    keeps_later_of_equals: ClassVar[bool] = True
 
     teacher: str = Field(description="Folder of the teacher's run, or of a classifier in Hugging Face's layout.")
 

@@ -167,6 +167,16 @@ def _worst_class(material: Material) -> str:
     )
 
 
+def _taught(material: Material) -> str:
+    """Of a student, who taught it, in words."""
+    teacher = material.run.settings.get("teacher")
+    if not isinstance(teacher, str):
+        return ""
+    more = number_in(material.run.result or {}, "data", "unlabelled_texts")
+    others = f" and of {counted(int(more), 'other')}" if more else ""
+    return f", and from what {teacher} says of them{others},"
+
+
 def _training(material: Material) -> str:
     result, settings = material.run.result or {}, material.run.settings
     if not material.run.is_training:
@@ -176,9 +186,8 @@ def _training(material: Material) -> str:
     seconds = number_in(result, "seconds", "train")
     if num is None or steps is None or seconds is None:
         return ""
-    words = (
-        f"It learned from {counted(int(num), 'text')} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
-    )
+    learnt = f"{counted(int(num), 'text')}{_taught(material)}"
+    words = f"It learned from {learnt} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
     device = material.run.environment.get("gpu") or material.run.environment.get("cpu")
     if isinstance(device, str) and device:
         words += f" on {device}"

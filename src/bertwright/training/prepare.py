@@ -128,11 +128,11 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     Raises:
         UserError: texts or a model that cannot be used, or others than those that a run began with that goes on.
     """
-    started = time.perf_counter()
     teacher: Teacher | None = None
     if isinstance(config, DistillConfig):
         teacher = load_teacher(config.teacher)
         config = like_teacher(config, teacher.settings)
+    started = time.perf_counter()
     sources = _read(config, teacher, reporter)
     phases.spent("read", time.perf_counter() - started)
     goal = check_asked(config, sources.validation)

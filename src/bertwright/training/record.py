@@ -49,7 +49,9 @@ def write_steps(prepared: Prepared, losses: np.ndarray | None, phases: Phases, r
         return
     phases.doing = "writing the trace"
     split = prepared.splits["train"]
-    trace = trace_of(prepared.config, split.texts, prepared.learnt, losses, prepared.initial_weights_sha256)
+    taught_by = "" if prepared.teaching is None else prepared.teaching.teacher.weights_sha256
+    initial = prepared.initial_weights_sha256
+    trace = trace_of(prepared.config, split.texts, prepared.learnt, losses, initial, taught_by)
     write_trace(path, trace)
 
 

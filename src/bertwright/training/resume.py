@@ -91,7 +91,7 @@ def _check_same(
     kind: type[TrainConfig], output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str
 ) -> None:
     """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too."""
-    needed = {
+    needed: dict[str, Any] = {
         name: given.get(name) or recorded.get(name, ()) for name in ("train", "teacher") if name in kind.model_fields
     }
     asked = build(kind, {**given, **needed}, source).model_dump(mode="json")

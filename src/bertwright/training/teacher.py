@@ -142,11 +142,10 @@ def check_labels(texts: LabelledTexts, teacher: Teacher) -> None:
 
 def other_labels(error: DataError, teacher: Teacher) -> DataError:
     """``error``, of reading labels, with the labels of the teacher that were looked for."""
-    text = str(error).rstrip(".")
     settings = teacher.settings
     return DataError(
-        f"{text} (labels are those of the teacher {teacher.name}: {_named(settings.labels)}, {settings.kind}; "
-        "--label-map THEIRS=OURS gives labels other names)"
+        f"{str(error).rstrip('.')}; the teacher {teacher.name} judges {_named(settings.labels)} ({settings.kind}), and "
+        "--label-map THEIRS=OURS gives the files' labels its names"
     )
 
 
