@@ -351,7 +351,8 @@ class DistillSettings(TrainSettings):
     learning_rate: float | None = Field(
         None,
         gt=0,
-        description="If not given: 5e-4 below BERT-base's width, 5e-5 from there, 1e-2 with a frozen encoder.",
+        description="If not given: 5e-4 from random weights, else 2e-4, below BERT-base's width; 5e-5 from there, 1e-2 "
+        "with a frozen encoder.",
     )
     validation_share: float | None = Field(
         None,

@@ -354,7 +354,7 @@ def test_hidden_vectors_are_learnt_and_no_projection_is_saved(folder, tmp_path):
         folder / "many-classes.csv", **FAST, max_length=32, model=folder / "large", steps=1, output="teacher"
     )
     settings = {"teacher": "teacher", "epochs": 8}
-    run = taught(folder, tmp_path / "r", **settings, match_hidden=True, hidden_weight=2.0)
+    run = taught(folder, tmp_path / "r", **settings, match_hidden=True, hidden_weight=20.0)
     assert not [name for name in load_file(run.model_folder / "model.safetensors") if "projection" in name]
     widths = {
         path.name.endswith("-hidden.npy"): np.load(path).shape[1] for path in run.path.glob("teacher_scores/*.npy")
@@ -362,7 +362,7 @@ def test_hidden_vectors_are_learnt_and_no_projection_is_saved(folder, tmp_path):
     assert widths == {True: 64, False: 2}
     plain = taught(folder, tmp_path / "plain", **settings)
     found = [vectors(path, folder) for path in ("teacher", run.path, plain.path)]
-    assert unexplained(found[1], found[0]) < 0.7 * unexplained(found[2], found[0])
+    assert unexplained(found[1], found[0]) < 0.8 * unexplained(found[2], found[0])
 
 
 def vectors(run, folder):

@@ -37,7 +37,9 @@ def show_result(result: Mapping[str, Any], reporter: Reporter) -> None:
         if "confusion" in metrics and len(labels) <= _MOST_SHOWN_CLASSES:
             reporter.show(confusion_table(metrics, labels, title=f"Confusion, {held_out} texts"))
     if result.get("teacher"):
-        reporter.show(_taught(result["teacher"], result["metrics"]))
+        from rich.text import Text
+
+        reporter.show(Text(_taught(result["teacher"], result["metrics"])))  # a path is no markup
     settled = list(_settled(result.get("judgement") or {}))
     if settled:
         reporter.show("\n".join(settled))

@@ -252,7 +252,7 @@ def _teaching(
     if unlabelled is not None:
         ragged = token_ids_of(unlabelled, loaded.tokenizer, loaded.settings, config.tokenizer or config.model, reporter)
     held_out = [texts for texts in (sources.validation, sources.test) if texts is not None]
-    say_teacher(teacher, loaded.model, sources.test, reporter)
+    say_teacher(teacher, loaded.model, sources.train, unlabelled, sources.test, reporter)
     return teaching_of(
         teacher, sources.given, sources.train, splits["train"].ragged, unlabelled, ragged, held_out, reporter
     )

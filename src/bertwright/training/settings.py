@@ -12,7 +12,7 @@ from bertwright.data.ragged import check_long_texts
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import metric_to_choose_by
 from bertwright.evaluation.metrics import check_metric_name
-from bertwright.model.encoder import ModelConfig
+from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.progress import Reporter
 from bertwright.tracking import tracker_names
 from bertwright.training.optimizer import weight_decay_of
@@ -20,8 +20,8 @@ from bertwright.training.optimizer import weight_decay_of
 _DEFAULT_VALIDATION_SHARE = 0.2
 # A student's state is chosen on validation texts even where there are test texts: it learns for many epochs.
 _STUDENT_VALIDATION_SHARE = 0.1
-# Of students, from the few trainings that docs/LOG.md tells of.
-_STUDENT_RATE, _BASE_STUDENT_RATE = 5e-4, 5e-5
+# Of students; docs/LOG.md tells of the trainings. One that starts from nothing has farther to go.
+_RANDOM_STUDENT_RATE, _STUDENT_RATE, _BASE_STUDENT_RATE = 5e-4, 2e-4, 5e-5
 _BASE_HIDDEN_SIZE = 768
 # ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
 _BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
@@ -91,7 +91,8 @@ def resolve_late(
         if config.freeze_encoder:
             update["learning_rate"] = _BEST_FROZEN_RATE if best else 1e-2
         elif isinstance(config, DistillConfig):
-            update["learning_rate"] = _STUDENT_RATE if narrow else _BASE_STUDENT_RATE
+            rate = _RANDOM_STUDENT_RATE if is_random(config.model) else _STUDENT_RATE
+            update["learning_rate"] = rate if narrow else _BASE_STUDENT_RATE
         elif narrow:
             update["learning_rate"] = _BEST_RATE if best else 1e-4
         else:
@@ -102,6 +103,11 @@ def resolve_late(
             reporter.say(note)
         update["best_metric"] = metric
     return config.model_copy(update=update)
+
+
+def is_random(model: str) -> bool:
+    """Whether ``model`` is the name of a size, whose weights are drawn at random."""
+    return model in SIZES and not Path(model).is_dir()
 
 
 def dropouts_of(config: TrainConfig) -> dict[str, float]:

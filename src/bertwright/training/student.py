@@ -129,13 +129,26 @@ def teaching_of(
     return Teaching(teacher, sources, ragged, rows, num_left_out)
 
 
-def say_teacher(teacher: Teacher, student: TextClassifier, test: LabelledTexts | None, reporter: Reporter) -> None:
+def say_teacher(
+    teacher: Teacher,
+    student: TextClassifier,
+    train: LabelledTexts,
+    unlabelled: LabelledTexts | None,
+    test: LabelledTexts | None,
+    reporter: Reporter,
+) -> None:
     """Who teaches, and what the user should know before they wait."""
     theirs, ours = teacher.num_parameters, num_parameters(student)
     reporter.say(f"teacher: {teacher.name}, {theirs:,} weights; the student has {ours:,}")
     if ours > theirs:
         reporter.say("the student is larger than its teacher: fine-tuning it alone may do as well")
-    if test is not None and learnt_from_sha256(teacher.name) == test.sha256:
+    learnt = learnt_from_sha256(teacher.name)
+    if unlabelled is None and learnt == train.sha256:
+        reporter.say(
+            "the teacher learnt from these texts, and says little more of them than their labels do: texts that it "
+            "does not know (--unlabelled FILE) teach more"
+        )
+    if test is not None and learnt == test.sha256:
         reporter.warn(
             f"the teacher {teacher.name} learnt from the test files: what is measured on them is too good. Pass others "
             "with --test"
