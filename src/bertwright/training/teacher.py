@@ -201,7 +201,7 @@ class TeacherScores:
                 if found[1] is not None:
                     vectors.append(found[1])
         self._say()
-        self._predictor = None  # and the memory that its batches used
+        self._let_go()
         asked = np.concatenate(logits)[rows] / np.float32(self.teacher.settings.temperature)
         return Lessons(asked, np.concatenate(vectors)[rows] if hidden else None)
 
@@ -252,6 +252,16 @@ class TeacherScores:
         if not (np.isfinite(logits).all() and np.isfinite(vectors).all()):
             raise CheckpointError(f"the teacher {self.teacher.name}: its scores are not numbers; train it again")
         return {"logits": logits, "hidden": vectors.astype(np.float16)}
+
+    def _let_go(self) -> None:
+        """Leave the machine to the student: the teacher is not asked again."""
+        if self._predictor is None:
+            return
+        model, self._predictor = self._predictor.model, None
+        model.release_memory()
+        model.encoder.fast = None
+        model.to("cpu")
+        model.release_memory()
 
     def _key(self, part: Ragged) -> str:
         settings = self.teacher.settings
