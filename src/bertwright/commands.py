@@ -17,6 +17,7 @@ from bertwright.config import (
     BenchTrainSettings,
     BiasConfig,
     BiasSettings,
+    DistillSettings,
     EvaluateConfig,
     EvaluateSettings,
     InspectConfig,
@@ -76,6 +77,34 @@ def train(
     from bertwright.training.resume import train_config
 
     resolved = train_config(given, config or "")
+
+    from bertwright.training.train import run_training
+
+    run = run_training(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json({"run": str(run.path), **(run.result or {})})
+
+
+def distill(
+    teacher: Annotated[str | None, Parameter(help="Folder of the teacher's run, or of a classifier.")] = None,
+    *files: Annotated[
+        str,
+        Parameter(help=f"Files of labelled texts (txt: label ||| text): {_FORMATS}."),
+    ],
+    settings: Annotated[DistillSettings, Flags] = DistillSettings(),
+    config: ConfigFile = None,
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Teach a small student what a trained classifier says of texts with and without labels; saved as a run."""
+    given = _given(settings, config)
+    if teacher is not None:
+        given["teacher"] = teacher
+    if files or "train" not in given:
+        given["train"] = files
+    from bertwright.training.distill import distill_config
+
+    resolved = distill_config(given, config or "")
 
     from bertwright.training.train import run_training
 

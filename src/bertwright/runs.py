@@ -8,6 +8,7 @@
     predictions.parquet  the held-out texts with their scores
     predictions_validation.parquet  the validation texts with theirs, where there are test texts too
     memory.parquet       memory over time (see bertwright.memory_trace)
+    teacher_scores/      of a distilled model: what its teacher makes of the texts (see training.teacher)
     steps.parquet        a line for each step of the training: its loss, rate and texts (see bertwright.steps)
     result.json          everything measured; written last, so that a folder with it is a finished run
 
@@ -36,6 +37,9 @@ from bertwright.errors import RunError
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"
 PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
 VALIDATION_PREDICTIONS = "predictions_validation.parquet"
+TEACHER_SCORES = "teacher_scores"
+TRAININGS = ("train", "distill")
+"""The acts whose runs train a model: they have steps, a history and checkpoints, and go on with --resume."""
 _LOCK, _LOCK_TRIES = "lock", 50
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.
@@ -73,6 +77,11 @@ class Run:
         return self.result is not None
 
     @property
+    def is_training(self) -> bool:
+        """Whether the run trains a model, and did not only judge one."""
+        return self.act in TRAININGS
+
+    @property
     def saved_step(self) -> int | None:
         """The step of the newest checkpoint of a training that has not finished; None where there is none."""
         return None if self.finished else max(checkpoint_steps(self.path), default=None)
@@ -81,13 +90,13 @@ class Run:
     def state(self) -> str:
         """What became of it: "finished", "damaged", "running", "stopped at step 120", "stopped" or "unfinished".
 
-        ``bertwright train --resume`` goes on with what was stopped.
+        ``--resume`` goes on with what was stopped.
         """
         if self.damage is not None:
             return "damaged"
         if self.finished:
             return "finished"
-        if self.act != "train" or not (self.path / CHECKPOINTS).is_dir():
+        if not self.is_training or not (self.path / CHECKPOINTS).is_dir():
             return "unfinished"
         if is_locked(self.path):
             return "running"
@@ -182,7 +191,7 @@ def prepare_output(path: Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             if is_run(path) and not (path / RESULT).is_file():
-                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] == "train" else ""
+                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] in TRAININGS else ""
                 raise RunError(
                     f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite "
                     "to replace it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ _CHUNK_BYTES = 8 << 20
 _CHUNK_TEXTS = 16_384
 # Tokens copied at once.
 _COPIED_TOKENS = 1 << 22
+_JOINED_TEXTS = 1 << 14
 # Ids of more bytes than this are not held in memory: they lie in a file, and parts of them are views.
 MOST_IDS_IN_MEMORY_BYTES = 64 << 20
 # Room that is taken beyond what the texts so far let expect.
@@ -169,6 +170,36 @@ class Ragged:
         starts = starts_of(self.starts[sequences + 1] - self.starts[sequences])
         places = self._places_of(sequences)
         return Ragged(self.ids, starts, self.num_truncated, None, starts_of(kept), places), num_limited
+
+
+def joined_ragged(parts: Sequence[Ragged]) -> Ragged:
+    """The texts of several, one after the other; the first says whether they are pairs, or read in windows.
+
+    Raises:
+        DataError: there is no room for the ids.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    made = _Parts(parts[0].ids.dtype, sum(map(len, parts)))
+    pairs, windows = parts[0].second_starts is not None, parts[0].window_starts is not None
+    for part in parts:
+        if (part.second_starts is not None, part.window_starts is not None) != (pairs, windows):
+            raise ValueError("texts that are read in different ways")
+        for first in range(0, len(part), _JOINED_TEXTS):
+            rows = np.arange(first, min(first + _JOINED_TEXTS, len(part)))
+            sequences, _ = part.sequences_of(rows)
+            ids, lengths = part.gather_sequences(sequences)
+            made.add(
+                _Part(
+                    ids,
+                    lengths,
+                    0,
+                    None if part.window_starts is None else np.diff(part.window_starts[first : rows[-1] + 2]),
+                    None if part.second_starts is None else part.second_starts[sequences],
+                )
+            )
+    whole = made.ragged(pairs, windows)
+    return replace(whole, num_truncated=sum(part.num_truncated for part in parts))
 
 
 def tokenize_texts(

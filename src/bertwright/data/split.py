@@ -48,15 +48,22 @@ def split_validation(labelled: LabelledTexts, share: float, seed: int) -> tuple[
 
 
 def count_shared_texts(first: LabelledTexts, second: LabelledTexts) -> int:
-    """How many texts of ``second`` also stand in ``first``, character by character but for white space around them.
+    """How many texts of ``second`` also stand in ``first``: see ``shared_texts``."""
+    return int(np.count_nonzero(shared_texts(first, second)))
 
-    Of pairs both texts must be the same. Equal are texts of one 128-bit hash (BLAKE2b). Memory is held for some bytes a
-    text of ``second``, and a hash of each text of ``first`` that looks like one of them.
+
+def shared_texts(first: LabelledTexts, second: LabelledTexts) -> np.ndarray:
+    """(texts of ``second``,) bool: which of them also stand in ``first``.
+
+    Character by character but for white space around them; of pairs both texts must be the same. Equal are texts of one
+    128-bit hash (BLAKE2b). Memory is held for some bytes a text of ``second``, and a hash of each text of ``first``
+    that looks like one of them.
     """
     looks = np.concatenate([np.empty(0, np.uint64), *(_looks(chunks) for chunks in _stripped(second))])
+    shared = np.zeros(len(looks), bool)
     wanted = np.unique(looks)
     if not len(wanted):
-        return 0
+        return shared
     found: list[np.ndarray] = [np.empty(0, f"V{_DIGEST_BYTES}")]
     alike = np.zeros(len(wanted), bool)
     for chunks in _stripped(first):
@@ -66,12 +73,12 @@ def count_shared_texts(first: LabelledTexts, second: LabelledTexts) -> int:
         alike[places[same]] = True
         found.append(_digests(chunks, np.flatnonzero(same)))
     known = np.unique(np.concatenate(found))
-    shared = start = 0
+    start = 0
     for chunks in _stripped(second):
         some = looks[start : start + len(chunks[0])]
-        start += len(some)
         candidates = np.flatnonzero(alike[np.searchsorted(wanted, some)])
-        shared += int(np.isin(_digests(chunks, candidates), known).sum())
+        shared[start + candidates] = np.isin(_digests(chunks, candidates), known)
+        start += len(some)
     return shared
 
 

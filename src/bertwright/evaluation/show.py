@@ -36,12 +36,29 @@ def show_result(result: Mapping[str, Any], reporter: Reporter) -> None:
             reporter.show(per_class_table(metrics, title=f"{what}, {held_out} texts"))
         if "confusion" in metrics and len(labels) <= _MOST_SHOWN_CLASSES:
             reporter.show(confusion_table(metrics, labels, title=f"Confusion, {held_out} texts"))
+    if result.get("teacher"):
+        from rich.text import Text
+
+        reporter.show(Text(_taught(result["teacher"], result["metrics"])))  # a path is no markup
     settled = list(_settled(result.get("judgement") or {}))
     if settled:
         reporter.show("\n".join(settled))
     if result["extremes"]["highest"]:
         reporter.show(show_extremes(result["extremes"], describe_score(labels, kind)))
     reporter.show(_resources(result))
+
+
+def _taught(teacher: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """One line: who taught, how much smaller the student is and, where that is known, what it lost."""
+    theirs, ours = teacher["num_weights"], teacher["student_num_weights"]
+    line = f"teacher {one_line(str(teacher['run']))}: {theirs:,} weights, the student has {ours:,}"
+    known, found = teacher["metrics"].get("test") or {}, metrics.get("test") or {}
+    both = [
+        f"{name} {known[name]:.4f} -> {found[name]:.4f}"
+        for name in (*_LISTED_METRICS, *_LISTED_OF_NUMBERS)
+        if isinstance(known.get(name), float) and isinstance(found.get(name), float)
+    ]
+    return line + (f"; teacher -> student on the test texts: {', '.join(both)}" if both else "")
 
 
 def _settled(judgement: Mapping[str, Any]) -> Iterator[str]:

@@ -53,6 +53,7 @@ _OTHERWISE_COMPARED = {
     *("output", "overwrite", "usd_per_hour", "num_extremes", "texts"),
     *("resume", "checkpoint_minutes", "checkpoint_steps"),
     *("data", "run"),  # of an evaluation
+    *("unlabelled", "teacher_scores"),  # of a distillation
 }
 # What was chosen or found on each machine, and what a difference in it can do.
 _MACHINE = {
@@ -231,7 +232,7 @@ def _known(run: Run) -> _Known:
     assert run.result is not None
     notes: list[str] = []
     trace, predictions = None, None
-    if run.act == "train":
+    if run.is_training:
         if (run.path / steps.FILE).is_file():
             try:
                 trace = read_trace(run.path / steps.FILE)
@@ -517,7 +518,7 @@ def _share(found: StepsCompared) -> str:
 
 def _where(pair: Pair, first: Run, other: Run) -> str:
     """One sentence: from where on the runs are not the same."""
-    if first.act != "train" or other.act != "train":
+    if not first.is_training or not other.is_training:
         return "They do not agree to four decimals."
     if pair.weights:
         return "They part before the first step: they start from other weights."
@@ -576,9 +577,9 @@ def _why(pair: Pair, run: Run) -> str:
         return " ".join(words)
     if pair.weights:
         return "The settings and the texts are the same: compare the two models' files."
-    if pair.steps is None and run.act == "train":
+    if pair.steps is None and run.is_training:
         start = "The settings and the files are the same"
-    elif run.act == "train":
+    elif run.is_training:
         start = "Settings, texts, first weights and order are the same"
     else:
         start = "The settings and the files are the same"

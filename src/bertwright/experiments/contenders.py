@@ -30,7 +30,7 @@ KINDS: dict[str, LabelKind] = {
 
 # Settings that change no result, or only how it is reached and kept; and the seed.
 _NO_RESULT = HOW_KEPT | {"seed", "num_extremes", "texts", "config"}
-_FILES = ("train", "validation", "test")
+_FILES = ("train", "validation", "test", "unlabelled")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def training_of(run: Run) -> Run:
             found = open_run(folder)
         except (RunError, OSError):
             continue
-        if found.act == "train" and found.finished:
+        if found.is_training and found.finished:
             return found
     return run
 

@@ -45,7 +45,7 @@ def worth_of(
     for what, left_out, size in (("epochs", _LENGTH, _length), ("model", {"model", *_WITH_MODEL}, _model_bytes)):
         chains: dict[str, list[tuple[float, int]]] = {}
         for place, contender in enumerate(contenders):
-            if contender.trainings[0].act != "train" or (amount := size(contender)) is None:
+            if not contender.trainings[0].is_training or (amount := size(contender)) is None:
                 continue
             same = {name: value for name, value in contender.settings.items() if name not in left_out}
             unit = "steps" if what == "epochs" and contender.settings.get("steps") is not None else ""

@@ -451,6 +451,6 @@ def _resources(records: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -
 
 def _again(materials: Sequence[Material], names: Mapping[str, str]) -> Section:
     lines = tuple(
-        Lines(names[str(item.run.path)], command_of(item.run.settings)) for item in materials if item.run.act == "train"
+        Lines(names[str(item.run.path)], command_of(item.run.settings)) for item in materials if item.run.is_training
     )
     return Section("again", "How to do it again", "Do it again", lines=lines)

@@ -326,9 +326,9 @@ def reproduction(material: Material) -> list[Lines]:
     """The commands that repeat the run."""
     run = material.run
     config = shlex.quote(str(run.path / "config.json"))
-    if run.act == "train":
+    if run.is_training:
         return [
-            Lines("From its record", f"bertwright train --config {config} --output NEW-FOLDER"),
+            Lines("From its record", f"bertwright {run.act} --config {config} --output NEW-FOLDER"),
             Lines("Without the record", command_of(run.settings)),
         ]
     if run.act == "evaluate":
@@ -340,12 +340,16 @@ def reproduction(material: Material) -> list[Lines]:
 
 def command_of(settings: Mapping[str, Any]) -> str:
     """The command line of a training with these resolved settings; those that are as usual are left out."""
-    from bertwright.config import TrainConfig
+    from bertwright.config import DistillConfig, TrainConfig
 
-    words = ["bertwright train", *(shlex.quote(str(file)) for file in _as_list(settings.get("train")))]
-    for name, field in TrainConfig.model_fields.items():
+    teacher = settings.get("teacher")
+    kind = TrainConfig if teacher is None else DistillConfig
+    words = [f"bertwright {kind.act}", *(shlex.quote(str(file)) for file in _as_list(settings.get("train")))]
+    if teacher is not None:
+        words.insert(1, shlex.quote(str(teacher)))
+    for name, field in kind.model_fields.items():
         value = settings.get(name, field.default)
-        if name in ("train", "output", "overwrite", "resume") or value == field.default or value is None:
+        if name in ("train", "teacher", "output", "overwrite", "resume") or value == field.default or value is None:
             continue
         if isinstance(value, list | tuple) and not value:
             continue

@@ -31,7 +31,7 @@ def title_of(material: Material) -> str:
 
 def subtitle_of(material: Material) -> str:
     run = material.run
-    what = "Training" if run.act == "train" else "Evaluation" if run.act == "evaluate" else run.act
+    what = {"train": "Training", "distill": "Distillation", "evaluate": "Evaluation"}.get(run.act, run.act)
     model = str(run.settings.get("model") or run.settings.get("run") or "")
     return " · ".join(part for part in (what, model, run.started.replace("T", " ")[:16]) if part)
 
@@ -167,18 +167,27 @@ def _worst_class(material: Material) -> str:
     )
 
 
+def _taught(material: Material) -> str:
+    """Of a student, who taught it, in words."""
+    teacher = material.run.settings.get("teacher")
+    if not isinstance(teacher, str):
+        return ""
+    more = number_in(material.run.result or {}, "data", "unlabelled_texts")
+    others = f" and of {counted(int(more), 'other')}" if more else ""
+    return f", and from what {teacher} says of them{others},"
+
+
 def _training(material: Material) -> str:
     result, settings = material.run.result or {}, material.run.settings
-    if material.run.act != "train":
+    if not material.run.is_training:
         judged = settings.get("run")
         return f"It is the classifier of {judged}, judged on other texts." if judged else ""
     num, steps = number_in(result, "data", "train_texts"), number_in(result, "steps")
     seconds = number_in(result, "seconds", "train")
     if num is None or steps is None or seconds is None:
         return ""
-    words = (
-        f"It learned from {counted(int(num), 'text')} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
-    )
+    learnt = f"{counted(int(num), 'text')}{_taught(material)}"
+    words = f"It learned from {learnt} in {counted(int(steps), 'step')}, which took {duration(seconds)}"
     device = material.run.environment.get("gpu") or material.run.environment.get("cpu")
     if isinstance(device, str) and device:
         words += f" on {device}"
@@ -232,7 +241,7 @@ def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
             f"{counted(int(shared), 'held-out text')} also stand{'s' if shared == 1 else ''} among the training texts: "
             "the figures are too good."
         )
-    if material.split == "validation" and run.act == "train":
+    if material.split == "validation" and run.is_training:
         found.append(
             "There were no test texts. The validation texts also chose which state was kept, so their figures are a "
             "little too good."
@@ -283,7 +292,7 @@ def _overfitting(material: Material, intervals: Intervals) -> list[str]:
     if (
         train is None
         or held is None
-        or material.run.act != "train"
+        or not material.run.is_training
         or train - held < _FAR_APART
         or train < intervals.get(name, (0, held))[1]
     ):

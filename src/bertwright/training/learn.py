@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,10 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware, runs
+from bertwright.config import DistillConfig
 from bertwright.data.batches import training_batches
+from bertwright.data.columns import LabelledTexts
+from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders
 from bertwright.evaluation.judge import judge
 from bertwright.model.checkpoint import load_classifier, save_model
@@ -28,11 +32,14 @@ from bertwright.training.loop import (
     learner_logits,
     num_steps_of,
 )
+from bertwright.training.loss import Objective
 from bertwright.training.phases import Phases, Trained
-from bertwright.training.prepare import Prepared, Split
+from bertwright.training.prepare import Prepared
 from bertwright.training.settings import rerunnable
 from bertwright.training.state import Checkpoints
 from bertwright.training.stop import Stop
+from bertwright.training.student import Student
+from bertwright.training.teacher import TeacherScores
 
 Learner = WholeModel | HeadOnFeatures
 
@@ -77,6 +84,8 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, re
             tracking.line(line)
         return Learnt(trained, state, phases.losses(trained), writer)
     writer.environment(_environment(prepared, chosen))
+    if prepared.teaching is not None:
+        prepared = replace(prepared, objective=_taught(prepared, phases, reporter))
     # A signal between the last step and the saved model waits: what was learnt is not lost.
     with stop.deferred():
         phases.doing = "training"
@@ -93,6 +102,20 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, re
     return Learnt(trained, state, outcome.losses, writer)
 
 
+def _taught(prepared: Prepared, phases: Phases, reporter: Reporter) -> Objective:
+    """The objective of a student, whose teacher is asked now, as far as its answers are not on disk."""
+    teaching, config = prepared.teaching, prepared.config
+    assert teaching is not None
+    assert isinstance(config, DistillConfig)
+    phases.doing = "asking the teacher"
+    folder = Path(config.teacher_scores or phases.output / runs.TEACHER_SCORES)
+    scores = TeacherScores(teaching.teacher, folder, config, prepared.machine.dtype_name, reporter)
+    lessons = scores.lessons(teaching.sources, teaching.rows, config.match_hidden)
+    phases.spent("teacher", scores.seconds)
+    phases.note_time()
+    return teaching.objective(prepared.objective, lessons, config, prepared.machine.device)
+
+
 def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
     """The run's folder, made or gone on with, and locked."""
     config = prepared.config
@@ -100,7 +123,7 @@ def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
         with stop.uninterrupted():
             runs.clear_output(phases.output)
         stop.check()
-    writer = runs.RunWriter(phases.output, "train", rerunnable(config), phases.resumed, not phases.inputs_known)
+    writer = runs.RunWriter(phases.output, config.act, rerunnable(config), phases.resumed, not phases.inputs_known)
     phases.begun = True
     if not phases.resumed:
         phases.lock()
@@ -117,25 +140,37 @@ def _environment(prepared: Prepared, chosen: dict[str, str]) -> dict[str, Any]:
         **chosen,
         "tokenizer": loaded.tokenizer.engine,
         "tokenizer_reason": loaded.tokenizer.reason,
-        "token_ids_from": token_folders(split.texts for split in prepared.splits.values()),
+        "token_ids_from": token_folders(_all_texts(prepared)),
         "token_budget": machine.token_budget,
         "model": loaded.description,
         "model_notes": loaded.notes + loaded.warnings,
+        **({} if prepared.teaching is None else prepared.teaching.teacher.describe()),
     }
+
+
+def _all_texts(prepared: Prepared) -> list[LabelledTexts]:
+    more = [] if prepared.sources.unlabelled is None else [prepared.sources.unlabelled]
+    return [*(split.texts for split in prepared.splits.values()), *more]
 
 
 def _whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
     """What trains the whole model on the training texts, or its classifier on what a frozen encoder gives of them."""
     config, machine = prepared.config, prepared.machine
-    learnt, num_limited = prepared.splits["train"].ragged.limited(machine.token_budget)
+    learnt, num_limited = prepared.learnt.limited(machine.token_budget)
     if num_limited:
         reporter.say(
             f"{num_limited:,} training texts have more windows than --token-budget {machine.token_budget} tokens hold: "
             "of each, as many as fit are learnt from, spread evenly over the text"
         )
-    kind = HeadOnEncoder if config.freeze_encoder else WholeModel
-    learner = kind(prepared.loaded.model, learnt, machine.device, machine.token_budget)
-    num_learnt = len(prepared.sources.train)
+    model = prepared.loaded.model
+    learner: WholeModel
+    if prepared.teaching is not None and getattr(config, "match_hidden", False):
+        hidden_size = prepared.teaching.teacher.hidden_size
+        learner = Student(model, learnt, machine.device, machine.token_budget, hidden_size, config.seed)
+    else:
+        kind = HeadOnEncoder if config.freeze_encoder else WholeModel
+        learner = kind(model, learnt, machine.device, machine.token_budget)
+    num_learnt = len(learnt)
     num_steps = num_steps_of(config, num_learnt)
     learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
     return learner
@@ -230,16 +265,16 @@ def _learners(
         return learner, WholeModel(model, validation.ragged, machine.device, machine.token_budget)
     reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
 
-    def on_features(split: Split) -> HeadOnFeatures:
-        features = compute_features(model, split.ragged, machine.device, machine.token_budget, reporter)
-        return HeadOnFeatures(model, features, split.ragged.lengths, machine.device)
+    def on_features(ragged: Ragged) -> HeadOnFeatures:
+        features = compute_features(model, ragged, machine.device, machine.token_budget, reporter)
+        return HeadOnFeatures(model, features, ragged.lengths, machine.device)
 
     phases.doing = "computing features"
     started = time.perf_counter()
     with stop.immediate():
-        on_training_texts = on_features(prepared.splits["train"])
+        on_training_texts = on_features(prepared.learnt)
         phases.spent("features", time.perf_counter() - started)
-        on_validation_texts = None if validation is None else on_features(validation)
+        on_validation_texts = None if validation is None else on_features(validation.ragged)
     phases.doing = "training"
     return on_training_texts, on_validation_texts
 

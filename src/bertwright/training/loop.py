@@ -502,11 +502,11 @@ class _Training:
         if self.evaluate is None:
             return
         value = metrics.get(self.best_metric)
-        if progress.best is None or is_better(self.best_metric, value, progress.best):
-            progress.best, progress.worse_in_a_row = value, 0
+        better = progress.best is None or is_better(self.best_metric, value, progress.best)
+        if better or (self.config.keeps_later_of_equals and value == progress.best):
+            progress.best = value
             self.best_state, progress.best_step = self._with_room(self._state), progress.steps
-        else:
-            progress.worse_in_a_row += 1
+        progress.worse_in_a_row = 0 if better else progress.worse_in_a_row + 1
 
     def _save(self, checkpoints: Checkpoints) -> None:
         self.progress.elapsed_s = time.perf_counter() - self.started

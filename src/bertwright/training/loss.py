@@ -34,6 +34,10 @@ class Objective(Protocol):
         """The sum, over the texts ``rows`` (rows,), of the losses of ``logits`` (rows, labels) float32."""
         ...
 
+    def each(self, logits: Tensor, rows: Tensor) -> Tensor:
+        """(rows,) what ``sum`` adds up."""
+        ...
+
     def scores(self, logits: np.ndarray) -> np.ndarray:
         """(texts, labels) float64: what the texts score, by ``logits`` (texts, labels) of the model as it learns."""
         ...
@@ -75,6 +79,9 @@ class CrossEntropy(_Unscaled):
     def sum(self, logits: Tensor, rows: Tensor) -> Tensor:
         return functional.cross_entropy(logits, self._targets[rows], self._weights, reduction="sum")
 
+    def each(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, self._targets[rows], self._weights, reduction="none")
+
 
 class SoftCrossEntropy(_Unscaled):
     """Of shares of classes: -sum over classes of weight * share * ln softmax(logits); ``shares`` (texts, classes)."""
@@ -90,6 +97,9 @@ class SoftCrossEntropy(_Unscaled):
 
     def sum(self, logits: Tensor, rows: Tensor) -> Tensor:
         return functional.cross_entropy(logits, self._targets[rows], self._weights, reduction="sum")
+
+    def each(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return functional.cross_entropy(logits, self._targets[rows], self._weights, reduction="none")
 
 
 class BinaryCrossEntropy(_Unscaled):
@@ -112,10 +122,15 @@ class BinaryCrossEntropy(_Unscaled):
         self._weights, self._positive_weights = _as_tensor(weights, device), _as_tensor(positive_weights, device)
 
     def sum(self, logits: Tensor, rows: Tensor) -> Tensor:
-        total = functional.binary_cross_entropy_with_logits(
-            logits, self._targets[rows], self._weights, reduction="sum", pos_weight=self._positive_weights
+        return self._losses(logits, rows, "sum") / self._num_labels
+
+    def each(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return self._losses(logits, rows, "none").sum(dim=1) / self._num_labels
+
+    def _losses(self, logits: Tensor, rows: Tensor, reduction: str) -> Tensor:
+        return functional.binary_cross_entropy_with_logits(
+            logits, self._targets[rows], self._weights, reduction=reduction, pos_weight=self._positive_weights
         )
-        return total / self._num_labels
 
 
 class SquaredError:
@@ -147,6 +162,9 @@ class SquaredError:
 
     def sum(self, logits: Tensor, rows: Tensor) -> Tensor:
         return functional.mse_loss(logits[:, 0], self._targets[rows], reduction="sum")
+
+    def each(self, logits: Tensor, rows: Tensor) -> Tensor:
+        return functional.mse_loss(logits[:, 0], self._targets[rows], reduction="none")
 
     def scores(self, logits: np.ndarray) -> np.ndarray:
         return scores_of(logits, "regression") * self.deviation + self.mean

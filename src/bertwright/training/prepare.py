@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import TrainConfig
+from bertwright.config import DistillConfig, TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.split import split_validation
@@ -26,6 +26,14 @@ from bertwright.training.loss import Objective, objective_of
 from bertwright.training.phases import Inputs, Phases
 from bertwright.training.resume import settings_that_count
 from bertwright.training.settings import check_pairs_or_long_texts, dropouts_of, rerunnable, resolve_late
+from bertwright.training.student import (
+    Teaching,
+    labelled_for,
+    say_teacher,
+    teaching_of,
+    unlabelled_for,
+)
+from bertwright.training.teacher import Teacher, like_teacher, load_teacher
 from bertwright.training.trace import weights_sha256
 
 
@@ -51,12 +59,16 @@ class Machine:
 
 @dataclass(frozen=True)
 class Sources:
-    """All texts of the training files, those of them to learn from, and validation and test texts if there are any."""
+    """All texts of the training files, those of them to learn from, and validation and test texts if there are any.
+
+    ``unlabelled`` are those that a student learns from by its teacher's scores alone.
+    """
 
     given: LabelledTexts
     train: LabelledTexts
     validation: LabelledTexts | None
     test: LabelledTexts | None
+    unlabelled: LabelledTexts | None = None
 
     def by_name(self) -> dict[str, LabelledTexts]:
         """The texts of each purpose that there are any for."""
@@ -83,6 +95,7 @@ class Prepared:
         initial_weights_sha256: their hash before that.
         tokenize_s: seconds that tokenising took, in this part of the run.
         goal: what the threshold is to be tuned for, if it is.
+        teaching: of a student, its teacher and the texts that it is asked about.
     """
 
     config: TrainConfig
@@ -96,6 +109,12 @@ class Prepared:
     inputs: Inputs
     tokenize_s: float
     goal: Goal | None = None
+    teaching: Teaching | None = None
+
+    @property
+    def learnt(self) -> Ragged:
+        """The token ids of all texts that are learnt from."""
+        return self.splits["train"].ragged if self.teaching is None else self.teaching.ragged
 
     @property
     def held_out(self) -> str | None:
@@ -109,8 +128,12 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     Raises:
         UserError: texts or a model that cannot be used, or others than those that a run began with that goes on.
     """
+    teacher: Teacher | None = None
+    if isinstance(config, DistillConfig):
+        teacher = load_teacher(config.teacher)
+        config = like_teacher(config, teacher.settings)
     started = time.perf_counter()
-    sources = _read(config, reporter)
+    sources = _read(config, teacher, reporter)
     phases.spent("read", time.perf_counter() - started)
     goal = check_asked(config, sources.validation)
     objective = objective_of(sources.train, config, machine.device)
@@ -121,24 +144,39 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     _say_model(loaded, reporter)
     originals = dict(loaded.model.state_dict())
     initial_weights = weights_sha256(originals)  # now: they are updated in place
-    inputs = _inputs(config, loaded, sources, initial_weights, machine)
+    inputs = _inputs(config, loaded, sources, initial_weights, machine, teacher)
     if phases.resumed:
         phases.check_inputs(inputs)
     phases.doing = "tokenising"
     started = time.perf_counter()
     splits = _tokenize(config, loaded, sources, reporter)
+    teaching = None if teacher is None else _teaching(config, loaded, teacher, sources, splits, reporter)
     tokenize_s = time.perf_counter() - started
     phases.spent("tokenize", tokenize_s)
-    longer = how_read([split.ragged for split in splits.values()], loaded.settings)
+    read = {**{name: split.ragged for name, split in splits.items()}}
+    if teaching is not None:
+        read["train"] = teaching.ragged
+    longer = how_read(list(read.values()), loaded.settings)
     if longer is not None:
         reporter.say(longer)
     return Prepared(
-        config, machine, sources, splits, loaded, objective, originals, initial_weights, inputs, tokenize_s, goal
+        config,
+        machine,
+        sources,
+        splits,
+        loaded,
+        objective,
+        originals,
+        initial_weights,
+        inputs,
+        tokenize_s,
+        goal,
+        teaching,
     )
 
 
-def _read(config: TrainConfig, reporter: Reporter) -> Sources:
-    given = train = read_labelled(config.train, config)
+def _read(config: TrainConfig, teacher: Teacher | None, reporter: Reporter) -> Sources:
+    given = train = read_labelled(config.train, config) if teacher is None else labelled_for(teacher, config)
     labels, kind = train.labels, train.kind
     test = read_labelled(config.test, config, labels, kind, as_in_training=True) if config.test else None
     validation = None
@@ -155,7 +193,10 @@ def _read(config: TrainConfig, reporter: Reporter) -> Sources:
                 "give more texts, a larger share, or --validation-share 0"
             )
         train, validation = train.take(learnt), train.take(held)
-    return Sources(given, train, validation, test)
+    unlabelled = unlabelled_for(config) if isinstance(config, DistillConfig) else None
+    if unlabelled is not None:
+        say_notes(unlabelled, reporter)
+    return Sources(given, train, validation, test, unlabelled)
 
 
 def _load(config: TrainConfig, train: LabelledTexts) -> Loaded:
@@ -203,8 +244,33 @@ def _tokenize(config: TrainConfig, loaded: Loaded, sources: Sources, reporter: R
     }
 
 
+def _teaching(
+    config: TrainConfig,
+    loaded: Loaded,
+    teacher: Teacher,
+    sources: Sources,
+    splits: dict[str, Split],
+    reporter: Reporter,
+) -> Teaching:
+    """The teacher with all texts that it is asked about, and the student's token ids of those that it learns from."""
+    unlabelled = sources.unlabelled
+    ragged = None
+    if unlabelled is not None:
+        ragged = token_ids_of(unlabelled, loaded.tokenizer, loaded.settings, config.tokenizer or config.model, reporter)
+    held_out = [texts for texts in (sources.validation, sources.test) if texts is not None]
+    say_teacher(teacher, loaded.model, sources.train, unlabelled, sources.test, reporter)
+    return teaching_of(
+        teacher, sources.given, sources.train, splits["train"].ragged, unlabelled, ragged, held_out, reporter
+    )
+
+
 def _inputs(
-    config: TrainConfig, loaded: Loaded, sources: Sources, initial_weights_sha256: str, machine: Machine
+    config: TrainConfig,
+    loaded: Loaded,
+    sources: Sources,
+    initial_weights_sha256: str,
+    machine: Machine,
+    teacher: Teacher | None,
 ) -> Inputs:
     """What the run depends on; a run that goes on must find the same."""
     inputs: dict[str, Any] = {
@@ -214,7 +280,11 @@ def _inputs(
     }
     for name, value in settings_that_count(rerunnable(config)).items():
         inputs["--" + name.replace("_", "-")] = value
-    for name, texts in (("training", sources.train), ("validation", sources.validation), ("test", sources.test)):
+    named = {"training": sources.train, "validation": sources.validation, "test": sources.test}
+    if teacher is not None:
+        inputs["teacher (its weights' SHA-256)"] = teacher.weights_sha256
+        named["unlabelled"] = sources.unlabelled
+    for name, texts in named.items():
         inputs[f"{name} texts (their number)"] = None if texts is None else len(texts)
         inputs[f"{name} texts (their files' SHA-256)"] = None if texts is None else texts.sha256
     found = {

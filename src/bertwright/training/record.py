@@ -22,6 +22,7 @@ from bertwright.steps import FILE as STEPS
 from bertwright.steps import write_trace
 from bertwright.training.phases import Phases, Trained
 from bertwright.training.prepare import Prepared, Split
+from bertwright.training.student import teacher_record, unlabelled_record
 from bertwright.training.trace import trace_of
 
 # More training texts than this are sampled for the metrics of the training texts.
@@ -48,7 +49,9 @@ def write_steps(prepared: Prepared, losses: np.ndarray | None, phases: Phases, r
         return
     phases.doing = "writing the trace"
     split = prepared.splits["train"]
-    trace = trace_of(prepared.config, split.texts, split.ragged, losses, prepared.initial_weights_sha256)
+    taught_by = "" if prepared.teaching is None else prepared.teaching.teacher.weights_sha256
+    initial = prepared.initial_weights_sha256
+    trace = trace_of(prepared.config, split.texts, prepared.learnt, losses, initial, taught_by)
     write_trace(path, trace)
 
 
@@ -130,7 +133,7 @@ def result_of(
             "the figures for them are too good"
         )
     total_s = phases.seconds("total")
-    return {
+    result: dict[str, Any] = {
         "task": TASKS[sources.train.kind],
         "labels": list(sources.train.labels),
         "model": prepared.loaded.description,
@@ -156,6 +159,11 @@ def result_of(
         "token_budget": trained.token_budget,
         "resumed": phases.num_resumed,
     }
+    if prepared.teaching is not None:
+        result["seconds"]["teacher"] = phases.seconds("teacher")
+        result["teacher"] = teacher_record(prepared.teaching, prepared.loaded.model, sources.test)
+        result["data"] |= unlabelled_record(prepared.teaching, sources.unlabelled)
+    return result
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:

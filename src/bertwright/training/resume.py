@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bertwright import runs
 from bertwright.config import TrainConfig, build, expand_home
@@ -16,15 +16,22 @@ from bertwright.errors import RunError, UserError
 # contents must be the same.
 HOW_KEPT = {
     *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps", "track"),
-    *("token_budget", "usd_per_hour"),
+    *("token_budget", "usd_per_hour", "teacher_scores"),
 }
 """Settings of how a run is reached, kept and followed, which change no result."""
-_FREE = HOW_KEPT | {"device", "dtype", "compile"} | {"train", "test", "validation"}
+_FREE = HOW_KEPT | {"device", "dtype", "compile"} | {"train", "test", "validation", "unlabelled"}
 # May lie elsewhere by now: hashes of the weights and of the tokenizer tell whether they are the same.
-_FOLDERS = {"model", "tokenizer"}
+_FOLDERS = {"model", "tokenizer", "teacher"}
+
+Kind = TypeVar("Kind", bound=TrainConfig)
 
 
 def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
+    """The settings of a training from those that were given: see ``config_of``."""
+    return config_of(TrainConfig, given, source)
+
+
+def config_of(kind: type[Kind], given: Mapping[str, Any], source: str = "") -> Kind:
     """The settings of a training from those that were given; ``source`` is the file that they come from.
 
     With ``resume`` and a run in ``output``, those on record there. What is given besides must be the same, but for
@@ -34,54 +41,67 @@ def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
         UserError: as ``build``; ``overwrite`` with ``resume``; nothing to go on with; another setting than on record.
     """
     if not given.get("resume"):
-        return build(TrainConfig, given, source)
+        return build(kind, given, source)
     if given.get("overwrite"):
         raise UserError("--resume and --overwrite exclude each other: give one of them")
     has_files = bool(given.get("train"))
     if not given.get("output"):
         if not has_files:
             raise UserError("--resume needs the run to go on with: pass --output RUN, or the files of the training")
-        return build(TrainConfig, given, source)
+        return build(kind, given, source)
     output = Path(expand_home(os.fspath(given["output"])))
     if not output.exists() or runs.is_unborn(output):
         if not has_files:
             raise UserError(f"{output}: no such run; to start it, give the files of labelled texts to learn from")
-        return build(TrainConfig, given, source)
-    recorded = recorded_settings(output)
-    _check_same(output, recorded, given, source)
+        return build(kind, given, source)
+    recorded = recorded_settings(output, kind.act)
+    _check_same(kind, output, recorded, given, source)
     free = {name: value for name, value in given.items() if name in _FREE | _FOLDERS and value not in (None, ())}
-    return build(TrainConfig, {**recorded, **free}, str(output / runs.CONFIG))
+    return build(kind, {**recorded, **free}, str(output / runs.CONFIG))
 
 
-def recorded_settings(output: Path) -> dict[str, Any]:
-    """The settings of the training in the folder ``output``.
+def recorded_act(output: Path) -> str:
+    """The act of the run in the folder ``output``.
+
+    Raises:
+        RunError: no run is there.
+    """
+    return str(runs.read_json(output / runs.CONFIG).get("act"))
+
+
+def recorded_settings(output: Path, act: str = TrainConfig.act) -> dict[str, Any]:
+    """The settings of the training in the folder ``output``, by ``bertwright train`` or another ``act``.
 
     Raises:
         RunError: it is no training's.
     """
     if not runs.is_run(output):
         raise RunError(
-            f"{output} exists and is not a run's folder; --resume goes on with runs of bertwright train only"
+            f"{output} exists and is not a run's folder; --resume goes on with runs of bertwright {act} only"
         )
     config = runs.read_json(output / runs.CONFIG)
-    if config["act"] != "train":
-        raise RunError(f"{output}: found a run of bertwright {config['act']}, expected one of bertwright train")
+    if config["act"] != act:
+        raise RunError(f"{output}: found a run of bertwright {config['act']}, expected one of bertwright {act}")
     if not isinstance(config.get("settings"), dict):
         raise RunError(f"{output / runs.CONFIG}: not the record of a run; the file is damaged")
     return config["settings"]
 
 
-def _check_same(output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
+def _check_same(
+    kind: type[TrainConfig], output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str
+) -> None:
     """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too."""
-    files = given.get("train") or recorded.get("train") or ()
-    asked = build(TrainConfig, {**given, "train": files}, source).model_dump(mode="json")
+    needed: dict[str, Any] = {
+        name: given.get(name) or recorded.get(name, ()) for name in ("train", "teacher") if name in kind.model_fields
+    }
+    asked = build(kind, {**given, **needed}, source).model_dump(mode="json")
     for name, value in given.items():
         if name in _FREE or value is None or value == ():
             continue
         found, expected = asked[name], recorded.get(name)
         if found == expected or (name in _FOLDERS and os.path.isdir(found)):
             continue
-        flag = "--" + name.replace("_", "-")
+        flag = "the teacher" if name == "teacher" else "--" + name.replace("_", "-")
         known = "not given" if expected is None else shown(expected)
         raise UserError(
             f"{flag}: found {shown(found)}, expected {known} as in {output / runs.CONFIG}; a run goes on with the "
@@ -101,4 +121,8 @@ def shown(value: Any) -> str:
 
 def command(output: Path) -> str:
     """What to type to go on with the run in ``output``."""
-    return f"bertwright train --resume --output {shlex.quote(str(output))}"
+    try:
+        act = recorded_act(output)
+    except RunError:
+        act = TrainConfig.act
+    return f"bertwright {act} --resume --output {shlex.quote(str(output))}"

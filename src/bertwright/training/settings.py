@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 from bertwright import runs
-from bertwright.config import TrainConfig
+from bertwright.config import DistillConfig, TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import check_long_texts
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import metric_to_choose_by
 from bertwright.evaluation.metrics import check_metric_name
-from bertwright.model.encoder import ModelConfig
+from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.progress import Reporter
 from bertwright.tracking import tracker_names
 from bertwright.training.optimizer import weight_decay_of
 
 _DEFAULT_VALIDATION_SHARE = 0.2
+# A student's state is chosen on validation texts even where there are test texts: it learns for many epochs.
+_STUDENT_VALIDATION_SHARE = 0.1
+# Of students; docs/LOG.md tells of the trainings. One that starts from nothing has farther to go.
+_RANDOM_STUDENT_RATE, _STUDENT_RATE, _BASE_STUDENT_RATE = 5e-4, 2e-4, 5e-5
 _BASE_HIDDEN_SIZE = 768
 # ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
 _BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
@@ -33,11 +37,14 @@ def resolve_early(config: TrainConfig) -> TrainConfig:
     if config.validation_share is None:
         held_out = bool(config.test or config.validation)
         update["validation_share"] = 0.0 if held_out else _DEFAULT_VALIDATION_SHARE
+        if isinstance(config, DistillConfig) and config.test and not config.validation:
+            update["validation_share"] = _STUDENT_VALIDATION_SHARE
     if config.output is None:
         data = Path(config.train[0]).name.split(".")[0] or "data"
         model = Path(config.model).name or "model"
         frozen = "-frozen" if config.freeze_encoder else ""
-        path = Path("runs") / f"{data}-{model}{frozen}"
+        taught = "-distilled" if isinstance(config, DistillConfig) else ""
+        path = Path("runs") / f"{data}-{model}{frozen}{taught}"
         update["output"] = str(path if config.resume else runs.free_name(path))
     if config.best_metric is not None:
         check_metric_name(config.best_metric)
@@ -56,7 +63,7 @@ def _of_recipe(config: TrainConfig) -> dict[str, Any]:
         return {}
     chosen = _BEST_FROZEN if config.freeze_encoder else _BEST
     given = set(config.model_fields_set)
-    if config.steps is not None:
+    if config.steps is not None or isinstance(config, DistillConfig):  # a student learns for many epochs anyway
         given.add("epochs")
     if config.pair_column is not None or config.max_length < 4:
         given.add("long_texts")
@@ -83,6 +90,9 @@ def resolve_late(
         best, narrow = config.recipe == "best", model.hidden_size < _BASE_HIDDEN_SIZE
         if config.freeze_encoder:
             update["learning_rate"] = _BEST_FROZEN_RATE if best else 1e-2
+        elif isinstance(config, DistillConfig):
+            rate = _RANDOM_STUDENT_RATE if is_random(config.model) else _STUDENT_RATE
+            update["learning_rate"] = rate if narrow else _BASE_STUDENT_RATE
         elif narrow:
             update["learning_rate"] = _BEST_RATE if best else 1e-4
         else:
@@ -93,6 +103,11 @@ def resolve_late(
             reporter.say(note)
         update["best_metric"] = metric
     return config.model_copy(update=update)
+
+
+def is_random(model: str) -> bool:
+    """Whether ``model`` is the name of a size, whose weights are drawn at random."""
+    return model in SIZES and not Path(model).is_dir()
 
 
 def dropouts_of(config: TrainConfig) -> dict[str, float]:

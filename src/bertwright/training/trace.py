@@ -35,15 +35,23 @@ def weights_sha256(weights: Mapping[str, Tensor]) -> str:
 
 
 def trace_of(
-    config: TrainConfig, texts: LabelledTexts, ragged: Ragged, losses: np.ndarray, initial_weights_sha256: str
+    config: TrainConfig,
+    texts: LabelledTexts,
+    ragged: Ragged,
+    losses: np.ndarray,
+    initial_weights_sha256: str,
+    taught_by: str = "",
 ) -> Trace:
     """The trace of a training of ``config``, resolved, on ``texts`` with the token ids ``ragged``.
+
+    A student's texts without labels are in ``ragged`` alone.
 
     Args:
         losses: (steps taken,) float32, from the first step on, also where the training was stopped and resumed.
         initial_weights_sha256: ``weights_sha256`` of the weights before the first step; they are updated in place.
+        taught_by: ``weights_sha256`` of a student's teacher, whose scores stand beside the labels.
     """
-    num_texts, num_taken = len(texts), len(losses)
+    num_texts, num_taken = len(ragged), len(losses)
     num_steps = num_steps_of(config, num_texts)
     num_warmup = math.ceil(config.warmup_ratio * num_steps)
     rate = config.learning_rate or 0.0
@@ -56,6 +64,9 @@ def trace_of(
         hashes[step] = _hash(_little_endian(rows, "<i8")), _hash(text_hashes[rows].tobytes())
     labels = texts.targets if texts.targets is not None else texts.label_ids
     assert labels is not None
+    kind = labels.dtype.newbyteorder("<").str if labels.dtype.kind == "f" else "<i8"
+    learnt = hashlib.sha256(_little_endian(labels, kind))
+    learnt.update(taught_by.encode())
     return Trace(
         losses=np.asarray(losses, np.float32),
         learning_rates=rate
@@ -67,9 +78,7 @@ def trace_of(
         hashes={
             "initial_weights_sha256": initial_weights_sha256,
             "token_ids_sha256": token_ids_sha256,
-            "labels_sha256": hashlib.sha256(
-                _little_endian(labels, labels.dtype.newbyteorder("<").str if labels.dtype.kind == "f" else "<i8")
-            ).hexdigest(),
+            "labels_sha256": learnt.hexdigest(),
         },
     )
 

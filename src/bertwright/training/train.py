@@ -27,6 +27,7 @@ from bertwright.training.record import result_of, score, write_steps
 from bertwright.training.resume import command, train_config
 from bertwright.training.settings import resolve_early
 from bertwright.training.stop import Stop, StopNow
+from bertwright.training.teacher import check_scores_folder
 
 
 def train(data: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any) -> runs.Run:
@@ -52,6 +53,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     With ``config.resume`` what is on disk already is used again, and a finished run is only shown.
     """
     config = resolve_early(config)
+    check_scores_folder(config)
     output = Path(config.output or "")
     if config.resume and runs.is_unborn(output):
         shutil.rmtree(output)
