@@ -149,6 +149,7 @@ def write_sliced() -> None:
         session.run(v1.global_variables_initializer())
         v1.train.Saver().save(session, str(folder / "bert_model.ckpt"), write_meta_graph=False)
     shutil.copy(FOLDER / "classifier" / "bert_config.json", folder)
+    shutil.copy(FOLDER / "classifier" / "vocab.txt", folder)
     (folder / "checkpoint").unlink(missing_ok=True)
 
 

@@ -125,8 +125,9 @@ def _tokenizer(ids: dict[str, int], merges: list[tuple[str, str]], source: str) 
         raise CheckpointError(f"{source}: not a vocabulary of a byte-level BPE ({error})") from None
     built.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     built.decoder = tokenizers.decoders.ByteLevel()
+    # By place: its versions name the second argument differently.
     built.post_processor = tokenizers.processors.RobertaProcessing(
-        sep=("</s>", ids["</s>"]), cls=("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), trim_offsets=True, add_prefix_space=False
     )
     built.add_special_tokens([AddedToken(mark, special=True, normalized=True) for mark in _FIRST])
     built.add_special_tokens([AddedToken(_MASK, special=True, lstrip=True, normalized=False)])

@@ -69,6 +69,7 @@ _RECORD_MODULES = ("fairseq.", "fairseq_cli.", "omegaconf.")
 _RECORD_NAMES = frozenset(
     (
         "argparse.Namespace",
+        "collections.defaultdict",
         "typing.Any",
         "pathlib.PosixPath",
         "numpy.dtype",

@@ -111,9 +111,9 @@ class GoogleBert:
         bundle = Bundle(self.path)
         config = self._config(bundle)
         weights = {name: entry.shape for name, entry in bundle.entries.items() if not _is_of_training(name)}
-        num_left_out = len(bundle.entries) - len(weights)
-        if num_left_out:
-            self.notes.append(f"left out {num_left_out} values that only training needs (adam_m, adam_v, global_step)")
+        left_out = sorted(bundle.entries.keys() - weights.keys())
+        if left_out:
+            self.notes.append(f"left out {len(left_out)} values that only training needs, such as {left_out[-1]}")
         required = encoder_wanted(config, "bert.", EMBEDDINGS, LAYER, _is_kernel)
         return gather(
             str(self.path),
@@ -128,6 +128,8 @@ class GoogleBert:
         from bertwright.model.tokenizer import tokenizer_from_vocabulary
 
         path = self._folder / "vocab.txt"
+        if not path.is_file():
+            raise CheckpointError(f"{self._folder}: no vocab.txt; expected Google's beside bert_config.json")
         vocabulary = read_text(path)
         # Google's files do not say it; a vocabulary for lower-cased texts holds no capital letter but in its marks.
         tokens = [token for token in vocabulary.split("\n") if not token.startswith("[")]
@@ -163,9 +165,23 @@ class GoogleBert:
                 f"{path}: hidden_size {values['hidden_size']} is no multiple of num_attention_heads "
                 f"{values['num_attention_heads']}"
             )
+        self._check_vocabulary(values["vocab_size"])
         values |= {name: given.get(name, usual) for name, usual in _OTHERS.items()}
         values |= {"model_type": "bert", "layer_norm_eps": 1e-12, "pad_token_id": 0}
         return values | _architecture(bundle)
+
+    def _check_vocabulary(self, vocab_size: int) -> None:
+        path = self._folder / "vocab.txt"
+        if not path.is_file():
+            return
+        found = read_text(path).removesuffix("\n").count("\n") + 1
+        if found > vocab_size:
+            raise CheckpointError(
+                f"{path}: found {found:,} lines, expected at most the {vocab_size:,} of bert_config.json; they do not "
+                "belong together"
+            )
+        if found < vocab_size:
+            self.notes.append(f"vocab.txt has {found:,} lines, the model {vocab_size:,} rows: the last rows have no token")
 
 
 def _architecture(bundle: Bundle) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from bertwright.errors import CheckpointError
 
 _LEGACY_PICKLES = 4  # magic number, protocol, system, and then what was saved
-_UNSUPPORTED = re.compile(r"(?:[Uu]nsupported (?:global: GLOBAL|GLOBAL|class|operand)|unrecognized function) ([\w.<> ]+)")
+_REFUSED = re.compile(r"(?:[Uu]nsupported global: GLOBAL|unsupported GLOBAL|unrecognized function) (\S+)")
 
 
 class Record:
@@ -69,8 +69,8 @@ def load(path: Path, is_record: Callable[[str], bool] | None = None) -> Any:
         zlib.error,
     ) as error:
         # Torch's own message advises to read the file without the check: not ours to pass on.
-        named = _UNSUPPORTED.search(str(error))
-        reason = f" ({named.group(1).replace('GLOBAL ', '')} is not data)" if named else ""
+        named = _REFUSED.search(str(error))
+        reason = f" (it names {named.group(1)})" if named else ""
         raise CheckpointError(
             f"{path}: damaged, or holds more than tensors; refused without running it{reason}"
         ) from None

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import tokenizers
 
 from bertwright.errors import CheckpointError, DataError, UserError
+from bertwright.model.foreign import find_foreign
 
 # Compared on load: whatever differs between the two tokenizers sends everything to the slower one.
 PROBES = (
@@ -449,11 +450,15 @@ def _name_not_utf8(texts: Sequence[bytes], before: int) -> str:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder: its tokenizer.json, or one built from its vocab.txt.
+    """The tokenizer of a model folder: its tokenizer.json, or one built from its vocab.txt, or from the files of a
+    checkpoint in another layout (``bertwright.model.foreign``).
 
     Raises:
-        CheckpointError: neither file is there, or what is there is not a tokenizer.
+        CheckpointError: no such file is there, or what is there is not a tokenizer.
     """
+    if (foreign := find_foreign(folder)) is not None:
+        files = {name: content.decode() for name, content in foreign.tokenizer_files().items()}
+        return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path))
     extra = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
         if (folder / name).is_file():
