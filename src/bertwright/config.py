@@ -32,7 +32,21 @@ WindowPooling = Literal["mean", "max"]
 
 
 # Settings that hold paths, and those that hold a model's name or its folder's path.
-_PATHS = {"output", "train", "test", "validation", "data", "run", "runs", "model", "tokenizer", "figures", "tables", "checkpoint", "vocabulary"}
+_PATHS = {
+    "output",
+    "train",
+    "test",
+    "validation",
+    "data",
+    "run",
+    "runs",
+    "model",
+    "tokenizer",
+    "figures",
+    "tables",
+    "checkpoint",
+    "vocabulary",
+}
 
 
 def expand_home(path: str) -> str:

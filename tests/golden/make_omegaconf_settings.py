@@ -1,4 +1,4 @@
-"""Write tests/golden/fairseq/omegaconf.pt: settings as fairseq's releases of 2020 kept them, as omegaconf's own objects.
+"""Write tests/golden/fairseq/omegaconf.pt: settings as fairseq's releases of 2020 kept them, omegaconf's objects.
 
 Needs omegaconf, which nothing else here does: pip install omegaconf into an environment with torch, and run this file.
 The committed file is of omegaconf 2.4.0.
@@ -22,6 +22,4 @@ SETTINGS = {
 
 if __name__ == "__main__":
     settings = OmegaConf.create({"model": SETTINGS, "task": {"_name": "masked_lm"}})
-    torch.save(
-        {"args": None, "cfg": settings, "model": {}}, Path(__file__).parent / "fairseq" / "omegaconf.pt"
-    )
+    torch.save({"args": None, "cfg": settings, "model": {}}, Path(__file__).parent / "fairseq" / "omegaconf.pt")

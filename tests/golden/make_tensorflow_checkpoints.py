@@ -3,9 +3,9 @@
 Needs TensorFlow, which nothing else here does: python -m venv /tmp/tfenv && /tmp/tfenv/bin/pip install tensorflow-cpu,
 then /tmp/tfenv/bin/python tests/golden/make_tensorflow_checkpoints.py. The committed files are of TensorFlow 2.21.0.
 
-Each folder has the names of Google's BERT release (github.com/google-research/bert, modeling.py and run_pretraining.py),
-a bert_config.json, a vocab.txt, and expected.npz: token ids, segments, and what the graph here, written from the formulas
-of arXiv 1810.04805 and 1706.03762, computes of them in float32.
+Each folder has the names of Google's BERT release (github.com/google-research/bert, modeling.py and
+run_pretraining.py), a bert_config.json, a vocab.txt, and expected.npz: token ids, segments, and what the graph here,
+written from the formulas of arXiv 1810.04805 and 1706.03762, computes of them in float32.
 
     pretraining   masked-language-model and next-sentence heads, AdamWeightDecay's slots, global_step; one data file
     sharded       the same in two data files, cased
@@ -93,7 +93,9 @@ def graph(token_ids: np.ndarray, segments: np.ndarray, vocab_size: int, head: st
     x = norm(x, "bert/embeddings", slots)
     for i in range(LAYERS):
         layer = f"bert/encoder/layer_{i}"
-        read = dense(attention(x, f"{layer}/attention", slots), f"{layer}/attention/output/dense", HIDDEN, HIDDEN, slots)
+        read = dense(
+            attention(x, f"{layer}/attention", slots), f"{layer}/attention/output/dense", HIDDEN, HIDDEN, slots
+        )
         x = norm(x + read, f"{layer}/attention/output", slots)
         wide = gelu(dense(x, f"{layer}/intermediate/dense", HIDDEN, WIDE, slots))
         x = norm(x + dense(wide, f"{layer}/output/dense", WIDE, HIDDEN, slots), f"{layer}/output", slots)
@@ -103,7 +105,9 @@ def graph(token_ids: np.ndarray, segments: np.ndarray, vocab_size: int, head: st
         weights = variable("output_weights", 3, HIDDEN, slots=slots)
         made["logits"] = tf.matmul(pooled, weights, transpose_b=True) + variable("output_bias", 3, slots=slots)
         return made
-    changed = norm(gelu(dense(x, "cls/predictions/transform/dense", HIDDEN, HIDDEN, slots)), "cls/predictions/transform", slots)
+    changed = norm(
+        gelu(dense(x, "cls/predictions/transform/dense", HIDDEN, HIDDEN, slots)), "cls/predictions/transform", slots
+    )
     bias = variable("cls/predictions/output_bias", vocab_size, slots=slots)
     made["masked_language_model"] = tf.matmul(changed, table, transpose_b=True) + bias
     weights = variable("cls/seq_relationship/output_weights", 2, HIDDEN, slots=slots)
@@ -113,7 +117,9 @@ def graph(token_ids: np.ndarray, segments: np.ndarray, vocab_size: int, head: st
 
 
 def on_two_devices(operation: tf.Operation) -> str:
-    return f"/cpu:{sum(operation.name.encode()) % 2}" if "Variable" in operation.type or "Read" in operation.type else ""
+    return (
+        f"/cpu:{sum(operation.name.encode()) % 2}" if "Variable" in operation.type or "Read" in operation.type else ""
+    )
 
 
 def write(name: str, vocabulary: list[str], head: str, slots: bool, sharded: bool = False) -> None:
@@ -157,7 +163,9 @@ def write_objects() -> None:
     folder = FOLDER / "objects"
     folder.mkdir(parents=True)
     with tf.Graph().as_default(), v1.Session() as session:
-        kept = v1.train.Checkpoint(table=v1.get_variable("table", initializer=np.ones((4, 2), np.float32), use_resource=True))
+        kept = v1.train.Checkpoint(
+            table=v1.get_variable("table", initializer=np.ones((4, 2), np.float32), use_resource=True)
+        )
         session.run(v1.global_variables_initializer())
         kept.write(str(folder / "bert_model.ckpt"), session=session)
     shutil.copy(FOLDER / "classifier" / "bert_config.json", folder)

@@ -33,11 +33,13 @@ _LAYER = (
 
 
 def write_vocabulary(folder: Path, num_merges: int = 60) -> dict[str, int]:
-    """dict.txt, encoder.json and vocab.bpe of a small BPE, in three orders that differ. Returns GPT-2's ids by token."""
+    """dict.txt, encoder.json and vocab.bpe of a small BPE, in three orders that differ. Returns GPT-2's ids."""
     trained = tokenizers.Tokenizer(tokenizers.models.BPE())
     trained.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=256 + num_merges, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=256 + num_merges,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     trained.train_from_iterator(TEXTS * 3, trainer)
     merges = json.loads(trained.to_str())["model"]["merges"]
@@ -122,7 +124,9 @@ def fairseq_tensors(model: Any) -> dict[str, Tensor]:
         found[f"{encoder}layernorm_embedding.{kind}"] = state[f"roberta.embeddings.LayerNorm.{kind}"]
         for layer in range(LAYERS):
             for theirs, ours in _LAYER:
-                found[f"{encoder}layers.{layer}.{ours}.{kind}"] = state[f"roberta.encoder.layer.{layer}.{theirs}.{kind}"]
+                found[f"{encoder}layers.{layer}.{ours}.{kind}"] = state[
+                    f"roberta.encoder.layer.{layer}.{theirs}.{kind}"
+                ]
         for part in ("dense", "layer_norm"):
             found[f"encoder.lm_head.{part}.{kind}"] = state[f"lm_head.{part}.{kind}"]
     found["encoder.lm_head.weight"] = found[f"{encoder}embed_tokens.weight"]
@@ -149,7 +153,9 @@ def save(path: Path, tensors: dict[str, Tensor], args: Any = None, legacy: bool 
     saved = {
         "args": settings() if args is None else args,
         "model": tensors,
-        "optimizer_history": [{"optimizer_name": "FairseqAdam", "num_updates": 10, "lr_scheduler_state": {"best": 2.5}}],
+        "optimizer_history": [
+            {"optimizer_name": "FairseqAdam", "num_updates": 10, "lr_scheduler_state": {"best": 2.5}}
+        ],
         "extra_state": {"train_iterator": {"epoch": 1}, "val_loss": 2.5},
         "last_optimizer_state": {"state": {0: {"exp_avg": torch.ones(3)}}},
         **more,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -12,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from tests.model import fairseq_files as files
 from tokenizers import Tokenizer
 
 import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import fairseq, pickles
 from bertwright.model.byte_level import tokenizer_files
-from tests.model import fairseq_files as files
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "fairseq"
 TOLERANCE = 1e-5
@@ -238,7 +239,7 @@ def reference_ids(text: str, folder: Path) -> list[int]:
     for word in re.findall(pattern, text):
         parts = [characters[byte] for byte in word.encode()]
         while len(parts) > 1:
-            pairs = list(zip(parts, parts[1:], strict=False))
+            pairs = list(itertools.pairwise(parts))
             best = min(pairs, key=lambda pair: ranks.get(pair, len(ranks)))
             if best not in ranks:
                 break
@@ -294,7 +295,10 @@ def test_broken_tensors(folder: Path, roberta: Any) -> None:
         (without(f"{encoder}layers.1.fc2.bias"), r"tensor encoder\.sentence_encoder\.layers\.1\.fc2\.bias is missing"),
         (without(f"{encoder}embed_tokens.weight"), r"embed_tokens\.weight is missing; expected fairseq's RoBERTa"),
         (without("encoder.lm_head.dense.bias"), r"tensor encoder\.lm_head\.dense\.bias is missing"),
-        (lambda t: t.update({f"{encoder}layers.0.fc1.bias": torch.ones(3)}), r"fc1\.bias has shape \(3,\), expected \(32,\)"),
+        (
+            lambda t: t.update({f"{encoder}layers.0.fc1.bias": torch.ones(3)}),
+            r"fc1\.bias has shape \(3,\), expected \(32,\)",
+        ),
         (lambda t: t.update({f"{encoder}segment.weight": torch.ones(3)}), r"segment\.weight is not one that is known"),
         (lambda t: t.update({f"{encoder}layer_norm.weight": torch.ones(16)}), r"pre-norm"),
         (lambda t: t.update({f"decoder.{encoder[8:]}embed_tokens.weight": torch.ones(2, 2)}), r"is there twice"),

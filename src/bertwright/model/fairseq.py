@@ -19,36 +19,30 @@ if TYPE_CHECKING:
 _ENCODER = "encoder.sentence_encoder."
 _HEAD = "encoder.lm_head."
 _CLASSIFIERS = "classification_heads."
-# Hugging Face's name, without its prefix "roberta." -> fairseq's.
+# Hugging Face's name, without its prefix "roberta." -> fairseq's, without "encoder.sentence_encoder.".
 EMBEDDINGS = {
-    "embeddings.word_embeddings.weight": "encoder.sentence_encoder.embed_tokens.weight",
-    "embeddings.position_embeddings.weight": "encoder.sentence_encoder.embed_positions.weight",
-    "embeddings.LayerNorm.weight": "encoder.sentence_encoder.layernorm_embedding.weight",
-    "embeddings.LayerNorm.bias": "encoder.sentence_encoder.layernorm_embedding.bias",
+    "embeddings.word_embeddings.weight": "embed_tokens.weight",
+    "embeddings.position_embeddings.weight": "embed_positions.weight",
+    "embeddings.LayerNorm.weight": "layernorm_embedding.weight",
+    "embeddings.LayerNorm.bias": "layernorm_embedding.bias",
 }
 LAYER = {
-    "encoder.layer.{layer}.attention.self.query.weight": "encoder.sentence_encoder.layers.{layer}.self_attn.q_proj.weight",
-    "encoder.layer.{layer}.attention.self.query.bias": "encoder.sentence_encoder.layers.{layer}.self_attn.q_proj.bias",
-    "encoder.layer.{layer}.attention.self.key.weight": "encoder.sentence_encoder.layers.{layer}.self_attn.k_proj.weight",
-    "encoder.layer.{layer}.attention.self.key.bias": "encoder.sentence_encoder.layers.{layer}.self_attn.k_proj.bias",
-    "encoder.layer.{layer}.attention.self.value.weight": "encoder.sentence_encoder.layers.{layer}.self_attn.v_proj.weight",
-    "encoder.layer.{layer}.attention.self.value.bias": "encoder.sentence_encoder.layers.{layer}.self_attn.v_proj.bias",
-    "encoder.layer.{layer}.attention.output.dense.weight": (
-        "encoder.sentence_encoder.layers.{layer}.self_attn.out_proj.weight"
-    ),
-    "encoder.layer.{layer}.attention.output.dense.bias": "encoder.sentence_encoder.layers.{layer}.self_attn.out_proj.bias",
-    "encoder.layer.{layer}.attention.output.LayerNorm.weight": (
-        "encoder.sentence_encoder.layers.{layer}.self_attn_layer_norm.weight"
-    ),
-    "encoder.layer.{layer}.attention.output.LayerNorm.bias": (
-        "encoder.sentence_encoder.layers.{layer}.self_attn_layer_norm.bias"
-    ),
-    "encoder.layer.{layer}.intermediate.dense.weight": "encoder.sentence_encoder.layers.{layer}.fc1.weight",
-    "encoder.layer.{layer}.intermediate.dense.bias": "encoder.sentence_encoder.layers.{layer}.fc1.bias",
-    "encoder.layer.{layer}.output.dense.weight": "encoder.sentence_encoder.layers.{layer}.fc2.weight",
-    "encoder.layer.{layer}.output.dense.bias": "encoder.sentence_encoder.layers.{layer}.fc2.bias",
-    "encoder.layer.{layer}.output.LayerNorm.weight": "encoder.sentence_encoder.layers.{layer}.final_layer_norm.weight",
-    "encoder.layer.{layer}.output.LayerNorm.bias": "encoder.sentence_encoder.layers.{layer}.final_layer_norm.bias",
+    "encoder.layer.{layer}.attention.self.query.weight": "layers.{layer}.self_attn.q_proj.weight",
+    "encoder.layer.{layer}.attention.self.query.bias": "layers.{layer}.self_attn.q_proj.bias",
+    "encoder.layer.{layer}.attention.self.key.weight": "layers.{layer}.self_attn.k_proj.weight",
+    "encoder.layer.{layer}.attention.self.key.bias": "layers.{layer}.self_attn.k_proj.bias",
+    "encoder.layer.{layer}.attention.self.value.weight": "layers.{layer}.self_attn.v_proj.weight",
+    "encoder.layer.{layer}.attention.self.value.bias": "layers.{layer}.self_attn.v_proj.bias",
+    "encoder.layer.{layer}.attention.output.dense.weight": "layers.{layer}.self_attn.out_proj.weight",
+    "encoder.layer.{layer}.attention.output.dense.bias": "layers.{layer}.self_attn.out_proj.bias",
+    "encoder.layer.{layer}.attention.output.LayerNorm.weight": "layers.{layer}.self_attn_layer_norm.weight",
+    "encoder.layer.{layer}.attention.output.LayerNorm.bias": "layers.{layer}.self_attn_layer_norm.bias",
+    "encoder.layer.{layer}.intermediate.dense.weight": "layers.{layer}.fc1.weight",
+    "encoder.layer.{layer}.intermediate.dense.bias": "layers.{layer}.fc1.bias",
+    "encoder.layer.{layer}.output.dense.weight": "layers.{layer}.fc2.weight",
+    "encoder.layer.{layer}.output.dense.bias": "layers.{layer}.fc2.bias",
+    "encoder.layer.{layer}.output.LayerNorm.weight": "layers.{layer}.final_layer_norm.weight",
+    "encoder.layer.{layer}.output.LayerNorm.bias": "layers.{layer}.final_layer_norm.bias",
 }
 # Numbers of the module's version, and buffers of old position embeddings.
 _LEFT_OUT = (".version", "._float_tensor")
@@ -132,8 +126,10 @@ class Fairseq:
         elif f"{_HEAD}bias" in model:  # Hugging Face keeps it twice
             model[f"{_HEAD}decoder.bias"] = model[f"{_HEAD}bias"]
             stored[f"{_HEAD}decoder.bias"] = tuple(model[f"{_HEAD}bias"].shape)
-        required = encoder_wanted(config, "roberta.", EMBEDDINGS, LAYER)
-        tensors = gather(str(self.path), stored, required, heads, lambda name: _own(model[name]), "the model's settings")
+        required = encoder_wanted(config, ("roberta.", _ENCODER), EMBEDDINGS, LAYER)
+        tensors = gather(
+            str(self.path), stored, required, heads, lambda name: _own(model[name]), "the model's settings"
+        )
         # One segment, which fairseq does not add at all.
         tensors["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, hidden)
         return tensors
@@ -167,16 +163,24 @@ class Fairseq:
         source = str(self.path)
         table, positions, wide = (
             _shape_of_two(model, name, source)
-            for name in (f"{_ENCODER}embed_tokens.weight", f"{_ENCODER}embed_positions.weight", f"{_ENCODER}layers.0.fc1.weight")
+            for name in (
+                f"{_ENCODER}embed_tokens.weight",
+                f"{_ENCODER}embed_positions.weight",
+                f"{_ENCODER}layers.0.fc1.weight",
+            )
         )
         if f"{_ENCODER}layer_norm.weight" in model:
-            raise CheckpointError(f"{source}: norms stand before attention and feed-forward (pre-norm), expected RoBERTa's, after them")
+            raise CheckpointError(
+                f"{source}: norms stand before attention and feed-forward (pre-norm), expected RoBERTa's, after them"
+            )
         for name, computed in _COMPUTED.items():
             if settings.get(name, computed) != computed:
                 raise CheckpointError(f"{source}: {name} is {settings[name]!r}, expected {computed!r}")
         activation = settings.get("activation_fn", "gelu")
         if activation not in _ACTIVATIONS:
-            raise CheckpointError(f"{source}: activation_fn is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}")
+            raise CheckpointError(
+                f"{source}: activation_fn is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}"
+            )
         num_heads = settings.get("encoder_attention_heads")
         if type(num_heads) is not int or num_heads < 1 or table[1] % num_heads:
             raise CheckpointError(
@@ -236,7 +240,9 @@ class Fairseq:
             return {}
         activation = settings.get("pooler_activation_fn", "tanh")
         if activation != "tanh":
-            raise CheckpointError(f"{self.path}: pooler_activation_fn of head {head} is {activation!r}, expected 'tanh'")
+            raise CheckpointError(
+                f"{self.path}: pooler_activation_fn of head {head} is {activation!r}, expected 'tanh'"
+            )
         num_labels = _shape_of_two(model, f"{_CLASSIFIERS}{head}.out_proj.weight", str(self.path))[0]
         labels = {str(i): f"LABEL_{i}" for i in range(num_labels)}
         return {
@@ -289,7 +295,9 @@ def _new_names(model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         layer, joined, kind = name.partition(".self_attn.in_proj_")
         if joined:
             if not tensor.dim() or tensor.shape[0] % 3:
-                raise CheckpointError(f"{source}: tensor {name} has shape {tuple(tensor.shape)}, expected a third of it each")
+                raise CheckpointError(
+                    f"{source}: tensor {name} has shape {tuple(tensor.shape)}, expected a third of it each"
+                )
             cut = tensor.chunk(3)
             parts = {f"{layer}.self_attn.{part}_proj.{kind}": cut[i] for i, part in enumerate("qkv")}
         for one, part_tensor in parts.items():

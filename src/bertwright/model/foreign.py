@@ -46,9 +46,7 @@ class ForeignCheckpoint(Protocol):
         ...
 
 
-def find_foreign(
-    path: Path, vocabulary: Path | None = None, head: str | None = None
-) -> ForeignCheckpoint | None:
+def find_foreign(path: Path, vocabulary: Path | None = None, head: str | None = None) -> ForeignCheckpoint | None:
     """The foreign checkpoint at ``path``; None if there is none, or a folder in Hugging Face's layout.
 
     ``path`` is a folder, a file of fairseq's (``model.pt``), or a TensorFlow prefix (``bert_model.ckpt``), also with
@@ -106,20 +104,23 @@ class Wanted:
 
 def encoder_wanted(
     config: Mapping[str, Any],
-    prefix: str,
+    prefixes: tuple[str, str],
     embeddings: Mapping[str, str],
     layers: Mapping[str, str],
     is_transposed: Callable[[str], bool] = lambda theirs: False,
 ) -> list[Wanted]:
-    """The tensors of an encoder. ``embeddings`` and ``layers`` say which tensor of the checkpoint is which."""
+    """The tensors of an encoder. ``embeddings`` and ``layers`` say which tensor of the checkpoint is which, by their
+    names without ``prefixes``: Hugging Face's and theirs.
+    """
+    prefix, their_prefix = prefixes
     wanted = []
     for name, sizes in EMBEDDING_SHAPES.items():
         if name in embeddings:
-            theirs = embeddings[name]
+            theirs = their_prefix + embeddings[name]
             wanted.append(Wanted(prefix + name, theirs, [config[s] for s in sizes], is_transposed(theirs)))
     for layer in range(config["num_hidden_layers"]):
         for name, sizes in LAYER_SHAPES.items():
-            theirs = layers[name].format(layer=layer)
+            theirs = their_prefix + layers[name].format(layer=layer)
             shape = [config[size] for size in sizes]
             wanted.append(Wanted(prefix + name.format(layer=layer), theirs, shape, is_transposed(theirs)))
     return wanted

@@ -114,7 +114,7 @@ class GoogleBert:
         left_out = sorted(bundle.entries.keys() - weights.keys())
         if left_out:
             self.notes.append(f"left out {len(left_out)} values that only training needs, such as {left_out[-1]}")
-        required = encoder_wanted(config, "bert.", EMBEDDINGS, LAYER, _is_kernel)
+        required = encoder_wanted(config, ("bert.", ""), EMBEDDINGS, LAYER, _is_kernel)
         return gather(
             str(self.path),
             weights,
@@ -149,8 +149,8 @@ class GoogleBert:
     def _config(self, bundle: Bundle) -> dict[str, Any]:
         if _OBJECTS in bundle.entries:
             raise CheckpointError(
-                f"{bundle.index_path}: found a checkpoint of TensorFlow 2 objects, expected TensorFlow 1's with Google's "
-                "names (bert/embeddings/word_embeddings, ...)"
+                f"{bundle.index_path}: found a checkpoint of TensorFlow 2 objects, expected TensorFlow 1's with "
+                "Google's names (bert/embeddings/word_embeddings, ...)"
             )
         path = self._folder / "bert_config.json"
         given = _read_object(path)
@@ -181,7 +181,9 @@ class GoogleBert:
                 "belong together"
             )
         if found < vocab_size:
-            self.notes.append(f"vocab.txt has {found:,} lines, the model {vocab_size:,} rows: the last rows have no token")
+            self.notes.append(
+                f"vocab.txt has {found:,} lines, the model {vocab_size:,} rows: the last rows have no token"
+            )
 
 
 def _architecture(bundle: Bundle) -> dict[str, Any]:

