@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import fairseq, pickles
-from bertwright.model.byte_level import tokenizer_files
+from bertwright.model.fairseq_vocabulary import tokenizer_files
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "fairseq"
 TOLERANCE = 1e-5
@@ -135,6 +135,23 @@ def test_one_of_several_heads(folder: Path, roberta: Any, capsys: pytest.Capture
     assert bertwright.convert(folder, folder / "sst", head="sst", quiet=True)["labels"] == 2
     with pytest.raises(CheckpointError, match=r"no classification head 'cola'; it has mnli, sst"):
         bertwright.convert(folder, folder / "cola", head="cola", quiet=True)
+
+
+@pytest.mark.parametrize("given", ["folder", "file", "converted"])
+def test_our_encoder_takes_it_as_it_is(folder: Path, roberta: Any, given: str) -> None:
+    """Without converting first, by its folder or its file; and converted."""
+    pytest.importorskip("bertwright.model.families")
+    from transformers import RobertaForSequenceClassification
+
+    files.save(folder / "model.pt", with_heads(files.old_names(files.fairseq_tensors(roberta)), mnli=3), legacy=True)
+    bertwright.convert(folder, folder / "out", quiet=True)
+    names = {"folder": folder, "file": folder / "model.pt", "converted": folder / "out"}
+    theirs = RobertaForSequenceClassification.from_pretrained(folder / "out").eval()
+    text = "What a lovely film!"
+    with torch.no_grad():
+        expected = theirs(input_ids=torch.tensor([reference_ids(text, folder)])).logits.softmax(-1)
+    found = bertwright.load(names[given], dtype="float32").score([text])
+    torch.testing.assert_close(torch.from_numpy(found).float(), expected, atol=TOLERANCE, rtol=0)
 
 
 # --- settings and pickles --------------------------------------------------------------------------------------------
@@ -361,6 +378,9 @@ def test_broken_bpe(folder: Path) -> None:
     kept = (folder / "vocab.bpe").read_text(encoding="utf-8")
     (folder / "vocab.bpe").write_text(kept + "only-one\n", encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"vocab\.bpe, line \d+: found 'only-one', expected two tokens"):
+        bertwright.convert(folder, folder / "out", quiet=True)
+    (folder / "vocab.bpe").write_text(kept + "z z\n", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"vocab\.bpe: 'z' and 'z' make no token of encoder\.json"):
         bertwright.convert(folder, folder / "out", quiet=True)
     (folder / "vocab.bpe").write_text(kept, encoding="utf-8")
     (folder / "encoder.json").write_text("[1, 2")

@@ -80,7 +80,7 @@ def find(path: Path, vocabulary: Path | None = None, head: str | None = None) ->
     Raises:
         CheckpointError: a folder with several .pt files, of which none has a usual name.
     """
-    from bertwright.model.byte_level import is_vocabulary
+    from bertwright.model.fairseq_vocabulary import is_vocabulary
 
     if path.is_file():
         return Fairseq(path, vocabulary or path.parent, head) if path.suffix == ".pt" else None
@@ -135,7 +135,7 @@ class Fairseq:
         return tensors
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        from bertwright.model.byte_level import tokenizer_files
+        from bertwright.model.fairseq_vocabulary import tokenizer_files
 
         return tokenizer_files(self._folder)
 
@@ -212,7 +212,7 @@ class Fairseq:
         return config | self._classifier_config(settings, model)
 
     def _check_dictionary(self, vocab_size: int) -> None:
-        from bertwright.model.byte_level import DICTIONARY, read_dictionary
+        from bertwright.model.fairseq_vocabulary import DICTIONARY, read_dictionary
 
         path = self._folder / DICTIONARY
         if path.is_file() and (found := len(read_dictionary(path))) != vocab_size:
