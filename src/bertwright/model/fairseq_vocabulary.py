@@ -52,8 +52,8 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
     missing = [name for name in (DICTIONARY, _ENCODER, _MERGES) if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder}: no {' and no '.join(missing)}; expected fairseq's dict.txt, GPT-2's encoder.json and vocab.bpe. "
-            "bertwright convert takes those of another folder with --vocabulary"
+            f"{folder}: no {' and no '.join(missing)}; expected fairseq's dict.txt and GPT-2's encoder.json and "
+            "vocab.bpe. bertwright convert takes those of another folder with --vocabulary"
         )
     ids = _ids_of_tokens(folder)
     merges = _merges(folder / _MERGES, ids)
