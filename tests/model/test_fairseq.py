@@ -320,7 +320,8 @@ def test_broken_tensors(folder: Path, roberta: Any) -> None:
         (lambda t: t.update({f"{encoder}layer_norm.weight": torch.ones(16)}), r"pre-norm"),
         (lambda t: t.update({f"decoder.{encoder[8:]}embed_tokens.weight": torch.ones(2, 2)}), r"is there twice"),
         (lambda t: t.update({f"{encoder}layers.0.self_attn.in_proj_bias": torch.ones(4)}), r"in_proj_bias has shape"),
-        (lambda t: t.update({"x": 3}), r"'x' is not a plain tensor"),
+        (lambda t: t.update({"x": 3}), r"'x' is not a tensor with a name"),
+        (lambda t: t.update({"x": torch.ones(1).expand(10**7, 10**7)}), r"tensor x is larger than what the file holds"),
         (lambda t: t.clear(), r"no model in it"),
     ]
     for change, expected in cases:

@@ -152,8 +152,11 @@ class Fairseq:
         if not isinstance(found, dict) or not found:
             raise CheckpointError(f"{self.path}: no model in it; expected a checkpoint as fairseq saves it")
         for name, tensor in found.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-                raise CheckpointError(f"{self.path}: {str(name)[:80]!r} is not a plain tensor")
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(f"{self.path}: {str(name)[:80]!r} is not a tensor with a name")
+            pickles.check_plain(name, tensor, str(self.path))
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise CheckpointError(f"{self.path}: tensor {name} is larger than what the file holds of it")
         settings = _settings(saved)
         if settings is None:
             raise CheckpointError(f"{self.path}: neither args nor cfg in it; expected a checkpoint as fairseq saves it")

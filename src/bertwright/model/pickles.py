@@ -108,7 +108,16 @@ def plain_tensors(values: Any, source: str) -> dict[str, Tensor]:
     if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
         raise CheckpointError(f"{source}: found {type(values).__name__}, expected tensors by name")
     for name, tensor in values.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            raise CheckpointError(f"{source}: tensor {name} is not a plain dense tensor")
+        check_plain(name, tensor, source)
     # Copies, since tensors of such a file may share memory with each other, or even with themselves.
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in values.items()}
+
+
+def check_plain(name: str, tensor: Tensor, source: str) -> None:
+    """Check that a tensor is a dense one.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        raise CheckpointError(f"{source}: tensor {name} is not a plain dense tensor")
