@@ -355,6 +355,95 @@ def _() -> list[str]:
     return ["predict", "model", "--text", "a film"]
 
 
+# --- checkpoints of other libraries -----------------------------------------------------------------------------------
+
+
+def google(file: str, change: Callable[[bytes], bytes]) -> list[str]:
+    """Convert a small checkpoint that TensorFlow wrote, after a change of one of its files."""
+    shutil.copytree(Path(__file__).parent / "golden" / "tensorflow" / "pretraining", "bert")
+    Path("bert/expected.npz").unlink()
+    path = Path("bert") / file
+    path.write_bytes(change(path.read_bytes()))
+    return ["convert", "bert", "converted"]
+
+
+@kind("a TensorFlow index that is cut short")
+def _() -> list[str]:
+    return google("bert_model.ckpt.index", lambda content: content[:-100])
+
+
+@kind("a TensorFlow data file that is cut short")
+def _() -> list[str]:
+    return google("bert_model.ckpt.data-00000-of-00001", lambda content: content[:1_000])
+
+
+@kind("a TensorFlow data file in the other byte order")
+def _() -> list[str]:
+    return google(
+        "bert_model.ckpt.data-00000-of-00001", lambda content: np.frombuffer(content, "<u4").byteswap().tobytes()
+    )
+
+
+@kind("a TensorFlow checkpoint without a tensor")
+def _() -> list[str]:
+    return google(
+        "bert_config.json", lambda content: content.replace(b'"num_hidden_layers": 2', b'"num_hidden_layers": 3')
+    )
+
+
+@kind("a TensorFlow checkpoint with another model's settings")
+def _() -> list[str]:
+    return google("bert_config.json", lambda content: content.replace(b'"hidden_size": 16', b'"hidden_size": 32'))
+
+
+@kind("a vocab.txt of another length")
+def _() -> list[str]:
+    return google("vocab.txt", lambda content: content + b"more\n")
+
+
+def fairseq(num_symbols: int = 20, **more: object) -> list[str]:
+    """Convert the beginning of a fairseq checkpoint of 25 ids, with ``more`` in its pickle."""
+    import argparse
+
+    import torch
+
+    prefix = "encoder.sentence_encoder."
+    shapes = {"embed_tokens.weight": (25, 8), "embed_positions.weight": (10, 8), "layers.0.fc1.weight": (16, 8)}
+    model = {prefix + name: torch.ones(shape) for name, shape in shapes.items()}
+    Path("roberta").mkdir()
+    torch.save({"args": argparse.Namespace(encoder_attention_heads=2), "model": model, **more}, "roberta/model.pt")
+    symbols = [*range(18), "madeupword0000", "madeupword0001", "madeupword0002"][:num_symbols]
+    Path("roberta/dict.txt").write_text("".join(f"{symbol} 1\n" for symbol in symbols))
+    Path("roberta/encoder.json").write_text("{" + ", ".join(f'"{chr(97 + i)}": {i}' for i in range(18)) + "}")
+    Path("roberta/vocab.bpe").write_text("#version: 0.2\n")
+    return ["convert", "roberta", "converted"]
+
+
+@kind("a dict.txt of another length")
+def _() -> list[str]:
+    return fairseq(num_symbols=21)
+
+
+@kind("a fairseq checkpoint without a tensor")
+def _() -> list[str]:
+    return fairseq()
+
+
+@kind("a fairseq checkpoint that runs a command when it is loaded")
+def _() -> list[str]:
+    class Command:
+        def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+            return os.system, ("touch owned",)
+
+    return fairseq(extra_state=Command())
+
+
+@kind("a checkpoint that is none")
+def _() -> list[str]:
+    Path("folder").mkdir()
+    return ["convert", "folder", "converted"]
+
+
 def token_folder() -> Path:
     from bertwright.data.tokenize import tokenize
 

@@ -13,6 +13,7 @@ _ENTRY_POINTS = {
     "bias": "bertwright.evaluation.measure_bias",
     "inspect": "bertwright.experiments.inspect_data",
     "tokenize": "bertwright.data.tokenize",
+    "convert": "bertwright.model.convert",
     "load": "bertwright.evaluation.predictor",
     "open_run": "bertwright.runs",
     "list_runs": "bertwright.runs",

@@ -46,6 +46,11 @@ app.command(
     name="tokenize",
     help="Turn texts into token ids once, in a folder that train, evaluate and predict take where they take files.",
 )
+app.command(
+    f"{_COMMANDS}:convert",
+    name="convert",
+    help="Write a checkpoint of fairseq's or TensorFlow 1's as a folder in Hugging Face's layout.",
+)
 app.command(f"{_COMMANDS}:evaluate", name="evaluate", help="Judge a run's classifier on other labelled texts.")
 app.command(
     f"{_COMMANDS}:predict", name="predict", help="Score texts: given with --text, in files, or on standard input."

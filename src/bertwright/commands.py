@@ -17,6 +17,8 @@ from bertwright.config import (
     BenchTrainSettings,
     BiasConfig,
     BiasSettings,
+    ConvertConfig,
+    ConvertSettings,
     DistillSettings,
     EvaluateConfig,
     EvaluateSettings,
@@ -125,6 +127,25 @@ def tokenize(
     from bertwright.data.tokenize import run_tokenization
 
     result = run_tokenization(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(result)
+
+
+def convert(
+    checkpoint: Annotated[
+        str, Parameter(help="fairseq's model.pt, TensorFlow 1's bert_model.ckpt, or the folder that holds it.")
+    ],
+    output: Annotated[str, Parameter(help="The new folder.")],
+    settings: Annotated[ConvertSettings, Flags] = ConvertSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a checkpoint of fairseq's or TensorFlow 1's as a folder in Hugging Face's layout."""
+    resolved = build(ConvertConfig, {**_given(settings, None), "checkpoint": checkpoint, "output": output})
+
+    from bertwright.model.convert import run_conversion
+
+    result = run_conversion(resolved, _reporter(json_line, quiet))
     if json_line:
         _print_json(result)
 

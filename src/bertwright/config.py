@@ -35,6 +35,7 @@ WindowPooling = Literal["mean", "max"]
 _PATHS = {
     *("output", "train", "test", "validation", "data", "run", "runs", "model", "tokenizer", "figures", "tables"),
     *("teacher", "unlabelled", "teacher_scores"),
+    *("checkpoint", "vocabulary"),
 }
 
 
@@ -665,6 +666,24 @@ class SweepSettings(TrainSettings):
         le=3600,
         description="Seconds between signs of life; without any for four times as long, a worker is dead.",
     )
+
+
+class ConvertSettings(Settings):
+    """Settings of converting a checkpoint into Hugging Face's layout."""
+
+    vocabulary: str | None = Field(
+        None,
+        description="Folder of the tokenizer's files (dict.txt, encoder.json, vocab.bpe; or bert_config.json, "
+        "vocab.txt), if they are not beside the weights.",
+    )
+    head: str | None = Field(None, description="Which of a fairseq model's classification heads to keep.")
+
+
+class ConvertConfig(ConvertSettings):
+    """Converting as asked for: its settings, the checkpoint and the folder to write."""
+
+    checkpoint: str = Field(description="fairseq's model.pt, the prefix of TensorFlow 1's files, or their folder.")
+    output: str = Field(description="The new folder.")
 
 
 AnySettings = TypeVar("AnySettings", bound=Settings)

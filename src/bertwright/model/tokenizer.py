@@ -6,6 +6,7 @@ ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -480,11 +481,17 @@ def _name_not_utf8(texts: Sequence[bytes], before: int) -> str:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder: its tokenizer.json, or one built from vocab.txt, or vocab.json and merges.txt.
+    """The tokenizer of a model folder: its tokenizer.json, or one built from vocab.txt, or vocab.json and merges.txt,
+    or from the files of a checkpoint in another layout (``bertwright.model.foreign``).
 
     Raises:
         CheckpointError: none of them is there, or what is there is not a tokenizer.
     """
+    # By name: that module can read weights too, for which it loads torch; reading a tokenizer does not.
+    foreign = importlib.import_module("bertwright.model.foreign").find_foreign(folder)
+    if foreign is not None:
+        files = {name: content.decode() for name, content in foreign.tokenizer_files().items()}
+        return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path))
     extra = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"):
         if (folder / name).is_file():

@@ -1,0 +1,370 @@
+"""fairseq's RoBERTa checkpoints: model.pt, dict.txt, and the BPE's encoder.json and vocab.bpe.
+
+Names are those of github.com/facebookresearch/fairseq (models/roberta/model.py), of its releases of 2019 (``decoder.``,
+``emb_layer_norm``, query, key and value in one ``in_proj_weight``) and later ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bertwright.errors import CheckpointError
+from bertwright.model.foreign import Wanted, encoder_wanted, gather
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_ENCODER = "encoder.sentence_encoder."
+_HEAD = "encoder.lm_head."
+_CLASSIFIERS = "classification_heads."
+# Hugging Face's name, without its prefix "roberta." -> fairseq's, without "encoder.sentence_encoder.".
+EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "embed_tokens.weight",
+    "embeddings.position_embeddings.weight": "embed_positions.weight",
+    "embeddings.LayerNorm.weight": "layernorm_embedding.weight",
+    "embeddings.LayerNorm.bias": "layernorm_embedding.bias",
+}
+LAYER = {
+    "encoder.layer.{layer}.attention.self.query.weight": "layers.{layer}.self_attn.q_proj.weight",
+    "encoder.layer.{layer}.attention.self.query.bias": "layers.{layer}.self_attn.q_proj.bias",
+    "encoder.layer.{layer}.attention.self.key.weight": "layers.{layer}.self_attn.k_proj.weight",
+    "encoder.layer.{layer}.attention.self.key.bias": "layers.{layer}.self_attn.k_proj.bias",
+    "encoder.layer.{layer}.attention.self.value.weight": "layers.{layer}.self_attn.v_proj.weight",
+    "encoder.layer.{layer}.attention.self.value.bias": "layers.{layer}.self_attn.v_proj.bias",
+    "encoder.layer.{layer}.attention.output.dense.weight": "layers.{layer}.self_attn.out_proj.weight",
+    "encoder.layer.{layer}.attention.output.dense.bias": "layers.{layer}.self_attn.out_proj.bias",
+    "encoder.layer.{layer}.attention.output.LayerNorm.weight": "layers.{layer}.self_attn_layer_norm.weight",
+    "encoder.layer.{layer}.attention.output.LayerNorm.bias": "layers.{layer}.self_attn_layer_norm.bias",
+    "encoder.layer.{layer}.intermediate.dense.weight": "layers.{layer}.fc1.weight",
+    "encoder.layer.{layer}.intermediate.dense.bias": "layers.{layer}.fc1.bias",
+    "encoder.layer.{layer}.output.dense.weight": "layers.{layer}.fc2.weight",
+    "encoder.layer.{layer}.output.dense.bias": "layers.{layer}.fc2.bias",
+    "encoder.layer.{layer}.output.LayerNorm.weight": "layers.{layer}.final_layer_norm.weight",
+    "encoder.layer.{layer}.output.LayerNorm.bias": "layers.{layer}.final_layer_norm.bias",
+}
+# Numbers of the module's version, and buffers of old position embeddings.
+_LEFT_OUT = (".version", "._float_tensor")
+
+# Settings that change what is computed, and what is computed here. fairseq's defaults are these.
+_COMPUTED = {
+    "no_scale_embedding": True,
+    "no_token_positional_embeddings": False,
+    "encoder_learned_pos": True,
+    "adaptive_input": False,
+}
+# fairseq's names of activations, as Hugging Face calls them.
+_ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new"}
+_MODEL_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
+
+# What fairseq's files name beside tensors. Nothing of it is imported: such objects become records of their attributes.
+_RECORD_MODULES = ("fairseq.", "fairseq_cli.", "omegaconf.")
+_RECORD_NAMES = frozenset(
+    (
+        "argparse.Namespace",
+        "collections.defaultdict",
+        "typing.Any",
+        "pathlib.PosixPath",
+        "numpy.dtype",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")),
+    )
+)
+
+
+def find(path: Path, vocabulary: Path | None = None, head: str | None = None) -> Fairseq | None:
+    """The checkpoint at ``path``: a .pt file, or a folder that holds one, or the tokenizer's files alone.
+
+    Raises:
+        CheckpointError: a folder with several .pt files, of which none has a usual name.
+    """
+    from bertwright.model.fairseq_vocabulary import is_vocabulary
+
+    if path.is_file():
+        return Fairseq(path, vocabulary or path.parent, head) if path.suffix == ".pt" else None
+    if not path.is_dir():
+        return None
+    files = sorted(found for found in path.glob("*.pt") if found.is_file())
+    usual = [path / name for name in _MODEL_FILES if path / name in files]
+    files = usual[:1] or files
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:5])
+        raise CheckpointError(f"{path}: found {len(files)} .pt files ({names}), expected model.pt; name one of them")
+    if files:
+        return Fairseq(files[0], vocabulary or path, head)
+    return Fairseq(path / _MODEL_FILES[0], path, head) if is_vocabulary(path) else None
+
+
+class Fairseq:
+    """See :class:`bertwright.model.foreign.ForeignCheckpoint`."""
+
+    layout = "fairseq"
+
+    def __init__(self, path: Path, folder: Path, head: str | None) -> None:
+        self.path, self._folder, self._head = path, folder, head
+        self.notes: list[str] = []
+
+    def config(self) -> dict[str, Any]:
+        return self._config(*self._read())
+
+    def tensors(self) -> dict[str, Tensor]:
+        import torch
+
+        settings, model = self._read()
+        config = self._config(settings, model)
+        head = self._chosen(model)
+        others = tuple(f"{_CLASSIFIERS}{name}." for name in _classifiers(model) if name != head)
+        stored = {name: tuple(tensor.shape) for name, tensor in model.items() if not name.startswith(others)}
+        hidden, vocab_size = config["hidden_size"], config["vocab_size"]
+        heads = [_masked_language_model(hidden, vocab_size, config["tie_word_embeddings"])]
+        if head is not None:
+            heads.append(_classifier(head, hidden, len(config["id2label"])))
+        if config["tie_word_embeddings"]:
+            stored.pop(f"{_HEAD}weight", None)
+        elif f"{_HEAD}bias" in model:  # Hugging Face keeps it twice
+            model[f"{_HEAD}decoder.bias"] = model[f"{_HEAD}bias"]
+            stored[f"{_HEAD}decoder.bias"] = tuple(model[f"{_HEAD}bias"].shape)
+        required = encoder_wanted(config, ("roberta.", _ENCODER), EMBEDDINGS, LAYER)
+        tensors = gather(
+            str(self.path), stored, required, heads, lambda name: _own(model[name]), "the model's settings"
+        )
+        # One segment, which fairseq does not add at all.
+        tensors["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, hidden)
+        return tensors
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        from bertwright.model.fairseq_vocabulary import tokenizer_files
+
+        return tokenizer_files(self._folder)
+
+    def _read(self) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+        """The model's settings, and its tensors by the names of fairseq's later releases."""
+        import torch
+
+        from bertwright.model import pickles
+
+        if not self.path.is_file():
+            raise CheckpointError(f"{self._folder}: no model.pt; expected fairseq's model beside dict.txt")
+        saved = pickles.load(self.path, _is_record)
+        found = saved.get("model") if isinstance(saved, dict) else None
+        if not isinstance(found, dict) or not found:
+            raise CheckpointError(f"{self.path}: no model in it; expected a checkpoint as fairseq saves it")
+        for name, tensor in found.items():
+            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(f"{self.path}: {str(name)[:80]!r} is not a tensor with a name")
+            pickles.check_plain(name, tensor, str(self.path))
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise CheckpointError(f"{self.path}: tensor {name} is larger than what the file holds of it")
+        settings = _settings(saved)
+        if settings is None:
+            raise CheckpointError(f"{self.path}: neither args nor cfg in it; expected a checkpoint as fairseq saves it")
+        return settings, _new_names(found, str(self.path))
+
+    def _config(self, settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+        source = str(self.path)
+        table, positions, wide = (
+            _shape_of_two(model, name, source)
+            for name in (
+                f"{_ENCODER}embed_tokens.weight",
+                f"{_ENCODER}embed_positions.weight",
+                f"{_ENCODER}layers.0.fc1.weight",
+            )
+        )
+        if f"{_ENCODER}layer_norm.weight" in model:
+            raise CheckpointError(
+                f"{source}: norms stand before attention and feed-forward (pre-norm), expected RoBERTa's, after them"
+            )
+        for name, computed in _COMPUTED.items():
+            if settings.get(name, computed) != computed:
+                raise CheckpointError(f"{source}: {name} is {settings[name]!r}, expected {computed!r}")
+        activation = settings.get("activation_fn", "gelu")
+        if activation not in _ACTIVATIONS:
+            raise CheckpointError(
+                f"{source}: activation_fn is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}"
+            )
+        num_heads = settings.get("encoder_attention_heads")
+        if type(num_heads) is not int or num_heads < 1 or table[1] % num_heads:
+            raise CheckpointError(
+                f"{source}: encoder_attention_heads is {num_heads!r}, expected a divisor of the width, {table[1]}"
+            )
+        self._check_dictionary(table[0])
+        decoder = model.get(f"{_HEAD}weight")
+        embedding = model[f"{_ENCODER}embed_tokens.weight"]
+        config = {
+            "model_type": "roberta",
+            "vocab_size": table[0],
+            "hidden_size": table[1],
+            "num_hidden_layers": _num_layers(settings, model),
+            "num_attention_heads": num_heads,
+            "intermediate_size": wide[0],
+            "hidden_act": _ACTIVATIONS[activation],
+            "hidden_dropout_prob": _share(settings, "dropout", 0.1, source),
+            "attention_probs_dropout_prob": _share(settings, "attention_dropout", 0.1, source),
+            "max_position_embeddings": positions[0],
+            "type_vocab_size": 1,
+            "initializer_range": 0.02,
+            "layer_norm_eps": 1e-5,
+            "pad_token_id": 1,
+            "bos_token_id": 0,
+            "eos_token_id": 2,
+            "tie_word_embeddings": decoder is None or (decoder.dtype == embedding.dtype and decoder.equal(embedding)),
+            "architectures": ["RobertaModel" if decoder is None else "RobertaForMaskedLM"],
+        }
+        return config | self._classifier_config(settings, model)
+
+    def _check_dictionary(self, vocab_size: int) -> None:
+        from bertwright.model.fairseq_vocabulary import DICTIONARY, read_dictionary
+
+        path = self._folder / DICTIONARY
+        if path.is_file() and (found := len(read_dictionary(path))) != vocab_size:
+            raise CheckpointError(
+                f"{path}: makes {found:,} ids (its lines, 4 marks before and <mask> after them), expected the "
+                f"{vocab_size:,} of {self.path.name}; they do not belong together"
+            )
+
+    def _chosen(self, model: Mapping[str, Tensor]) -> str | None:
+        """The classification head to keep: the one that was named, or the only one."""
+        names = _classifiers(model)
+        if self._head is None:
+            return names[0] if len(names) == 1 else None
+        if self._head not in names:
+            there = f"it has {', '.join(names)}" if names else "it has none"
+            raise CheckpointError(f"{self.path}: no classification head {self._head!r}; {there}")
+        return self._head
+
+    def _classifier_config(self, settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+        head = self._chosen(model)
+        if head is None:
+            names = _classifiers(model)
+            if names:
+                self.notes.append(f"left out {len(names)} classification heads ({', '.join(names)}): one can be named")
+            return {}
+        activation = settings.get("pooler_activation_fn", "tanh")
+        if activation != "tanh":
+            raise CheckpointError(
+                f"{self.path}: pooler_activation_fn of head {head} is {activation!r}, expected 'tanh'"
+            )
+        num_labels = _shape_of_two(model, f"{_CLASSIFIERS}{head}.out_proj.weight", str(self.path))[0]
+        labels = {str(i): f"LABEL_{i}" for i in range(num_labels)}
+        return {
+            "architectures": ["RobertaForSequenceClassification"],
+            "classifier_dropout": _share(settings, "pooler_dropout", 0.0, str(self.path)),
+            "id2label": labels,
+            "label2id": {label: int(i) for i, label in labels.items()},
+        }
+
+
+def _is_record(name: str) -> bool:
+    return name in _RECORD_NAMES or name.startswith(_RECORD_MODULES)
+
+
+def _settings(saved: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The model's settings: ``args``, or the part of ``cfg`` about the model."""
+    if saved.get("args") is not None:
+        found = _plain(saved["args"])
+    else:
+        whole = _plain(saved.get("cfg"))
+        found = _plain(whole.get("model")) if isinstance(whole, dict) else None
+    return found if isinstance(found, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    """A setting, or settings by name, from what stands for argparse's Namespace or omegaconf's nodes."""
+    from bertwright.model.pickles import Record
+
+    if not isinstance(value, Record):
+        return value
+    state = value.state
+    if not isinstance(state, dict):
+        return None
+    if "_content" in state:  # omegaconf's DictConfig
+        content = state["_content"]
+        return {name: _plain(one) for name, one in content.items()} if isinstance(content, dict) else content
+    return _plain(state["_val"]) if "_val" in state else state  # one of its values; a Namespace
+
+
+def _new_names(model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The tensors under the names of fairseq's later releases, views where one was cut into three."""
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in model.items():
+        if name.endswith(_LEFT_OUT):
+            continue
+        if name.startswith("decoder."):
+            name = "encoder." + name.removeprefix("decoder.")
+        name = name.replace(".emb_layer_norm.", ".layernorm_embedding.")
+        parts = {name: tensor}
+        layer, joined, kind = name.partition(".self_attn.in_proj_")
+        if joined:
+            if not tensor.dim() or tensor.shape[0] % 3:
+                raise CheckpointError(
+                    f"{source}: tensor {name} has shape {tuple(tensor.shape)}, expected a third of it each"
+                )
+            cut = tensor.chunk(3)
+            parts = {f"{layer}.self_attn.{part}_proj.{kind}": cut[i] for i, part in enumerate("qkv")}
+        for one, part_tensor in parts.items():
+            if one in renamed:
+                raise CheckpointError(f"{source}: tensor {one} is there twice, under its older and its newer name")
+            renamed[one] = part_tensor
+    return renamed
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy, since tensors of a pickle may share memory with each other, or even with themselves."""
+    import torch
+
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _shape_of_two(model: Mapping[str, Tensor], name: str, source: str) -> tuple[int, int]:
+    if name not in model:
+        raise CheckpointError(f"{source}: tensor {name} is missing; expected fairseq's RoBERTa")
+    shape = tuple(model[name].shape)
+    if len(shape) != 2 or 0 in shape:
+        raise CheckpointError(f"{source}: tensor {name} has shape {shape}, expected two dimensions")
+    return shape
+
+
+def _num_layers(settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> int:
+    """The layers that the settings say or, if layers were pruned or nothing is said, those that are there."""
+    said = settings.get("encoder_layers")
+    if type(said) is int and said > 0 and not settings.get("encoder_layers_to_keep"):
+        return said
+    prefix = f"{_ENCODER}layers."
+    return len({name.removeprefix(prefix).split(".")[0] for name in model if name.startswith(prefix)})
+
+
+def _share(settings: Mapping[str, Any], name: str, usual: float, source: str) -> float:
+    value = settings.get(name, usual)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise CheckpointError(f"{source}: {name} is {value!r}, expected a number from 0 to below 1")
+    return float(value)
+
+
+def _classifiers(model: Mapping[str, Tensor]) -> list[str]:
+    return sorted({name.split(".")[1] for name in model if name.startswith(_CLASSIFIERS)})
+
+
+def _masked_language_model(hidden: int, vocab_size: int, is_tied: bool) -> list[Wanted]:
+    wanted = [
+        Wanted("lm_head.dense.weight", f"{_HEAD}dense.weight", (hidden, hidden)),
+        Wanted("lm_head.dense.bias", f"{_HEAD}dense.bias", (hidden,)),
+        Wanted("lm_head.layer_norm.weight", f"{_HEAD}layer_norm.weight", (hidden,)),
+        Wanted("lm_head.layer_norm.bias", f"{_HEAD}layer_norm.bias", (hidden,)),
+        Wanted("lm_head.bias", f"{_HEAD}bias", (vocab_size,)),
+    ]
+    if not is_tied:
+        wanted.append(Wanted("lm_head.decoder.weight", f"{_HEAD}weight", (vocab_size, hidden)))
+        wanted.append(Wanted("lm_head.decoder.bias", f"{_HEAD}decoder.bias", (vocab_size,)))
+    return wanted
+
+
+def _classifier(head: str, hidden: int, num_labels: int) -> list[Wanted]:
+    prefix = f"{_CLASSIFIERS}{head}."
+    return [
+        Wanted("classifier.dense.weight", f"{prefix}dense.weight", (hidden, hidden)),
+        Wanted("classifier.dense.bias", f"{prefix}dense.bias", (hidden,)),
+        Wanted("classifier.out_proj.weight", f"{prefix}out_proj.weight", (num_labels, hidden)),
+        Wanted("classifier.out_proj.bias", f"{prefix}out_proj.bias", (num_labels,)),
+    ]
