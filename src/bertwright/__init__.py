@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 # Where each entry point lives. They are imported when first used: importing bertwright loads no torch.
 _ENTRY_POINTS = {
     "train": "bertwright.training.train",
+    "pretrain": "bertwright.training.pretrain",
     "evaluate": "bertwright.evaluation.evaluate",
     "predict": "bertwright.evaluation.predict",
     "bias": "bertwright.evaluation.measure_bias",

@@ -37,6 +37,11 @@ app.command(
     help="Train a classifier on labelled texts, judge it on held-out ones and save it as a run.",
 )
 app.command(
+    f"{_COMMANDS}:pretrain",
+    name="pretrain",
+    help="Learn from texts without labels, by guessing masked tokens, and save a model that train takes.",
+)
+app.command(
     f"{_COMMANDS}:tokenize",
     name="tokenize",
     help="Turn texts into token ids once, in a folder that train, evaluate and predict take where they take files.",

@@ -22,6 +22,7 @@ from bertwright.config import (
     InspectConfig,
     InspectSettings,
     PredictSettings,
+    PretrainSettings,
     ReportConfig,
     ReportSettings,
     Settings,
@@ -80,6 +81,28 @@ def train(
     from bertwright.training.train import run_training
 
     run = run_training(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json({"run": str(run.path), **(run.result or {})})
+
+
+def pretrain(
+    *corpus: Annotated[
+        str,
+        Parameter(help=f"Files of texts (txt: a line or a block of lines a document): {_FORMATS}."),
+    ],
+    settings: Annotated[PretrainSettings, Flags] = PretrainSettings(),
+    config: ConfigFile = None,
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from texts without labels, by guessing masked tokens, and save a model that train takes."""
+    given = _given(settings, config)
+    if corpus or "corpus" not in given:
+        given["corpus"] = corpus
+
+    from bertwright.training.pretrain import pretrain_config, run_pretraining
+
+    run = run_pretraining(pretrain_config(given, config or ""), _reporter(json_line, quiet))
     if json_line:
         _print_json({"run": str(run.path), **(run.result or {})})
 

@@ -37,6 +37,8 @@ CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "histo
 PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
 VALIDATION_PREDICTIONS = "predictions_validation.parquet"
 _LOCK, _LOCK_TRIES = "lock", 50
+RESUMABLE = ("train", "pretrain")
+"""Acts whose runs can be gone on with."""
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.
 _RESULT_KEYS = {
@@ -81,13 +83,13 @@ class Run:
     def state(self) -> str:
         """What became of it: "finished", "damaged", "running", "stopped at step 120", "stopped" or "unfinished".
 
-        ``bertwright train --resume`` goes on with what was stopped.
+        ``bertwright train --resume`` (or ``pretrain``) goes on with what was stopped.
         """
         if self.damage is not None:
             return "damaged"
         if self.finished:
             return "finished"
-        if self.act != "train" or not (self.path / CHECKPOINTS).is_dir():
+        if self.act not in RESUMABLE or not (self.path / CHECKPOINTS).is_dir():
             return "unfinished"
         if is_locked(self.path):
             return "running"
@@ -182,7 +184,7 @@ def prepare_output(path: Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             if is_run(path) and not (path / RESULT).is_file():
-                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] == "train" else ""
+                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] in RESUMABLE else ""
                 raise RunError(
                     f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite "
                     "to replace it"

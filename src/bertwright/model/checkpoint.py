@@ -560,13 +560,14 @@ def save_model(
         values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
     write_json(folder / "config.json", values)
     write_json(folder / SETTINGS, settings.model_dump())
-    _save_tensors(tensors, folder / "model.safetensors")
+    save_tensors(tensors, folder / "model.safetensors")
     if not first:
-        _save_tensors(head, folder / "head.safetensors")
+        save_tensors(head, folder / "head.safetensors")
     tokenizer.save(folder)
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a float32 safetensors file beside ``path``, and rename."""
     partial = path.with_name(path.name + ".partial")
     save_file(
         {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()},

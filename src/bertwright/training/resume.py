@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from bertwright import runs
-from bertwright.config import TrainConfig, build, expand_home
+from bertwright.config import Settings, TrainConfig, build, expand_home
 from bertwright.errors import RunError, UserError
 
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
@@ -48,35 +48,45 @@ def train_config(given: Mapping[str, Any], source: str = "") -> TrainConfig:
             raise UserError(f"{output}: no such run; to start it, give the files of labelled texts to learn from")
         return build(TrainConfig, given, source)
     recorded = recorded_settings(output)
-    _check_same(output, recorded, given, source)
+    files = given.get("train") or recorded.get("train") or ()
+    check_same(TrainConfig, output, recorded, {**given, "train": files}, source, _FREE)
     free = {name: value for name, value in given.items() if name in _FREE | _FOLDERS and value not in (None, ())}
     return build(TrainConfig, {**recorded, **free}, str(output / runs.CONFIG))
 
 
-def recorded_settings(output: Path) -> dict[str, Any]:
-    """The settings of the training in the folder ``output``.
+def recorded_settings(output: Path, act: str = "train") -> dict[str, Any]:
+    """The settings of the training in the folder ``output``, or of another ``act``.
 
     Raises:
-        RunError: it is no training's.
+        RunError: it is none of those.
     """
     if not runs.is_run(output):
         raise RunError(
-            f"{output} exists and is not a run's folder; --resume goes on with runs of bertwright train only"
+            f"{output} exists and is not a run's folder; --resume goes on with runs of bertwright {act} only"
         )
     config = runs.read_json(output / runs.CONFIG)
-    if config["act"] != "train":
-        raise RunError(f"{output}: found a run of bertwright {config['act']}, expected one of bertwright train")
+    if config["act"] != act:
+        raise RunError(f"{output}: found a run of bertwright {config['act']}, expected one of bertwright {act}")
     if not isinstance(config.get("settings"), dict):
         raise RunError(f"{output / runs.CONFIG}: not the record of a run; the file is damaged")
     return config["settings"]
 
 
-def _check_same(output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str) -> None:
-    """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too."""
-    files = given.get("train") or recorded.get("train") or ()
-    asked = build(TrainConfig, {**given, "train": files}, source).model_dump(mode="json")
+def check_same(
+    kind: type[Settings],
+    output: Path,
+    recorded: Mapping[str, Any],
+    given: Mapping[str, Any],
+    source: str,
+    free: Collection[str],
+) -> None:
+    """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too.
+
+    Those in ``free`` may be others.
+    """
+    asked = build(kind, given, source).model_dump(mode="json")
     for name, value in given.items():
-        if name in _FREE or value is None or value == ():
+        if name in free or value is None or value == ():
             continue
         found, expected = asked[name], recorded.get(name)
         if found == expected or (name in _FOLDERS and os.path.isdir(found)):
@@ -99,6 +109,6 @@ def shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def command(output: Path) -> str:
+def command(output: Path, act: str = "train") -> str:
     """What to type to go on with the run in ``output``."""
-    return f"bertwright train --resume --output {shlex.quote(str(output))}"
+    return f"bertwright {act} --resume --output {shlex.quote(str(output))}"
