@@ -84,6 +84,7 @@ runs_app.command(
 
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
 bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")
+bench_app.command(f"{_COMMANDS}:bench_pretrain", name="pretrain", help="Measure learning from texts without labels.")
 bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")
 
 

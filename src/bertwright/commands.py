@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from bertwright.config import (
     BenchInferConfig,
     BenchInferSettings,
+    BenchPretrainConfig,
+    BenchPretrainSettings,
     BenchTokenizeConfig,
     BenchTokenizeSettings,
     BenchTrainConfig,
@@ -354,6 +356,19 @@ def bench_train(
 
     resolved = build(BenchTrainConfig, {**_given(settings, None), "data": data})
     _print_json(run_train(resolved, _reporter(json_line, quiet)))
+
+
+def bench_pretrain(
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
+    settings: Annotated[BenchPretrainSettings, Flags] = BenchPretrainSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure pretraining: tokens a second, memory, share of the machine's peak; with --peers Trainer too."""
+    from bertwright.benchmarking.bench import run_pretrain
+
+    resolved = build(BenchPretrainConfig, {**_given(settings, None), "data": data})
+    _print_json(run_pretrain(resolved, _reporter(json_line, quiet)))
 
 
 def bench_tokenize(

@@ -605,6 +605,25 @@ class BenchTrainConfig(BenchTrainSettings, DataSettings):
     data: tuple[str, ...] = Field(min_length=1, description="Files of labelled texts.")
 
 
+class BenchPretrainSettings(BenchSettings):
+    """Settings of measuring pretraining."""
+
+    model: str = Field("bert-tiny", description="bert-tiny ... bert-large, or a folder or hub name.")
+    tokenizer: str | None = Field(None, description="Model whose tokenizer to use with random weights.")
+    max_length: int = Field(128, ge=8, description="Most tokens of a sequence, [CLS] and [SEP] included.")
+    batch_tokens: int = Field(8_192, ge=1, description="Tokens per optimizer step.")
+    num_steps: int = Field(4, ge=1, description="Optimizer steps of a turn.")
+    rounds: int = Field(3, ge=1, description="Timed turns of each contender.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Dtype = Field("auto", description="What our encoder computes in; auto takes bfloat16 where it is fast.")
+
+
+class BenchPretrainConfig(BenchPretrainSettings):
+    """Measuring pretraining, as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
 class BenchTokenizeSettings(BenchSettings):
     """Settings of measuring tokenising."""
 

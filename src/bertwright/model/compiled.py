@@ -79,7 +79,7 @@ class Softmax(ctypes.Structure):
 
     _fields_ = tuple(
         (name, ctypes.c_void_p)
-        for name in ("bias", "targets", "most", "sums", "tops", "target_logits", "log_sums", "scales")
+        for name in ("bias", "targets", "most", "sums", "tops", "target_logits", "scales", "offsets")
     )
 
 

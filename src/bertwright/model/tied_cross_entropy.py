@@ -11,6 +11,7 @@ Language Models", arXiv 2411.09009). On AMX tiles they are never rounded to bflo
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,7 @@ class TileCrossEntropy:
         log_sums, right = self._sums(x, padded_targets)
         scales = torch.zeros(rows)
         scales[:num_rows] = scale
+        offsets = (scales.log2() - log_sums * math.log2(math.e)).clamp_(min=_LEAST_LOGIT)
         slopes = torch.empty(rows * columns, dtype=torch.bfloat16)
         dx, part = torch.zeros(rows, self.hidden), torch.empty(rows, self.hidden, dtype=torch.bfloat16)
         for start in range(0, self.columns, columns):
@@ -209,8 +211,8 @@ class TileCrossEntropy:
             softmax = Softmax(
                 bias=self.padded_bias[start:].data_ptr(),
                 targets=local.ctypes.data,
-                log_sums=log_sums.data_ptr(),
                 scales=scales.data_ptr(),
+                offsets=offsets.data_ptr(),
             )
             self.kernels.vocabulary_slopes(
                 *(x.data_ptr(), self.packed[start:].data_ptr(), here.data_ptr()),
