@@ -95,14 +95,18 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
         Entry(
             "trainer-blocks-bf16-weights",
             _TRAINER_MASKED,
-            "weights and AdamW in bf16, blocks across documents",
-            {"precision": "bfloat16_weights"},
+            "weights and AdamW in bf16, eager attention, blocks across documents",
+            {"precision": "bfloat16_weights", "attention": "eager"},
             peer=True,
         ),
         Entry(
-            "trainer-grouped", _TRAINER_MASKED, "bf16=True, length-grouped, padded", {"blocks": False}, peer=True,
+            "trainer-grouped",
+            _TRAINER_MASKED,
+            "bf16=True, length-grouped, padded",
+            {"blocks": False},
+            peer=True,
             usual=False,
-        ),  # fmt: skip
+        ),
     ),
     "train": (
         Entry(OURS, f"{_OURS}:Training", "without padding"),

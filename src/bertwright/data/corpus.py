@@ -1,7 +1,7 @@
 """The documents of a corpus as token ids: read once, part by part, and kept on disk for the next time.
 
 A document is a row of a file with columns. In a .txt file it is a line or, where blank lines stand between blocks of
-lines, a block. The token ids lie in a folder as ``bertwright tokenize`` makes it, whole, so that any length of sequences
+lines, a block. The token ids lie in a folder as ``bertwright tokenize`` makes it, whole, so that sequences of any length
 can be cut from them; such a folder may also be given in place of files.
 """
 
@@ -22,8 +22,8 @@ import pyarrow as pa
 
 from bertwright.data.columns import read_unsettled, source_files
 from bertwright.data.compression import decompressed_pieces
-from bertwright.data.read import is_text_file
 from bertwright.data.ragged import Ragged
+from bertwright.data.read import is_text_file
 from bertwright.data.rows import UnsettledTexts
 from bertwright.data.table import BadRow, Table
 from bertwright.data.text_stream import TextStream
@@ -167,8 +167,8 @@ def text_parts(path: str, documents: Documents, on_bytes: Any) -> Iterator[Table
     stream = TextStream(path, decompressed_pieces(path, compression, on_bytes))
     blocks, rows = documents == "blocks", 0
     if documents == "auto":
-        data = stream.peek() or b""
-        blocks = len(_BLANK.findall(data.strip())) >= max(1.0, _LEAST_BLANK_SHARE * data.count(b"\n"))
+        head = stream.peek() or b""
+        blocks = len(_BLANK.findall(head.strip())) >= max(1.0, _LEAST_BLANK_SHARE * head.count(b"\n"))
     notes = ["a document is " + ("a block of lines between blank ones" if blocks else "a line")]
     while not stream.done:
         data = stream.peek(_after_last_blank) if blocks else stream.peek()
@@ -205,7 +205,9 @@ def _after_last_blank(data: bytes, start: int, stop: int, line_end: bytes) -> in
 def _given_folders(sources: Sequence[str], folders: Sequence[str]) -> Corpus:
     if len(folders) < len(sources):
         other = next(path for path in sources if path not in folders)
-        raise DataError(f"{folders[0]}: a folder of token ids, found beside the file {other}; expected one or the other")
+        raise DataError(
+            f"{folders[0]}: a folder of token ids, found beside the file {other}; expected one or the other"
+        )
     opened = [open_token_cache(folder) for folder in folders]
     for folder, (texts, _) in zip(folders, opened, strict=True):
         if texts.pairs is not None:

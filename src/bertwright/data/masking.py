@@ -1,11 +1,11 @@
 """Which tokens of a sequence are masked, made anew in each epoch from a seed, an epoch and the tokens' places alone.
 
 Devlin et al. 2019, arXiv 1810.04805, section 3.1 (task 1) and appendix A.1: of a sequence's tokens 15 % are chosen, at
-random, never special ones; of those 80 % become [MASK], 10 % a random token, 10 % stay. As in the authors' released code,
-exactly so many of each sequence (rounded, at least one) are chosen.
+random, never special ones; of those 80 % become [MASK], 10 % a random token, 10 % stay. As in the authors' released
+code, exactly so many of each sequence (rounded, at least one) are chosen.
 
-Random numbers are hashes of (key, place), so that what is masked does not depend on which sequences come together, or on
-what was drawn before: a training that goes on masks what it would have masked.
+Random numbers are hashes of (key, place), so that what is masked does not depend on which sequences come together, or
+on what was drawn before: a training that goes on masks what it would have masked.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional

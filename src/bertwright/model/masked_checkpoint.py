@@ -76,7 +76,9 @@ def load_masked(
         elif len(missing) == len(HEAD):
             notes.append("the checkpoint has no head for masked tokens: initialised at random, tied to the embeddings")
         else:
-            raise CheckpointError(f"{name}: tensor {dict(HEAD)[missing[0]]} is missing, but others of its head are there")
+            raise CheckpointError(
+                f"{name}: tensor {dict(HEAD)[missing[0]]} is missing, but others of its head are there"
+            )
     state |= {ours: _initial(ours, shapes[ours], config, seed) for ours in missing}
     model.load_state_dict(state, assign=True)
     return LoadedMasked(model, loaded.tokenizer, loaded.description, is_new, notes)

@@ -2,10 +2,11 @@
 
     loss = sum over the rows of  log(sum of exp(logits)) - logit of the target,    logits = x E^T + b
 
-The logits of all masked tokens would be the largest matrix of a training by far, and in float32, with its gradient, most
-of its memory. Here they are made twice, a part of the vocabulary at a time: once for their sums of exponentials, once
-for the gradient, which is multiplied at once and forgotten (as Wijmans et al. 2024, "Cut Your Losses in Large-Vocabulary
-Language Models", arXiv 2411.09009). On AMX tiles they are never rounded to bfloat16 either (products.c).
+The logits of all masked tokens would be the largest matrix of a training by far, and in float32, with its gradient,
+most of its memory. On AMX tiles they are made twice, a part of the vocabulary at a time: once for their sums of
+exponentials, once for the gradient, which is multiplied at once and forgotten (as Wijmans et al. 2024, "Cut Your Losses
+in Large-Vocabulary Language Models", arXiv 2411.09009), and they are never rounded to bfloat16 (products.c). Elsewhere
+they are made once, a part of the rows at a time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class PlainCrossEntropy:
 
     name = "PyTorch, rows at a time"
 
-    def __init__(self, table: nn.Parameter, bias: nn.Parameter, encoder: CpuEncoder | None = None) -> None:
+    def __init__(self, table: Tensor, bias: nn.Parameter, encoder: CpuEncoder | None = None) -> None:
         self.table, self.bias, self.encoder = table, bias, encoder
 
     def is_current(self) -> bool:

@@ -25,8 +25,8 @@ from bertwright.model.gpu_encoder import Work
 from bertwright.model.masked_checkpoint import LoadedMasked, load_masked, save_masked
 from bertwright.progress import Reporter
 from bertwright.training.phases import Inputs, Phases, Trained
-from bertwright.training.pretrain_loop import Pretrained, Pretraining, Sequences, num_steps_of
 from bertwright.training.prepare import Machine
+from bertwright.training.pretrain_loop import Pretrained, Pretraining, Sequences, num_steps_of
 from bertwright.training.resume import check_same, command, recorded_settings
 from bertwright.training.schedule import budget_seconds
 from bertwright.training.state import Checkpoints
@@ -47,10 +47,12 @@ _FREE = {
 }
 
 
-def pretrain(corpus: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any) -> runs.Run:
+def pretrain(
+    corpus: str | Path | Sequence[str | Path] | None = None, *, quiet: bool = False, **settings: Any
+) -> runs.Run:
     """Learn from the texts in ``corpus`` (a file or several) by guessing masked tokens, and return the run.
 
-    ``settings`` are those of ``bertwright pretrain``: ``pretrain("wikipedia.parquet", model="bert-tiny", budget="30m")``.
+    ``settings`` are those of ``bertwright pretrain``, with underscores: ``pretrain("wikipedia.parquet", budget="30m")``.
     The run's folder is a model for ``train``. ``pretrain(resume=True, output="runs/tiny")`` goes on with a run that was
     stopped.
 
@@ -246,7 +248,9 @@ def _sequences(
     def of(rows: np.ndarray) -> Sequences:
         cut = corpus.sequences(rows, loaded.tokenizer, config.max_length, name)
         if not len(cut):
-            raise UserError(f"{config.corpus[0]}: found no words in {len(rows):,} documents, expected some to learn from")
+            raise UserError(
+                f"{config.corpus[0]}: found no words in {len(rows):,} documents, expected some to learn from"
+            )
         return Sequences(cut, masking, machine.device)
 
     learnt, held_out = of(rows), of(held) if len(held) else None

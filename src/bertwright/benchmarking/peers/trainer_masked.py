@@ -20,8 +20,8 @@ class Pretraining:
     """Once through the case's sequences. The clock runs from the first step to the end of the last.
 
     Args:
-        blocks: the sequences end to end, cut into blocks of ``case.max_length`` tokens across documents, as the library's
-            own example does it: no padding at all; else sequences as they are, those of like length together, padded.
+        blocks: the sequences end to end, cut into blocks of ``case.max_length`` tokens across documents, as the
+            library's own example does it: no padding; else sequences as they are, those of like length together, padded.
         precision: "bfloat16_autocast" is Trainer's ``bf16=True``; "bfloat16_weights" loads the model in bfloat16.
     """
 
