@@ -1,8 +1,8 @@
 """The documents of a corpus as token ids: read once, part by part, and kept on disk for the next time.
 
 A document is a row of a file with columns. In a .txt file it is a line or, where blank lines stand between blocks of
-lines, a block. The token ids lie in a folder as ``bertwright tokenize`` makes it, whole, so that sequences of any length
-can be cut from them; such a folder may also be given in place of files.
+lines, a block. The token ids lie in a folder as ``bertwright tokenize`` makes it, whole, so that sequences of any
+length can be cut from them; such a folder may also be given in place of files.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     h = LayerNorm(GELU(x W + b)),  logits = h E^T + c
 
 Devlin et al. 2019, arXiv 1810.04805, sections 3.1 and A.1 (task 1), and the authors' released code: the output weights
-E are the token embeddings. Only masked tokens are read, so that the last layer and the head are computed for them alone.
+E are the token embeddings. Only masked tokens are read: the last layer and the head are computed for them alone.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ from bertwright.training.train import leave
 ACT = "pretrain"
 # More held-out tokens than this are not looked at: a look must cost little beside what is learnt between two.
 _MOST_HELD_OUT_TOKENS = 131_072
+# Most tokens computed at once on a CPU where nothing else is asked for.
+_TOKENS_AT_ONCE = 16_384
 # Learning rates from nothing, by the width from which on they hold, and of weights that learn on.
 _RATES = ((1024, 1e-4), (768, 2e-4), (512, 5e-4), (0, 1e-3))
 _RATE_OF_LEARNT_WEIGHTS = 1e-4
@@ -52,7 +55,7 @@ def pretrain(
 ) -> runs.Run:
     """Learn from the texts in ``corpus`` (a file or several) by guessing masked tokens, and return the run.
 
-    ``settings`` are those of ``bertwright pretrain``, with underscores: ``pretrain("wikipedia.parquet", budget="30m")``.
+    ``settings`` are those of ``bertwright pretrain``: ``pretrain("wikipedia.parquet", budget="30m")``.
     The run's folder is a model for ``train``. ``pretrain(resume=True, output="runs/tiny")`` goes on with a run that was
     stopped.
 
@@ -128,7 +131,7 @@ def _with_output(config: PretrainConfig) -> PretrainConfig:
 
 
 def _run_phases(config: PretrainConfig, phases: Phases, stop: Stop, reporter: Reporter) -> dict[str, Any]:
-    machine = Machine.of(config)
+    machine = _machine(config)
     budget_s = None if config.budget is None else budget_seconds(config.budget)
     loaded = _load(config, reporter)
     config = _with_rate(config, loaded)
@@ -178,6 +181,14 @@ def _run_phases(config: PretrainConfig, phases: Phases, stop: Stop, reporter: Re
     writer.result(result)
     phases.finish()
     return result
+
+
+def _machine(config: PretrainConfig) -> Machine:
+    machine = Machine.of(config)
+    if config.token_budget is None and machine.device.type == "cpu":
+        # The gradient of all token embeddings is made in each part of a step: fewer parts are faster.
+        machine = replace(machine, token_budget=max(machine.token_budget, _TOKENS_AT_ONCE))
+    return machine
 
 
 def _load(config: PretrainConfig, reporter: Reporter) -> LoadedMasked:

@@ -144,7 +144,7 @@ class Pretraining:
             self.eval_every = max(1, round(num_steps / config.evaluations))
         self.losses: list[float] = []
         self._pending: list[Tensor] = []  # on a GPU, losses that were not looked at
-        self._steps_of_epoch = 1.0
+        self._last_rate = 0.0
         self.started = 0.0
 
     def run(self) -> Pretrained:
@@ -221,6 +221,7 @@ class Pretraining:
         """Learn from the sequences ``rows``; gives how far the bar moves, and a note for it."""
         progress, began = self.progress, time.perf_counter()
         before_s, factor = self._elapsed(), self._factor()
+        self._last_rate = self.rate * factor
         key = epoch_key(self.config.seed, epoch)
         while not self._collected_gradients(rows, key):
             self._use_less_memory(rows)
@@ -302,7 +303,7 @@ class Pretraining:
 
     def _judge(self) -> None:
         """Look at the held-out documents, and add a line to the history."""
-        progress, rate = self.progress, self.rate * self._factor()
+        progress, rate = self.progress, self._last_rate
         self._checked_loss(rate)
         self.optimizer.check_weights(progress.steps, rate)
         found: dict[str, Any] = {}

@@ -21,7 +21,7 @@ class Pretraining:
 
     Args:
         blocks: the sequences end to end, cut into blocks of ``case.max_length`` tokens across documents, as the
-            library's own example does it: no padding; else sequences as they are, those of like length together, padded.
+            library's own example does it: no padding; else the sequences themselves, by length, padded.
         precision: "bfloat16_autocast" is Trainer's ``bf16=True``; "bfloat16_weights" loads the model in bfloat16.
     """
 
