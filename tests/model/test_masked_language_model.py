@@ -203,9 +203,10 @@ def test_what_is_no_number_stays_none_on_tiles():
     assert torch.isnan(losses).tolist() == [False, True, False]
 
 
-def test_the_last_layer_for_some_tokens_equals_the_whole_one_compiled_too():
+@pytest.mark.parametrize("lengths", [(20, 3, 64, 9), (20, 19, 18, 20)])
+def test_the_last_layer_for_some_tokens_equals_the_whole_one_compiled_too(lengths):
     config = config_of()
-    batch, readers, _ = masked_batch(config)
+    batch, readers, _ = masked_batch(config, lengths)
     model = random_model(config).eval()
     with torch.no_grad():
         every = model.encoder(batch)[readers.rows]

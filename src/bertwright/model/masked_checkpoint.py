@@ -55,6 +55,11 @@ def load_masked(
     """
     loaded = load_for_training(name, ("0", "1"), "first", max_length, seed, tokenizer, dropouts)
     config = loaded.model.config
+    kind = getattr(config, "model_type", "bert")
+    if kind != "bert":
+        raise CheckpointError(
+            f"{name}: found a model of type {kind!r}, expected 'bert': its head alone can be pretrained"
+        )
     is_new = name in SIZES and not Path(name).is_dir()
     state = {key: tensor for key, tensor in loaded.model.state_dict().items() if key.startswith("encoder.")}
     with torch.device("meta"):

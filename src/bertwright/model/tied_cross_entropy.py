@@ -200,6 +200,9 @@ class TileCrossEntropy:
         x, padded_targets = self._padded(x, targets)
         rows, columns = x.shape[0], min(_TILE_COLUMNS, self.columns)
         log_sums, right = self._sums(x, padded_targets)
+        if not rows:  # products over no rows write nothing
+            self.gradient.zero_()
+            self.bias_sums.zero_()
         scales = torch.zeros(rows)
         scales[:num_rows] = scale
         offsets = (scales.log2() - log_sums * math.log2(math.e)).clamp_(min=_LEAST_LOGIT)

@@ -147,7 +147,8 @@ def _run_phases(config: PretrainConfig, phases: Phases, stop: Stop, reporter: Re
     num_steps = num_steps_of(config, learnt.lengths)
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto")
     tokens = int(learnt.lengths.mean() * len(learnt)) if num_steps is None else num_steps * config.batch_tokens
-    model.compile_for(Work(tokens, num_steps or 1_000_000))
+    if config.compile == "auto":
+        model.compile_for(Work(tokens, num_steps or 1_000_000))
     model.train()
     chosen = model.describe()
     reporter.say(

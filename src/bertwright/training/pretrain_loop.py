@@ -288,13 +288,13 @@ class Pretraining:
         Raises:
             TrainingError: it, or one before it, is not a finite number.
         """
-        if self._pending:
-            self.losses += torch.stack(self._pending).tolist()
-            self._pending = []
-        found = next((i for i, loss in enumerate(self.losses) if not math.isfinite(loss)), None)
+        new = torch.stack(self._pending).tolist() if self._pending else []
+        first, self._pending = len(self.losses) + 1, []
+        self.losses += new
+        found = next((i for i, loss in enumerate(new) if not math.isfinite(loss)), None)
         if found is not None:
             raise TrainingError(
-                f"the loss of step {found + 1} is {self.losses[found]}, expected a number (learning rate then about "
+                f"the loss of step {first + found} is {new[found]}, expected a number (learning rate then about "
                 f"{rate:.1e}). Lower --learning-rate, or compute in --dtype float32. No model was saved"
             )
         return self.losses[-1]
@@ -379,8 +379,8 @@ def judge(model: MaskedLanguageModel, held_out: Sequences, token_budget: int, se
             total += float(scored.losses.double().sum())
             correct += int(scored.correct.sum())
             count += batch.num_masked
-    loss = total / count
-    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "masked_accuracy": correct / count}
+    loss = total / max(count, 1)
+    return {"loss": loss, "perplexity": math.exp(min(loss, 700.0)), "masked_accuracy": correct / max(count, 1)}
 
 
 def history_line(line: dict[str, Any]) -> str:
