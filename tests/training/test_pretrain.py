@@ -94,7 +94,8 @@ def test_a_stopped_run_goes_on_bit_by_bit(corpus, monkeypatch):
     monkeypatch.undo()
     assert runs.open_run(corpus / "run").state == "stopped at step 20"
     resumed = run_pretraining(
-        pretrain_config({"resume": True, "output": str(corpus / "run")}), Reporter(quiet=True, results=False)
+        pretrain_config({"resume": True, "output": str(corpus / "run"), "corpus": ()}),  # as the command gives it
+        Reporter(quiet=True, results=False),
     )
     assert resumed.result["resumed"] == 1
     ours, theirs = weights(resumed.path), weights(whole.path)

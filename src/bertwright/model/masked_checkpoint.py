@@ -58,7 +58,7 @@ def load_masked(
     kind = getattr(config, "model_type", "bert")
     if kind != "bert":
         raise CheckpointError(
-            f"{name}: found a model of type {kind!r}, expected 'bert': its head alone can be pretrained"
+            f"{name}: found a model of type {kind!r}, expected 'bert', whose head alone can be pretrained"
         )
     is_new = name in SIZES and not Path(name).is_dir()
     state = {key: tensor for key, tensor in loaded.model.state_dict().items() if key.startswith("encoder.")}

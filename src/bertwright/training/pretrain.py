@@ -82,7 +82,8 @@ def pretrain_config(given: Mapping[str, Any], source: str = "") -> PretrainConfi
     if given.get("overwrite"):
         raise UserError("--resume and --overwrite exclude each other: give one of them")
     recorded = recorded_settings(output, ACT)
-    check_same(PretrainConfig, output, recorded, {"corpus": recorded.get("corpus"), **given}, source, _FREE)
+    corpus = given.get("corpus") or recorded.get("corpus") or ()
+    check_same(PretrainConfig, output, recorded, {**given, "corpus": corpus}, source, _FREE)
     free = {name: value for name, value in given.items() if name in _FREE and value not in (None, ())}
     return build(PretrainConfig, {**recorded, **free}, str(output / runs.CONFIG))
 
