@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 _ENTRY_POINTS = {
     "train": "bertwright.training.train",
     "distill": "bertwright.training.distill",
+    "pretrain": "bertwright.training.pretrain",
     "evaluate": "bertwright.evaluation.evaluate",
     "predict": "bertwright.evaluation.predict",
     "bias": "bertwright.evaluation.measure_bias",

@@ -42,6 +42,11 @@ app.command(
     help="Teach a small student what a trained classifier says of texts with and without labels; saved as a run.",
 )
 app.command(
+    f"{_COMMANDS}:pretrain",
+    name="pretrain",
+    help="Learn from texts without labels, by guessing masked tokens, and save a model that train takes.",
+)
+app.command(
     f"{_COMMANDS}:tokenize",
     name="tokenize",
     help="Turn texts into token ids once, in a folder that train, evaluate and predict take where they take files.",
@@ -89,6 +94,7 @@ runs_app.command(
 
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
 bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")
+bench_app.command(f"{_COMMANDS}:bench_pretrain", name="pretrain", help="Measure learning from texts without labels.")
 bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")
 
 

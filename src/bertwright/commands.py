@@ -11,6 +11,8 @@ from cyclopts import Parameter
 from bertwright.config import (
     BenchInferConfig,
     BenchInferSettings,
+    BenchPretrainConfig,
+    BenchPretrainSettings,
     BenchTokenizeConfig,
     BenchTokenizeSettings,
     BenchTrainConfig,
@@ -25,6 +27,7 @@ from bertwright.config import (
     InspectConfig,
     InspectSettings,
     PredictSettings,
+    PretrainSettings,
     ReportConfig,
     ReportSettings,
     Settings,
@@ -111,6 +114,28 @@ def distill(
     from bertwright.training.train import run_training
 
     run = run_training(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json({"run": str(run.path), **(run.result or {})})
+
+
+def pretrain(
+    *corpus: Annotated[
+        str,
+        Parameter(help=f"Files of texts (txt: a line or a block of lines a document): {_FORMATS}."),
+    ],
+    settings: Annotated[PretrainSettings, Flags] = PretrainSettings(),
+    config: ConfigFile = None,
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Learn from texts without labels, by guessing masked tokens, and save a model that train takes."""
+    given = _given(settings, config)
+    if corpus or "corpus" not in given:
+        given["corpus"] = corpus
+
+    from bertwright.training.pretrain import pretrain_config, run_pretraining
+
+    run = run_pretraining(pretrain_config(given, config or ""), _reporter(json_line, quiet))
     if json_line:
         _print_json({"run": str(run.path), **(run.result or {})})
 
@@ -381,6 +406,19 @@ def bench_train(
 
     resolved = build(BenchTrainConfig, {**_given(settings, None), "data": data})
     _print_json(run_train(resolved, _reporter(json_line, quiet)))
+
+
+def bench_pretrain(
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
+    settings: Annotated[BenchPretrainSettings, Flags] = BenchPretrainSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure pretraining: tokens a second, memory, share of the machine's peak; with --peers Trainer too."""
+    from bertwright.benchmarking.bench import run_pretrain
+
+    resolved = build(BenchPretrainConfig, {**_given(settings, None), "data": data})
+    _print_json(run_pretrain(resolved, _reporter(json_line, quiet)))
 
 
 def bench_tokenize(

@@ -39,8 +39,10 @@ PREDICTIONS, MODEL, CHECKPOINTS = "predictions.parquet", "model", "checkpoints"
 VALIDATION_PREDICTIONS = "predictions_validation.parquet"
 TEACHER_SCORES = "teacher_scores"
 TRAININGS = ("train", "distill")
-"""The acts whose runs train a model: they have steps, a history and checkpoints, and go on with --resume."""
+"""The acts whose runs train a classifier: they have steps, a history and checkpoints, and go on with --resume."""
 _LOCK, _LOCK_TRIES = "lock", 50
+RESUMABLE = (*TRAININGS, "pretrain")
+"""Acts whose runs can be gone on with."""
 
 # What is read from a finished run by those who list and show it; a result without one of them is damaged.
 _RESULT_KEYS = {
@@ -96,7 +98,7 @@ class Run:
             return "damaged"
         if self.finished:
             return "finished"
-        if not self.is_training or not (self.path / CHECKPOINTS).is_dir():
+        if self.act not in RESUMABLE or not (self.path / CHECKPOINTS).is_dir():
             return "unfinished"
         if is_locked(self.path):
             return "running"
@@ -191,7 +193,7 @@ def prepare_output(path: Path, overwrite: bool) -> None:
     if path.exists():
         if not overwrite:
             if is_run(path) and not (path / RESULT).is_file():
-                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] in TRAININGS else ""
+                go_on = "--resume to go on with it, " if read_json(path / CONFIG)["act"] in RESUMABLE else ""
                 raise RunError(
                     f"{path} exists and is a run that has not finished; pass {go_on}another --output, or --overwrite "
                     "to replace it"

@@ -22,7 +22,7 @@ from bertwright.evaluation.scores import softmax
 from bertwright.progress import Reporter
 
 if TYPE_CHECKING:
-    from bertwright.config import BenchInferConfig, BenchTokenizeConfig, BenchTrainConfig
+    from bertwright.config import BenchInferConfig, BenchPretrainConfig, BenchTokenizeConfig, BenchTrainConfig
 
 # Other work for more than this share of the CPUs disturbs what is measured.
 _BUSY_SHARE = 0.1
@@ -44,6 +44,11 @@ def run_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
     return _run("train", config, reporter)
 
 
+def run_pretrain(config: BenchPretrainConfig, reporter: Reporter) -> dict[str, Any]:
+    """Measure pretraining; as ``run_infer``."""
+    return _run("pretrain", config, reporter)
+
+
 def run_tokenize(config: BenchTokenizeConfig, reporter: Reporter) -> dict[str, Any]:
     """Measure tokenising; as ``run_infer``."""
     return _run("tokenize", config, reporter)
@@ -60,6 +65,7 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
             "infer": cases.prepare_infer,
             "train": cases.prepare_train,
             "tokenize": cases.prepare_tokenize,
+            "pretrain": cases.prepare_pretrain,
         }[name]
         prepared: cases.Prepared = prepare(config, folder, reporter)
         graphs = {entry.graph for entry in entries if entry.graph is not None}
@@ -125,6 +131,8 @@ def record(
     peak = by_name.get(PEAK.name)
     peak_rate = None if peak is None else spread(peak.rates("operations"))
     operations_per_text = None if prepared.operations is None else prepared.operations / case.num_texts
+    # Of a corpus contenders cut different sequences: there tokens are what they have in common.
+    unit = "tokens" if name == "pretrain" else "texts"
     contenders = []
     for one in found:
         if one is peak:
@@ -140,7 +148,7 @@ def record(
                 "texts_per_s": texts,
                 "tokens_per_s": spread(one.rates("tokens")),
                 "bytes_per_s": spread(one.rates("num_bytes")),
-                "ours_is_times_as_fast": ratio_of_medians(_alike(one, by_name).rates("texts"), one.rates("texts")),
+                "ours_is_times_as_fast": ratio_of_medians(_alike(one, by_name).rates(unit), one.rates(unit)),
                 "share_of_peak": None
                 if None in (rate, peak_rate, operations_per_text)
                 else rate * operations_per_text / peak_rate["median"],  # type: ignore[operator,index]

@@ -20,11 +20,11 @@ from bertwright.hardware import choose_device
 from bertwright.randomness import purpose_seed
 
 if TYPE_CHECKING:
-    from bertwright.config import BenchInferConfig, BenchTokenizeConfig, BenchTrainConfig
+    from bertwright.config import BenchInferConfig, BenchPretrainConfig, BenchTokenizeConfig, BenchTrainConfig
     from bertwright.model.checkpoint import Loaded
     from bertwright.progress import Reporter
 
-CaseName = Literal["tokenize", "train", "infer"]
+CaseName = Literal["tokenize", "train", "infer", "pretrain"]
 # "first": the last layer for the first token alone; "all": for all tokens; "first-int8": with weights in 8 bits.
 GraphKind = Literal["first", "all", "first-int8"]
 
@@ -264,6 +264,65 @@ def prepare_tokenize(config: BenchTokenizeConfig, folder: Path, reporter: Report
         "num_texts": len(texts),
     }
     return Prepared(case, described, None)
+
+
+def prepare_pretrain(config: BenchPretrainConfig, folder: Path, reporter: Reporter) -> Prepared:
+    """Write the case of learning once from sequences of the documents of ``config.data``, by guessing masked tokens."""
+    from bertwright.benchmarking.operations import pretraining_operations
+    from bertwright.data.columns import read_unlabelled
+    from bertwright.data.ragged import tokenize_texts
+    from bertwright.model.masked_checkpoint import load_masked, save_masked
+
+    found = read_unlabelled(config.data, config.text_column, config.on_bad_row)
+    # Dropout is off on both sides: ours has none by default while it pretrains.
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    loaded = load_masked(config.model, config.max_length, config.seed, config.tokenizer, no_dropout)
+    batch_size = max(1, config.batch_tokens // config.max_length)
+    wanted = config.num_steps * config.batch_tokens
+    # A document has some tokens: more than enough of them, then as many sequences as are wanted.
+    texts = found.texts.take(sample(len(found), wanted // 16, config.seed))
+    cut = tokenize_texts(loaded.tokenizer, texts, config.max_length, reporter, long_texts="windows").as_sequences()
+    order = np.random.default_rng(purpose_seed(config.seed, "benchmark sequences")).permutation(len(cut))
+    order = order[: int(np.searchsorted(np.cumsum(cut.lengths[order]), wanted, side="right"))]
+    if not len(order):
+        raise DataError(f"{config.data[0]}: too few tokens to measure with: lower --batch-tokens")
+    ids, lengths = cut.gather(order)
+    case = Case(
+        name="pretrain",
+        folder=str(folder),
+        batch_size=batch_size,
+        max_length=config.max_length,
+        device=str(choose_device(config.device)),
+        dtype=config.dtype,
+        num_threads=num_threads(),
+        learning_rate=1e-4,
+        pooling="first",
+        num_labels=0,
+        num_texts=len(order),
+        seed=config.seed,
+    )
+    save_masked(case.model_folder, loaded.model.config, loaded.model.state_dict(), loaded.tokenizer)
+    np.save(folder / _IDS, ids)
+    np.save(folder / _STARTS, np.append(0, np.cumsum(lengths)))
+    case.write()
+    p50, p90 = np.percentile(lengths, [50, 90])
+    description = {
+        "data": [Path(file).name for file in config.data],
+        "data_sha256": found.sha256,
+        "model": loaded.description,
+        "num_layers": loaded.model.config.num_hidden_layers,
+        "hidden_size": loaded.model.config.hidden_size,
+        "num_texts": len(lengths),
+        "num_tokens": int(lengths.sum()),
+        "batch_tokens": config.batch_tokens,
+        "text_tokens": {
+            "mean": float(lengths.mean()),
+            "p50": float(p50),
+            "p90": float(p90),
+            "max": int(lengths.max()),
+        },
+    }
+    return Prepared(case, description, pretraining_operations(loaded.model.config, lengths, 0.15))
 
 
 def write_graphs(case: Case, kinds: Collection[GraphKind]) -> None:

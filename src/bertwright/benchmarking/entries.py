@@ -62,6 +62,8 @@ _GRAPH_PEERS: tuple[tuple[str, str, str, GraphKind, dict[str, Any], bool], ...] 
     ("openvino-bf16-full", _OPENVINO, "the last layer whole", "all", {"precision": "bf16"}, False),
 )
 
+_TRAINER_MASKED = f"{_PEERS}.trainer_masked:Pretraining"
+
 ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
     "infer": (
         Entry(OURS, f"{_OURS}:Inference", "ids to logits"),
@@ -85,6 +87,25 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
         *(
             Entry(name, target, what, {"graph": graph, **options}, peer=True, usual=usual, graph=graph)
             for name, target, what, graph, options, usual in _GRAPH_PEERS
+        ),
+    ),
+    "pretrain": (
+        Entry(OURS, f"{_OURS}:Pretraining", "documents without padding; masked tokens alone in the head"),
+        Entry("trainer-blocks", _TRAINER_MASKED, "bf16=True, blocks across documents, fused AdamW", peer=True),
+        Entry(
+            "trainer-blocks-bf16-weights",
+            _TRAINER_MASKED,
+            "weights and AdamW in bf16, eager attention, blocks across documents",
+            {"precision": "bfloat16_weights", "attention": "eager"},
+            peer=True,
+        ),
+        Entry(
+            "trainer-grouped",
+            _TRAINER_MASKED,
+            "bf16=True, length-grouped, padded",
+            {"blocks": False},
+            peer=True,
+            usual=False,
         ),
     ),
     "train": (

@@ -48,3 +48,24 @@ def training_operations(config: ModelConfig, lengths: np.ndarray, num_labels: in
     arXiv 2001.08361, section 2.1, counts alike).
     """
     return 3 * forward_operations(config, lengths, num_labels, pooling)
+
+
+def pretraining_operations(config: ModelConfig, lengths: np.ndarray, mask_share: float) -> int:
+    """As ``training_operations``, for guessing ``mask_share`` of the tokens of sequences of ``lengths`` (sequences,).
+
+    The last layer and the head are needed for the masked tokens alone; with M of them and V tokens in the vocabulary:
+
+        the last layer      key, value                    2 x 2 T h h
+                            query, output, feed-forward   2 x 2 M h h + 2 x 2 M h f
+                            attention                     2 x 2 h x (sum of m n)
+        head                dense, output weights         2 M h h + 2 M h V
+    """
+    lengths = lengths.astype(np.int64)
+    masked = np.maximum(1, np.rint(mask_share * (lengths - 2))).astype(np.int64)
+    tokens, guessed, pairs = int(lengths.sum()), int(masked.sum()), int((lengths**2).sum())
+    hidden, width, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    whole_layer = 8 * tokens * hidden**2 + 4 * tokens * hidden * width + 4 * hidden * pairs
+    last_layer = 4 * (tokens + guessed) * hidden**2 + 4 * guessed * hidden * width
+    last_layer += 4 * hidden * int((masked * lengths).sum())
+    head = 2 * guessed * hidden * (hidden + config.vocab_size)
+    return 3 * ((layers - 1) * whole_layer + last_layer + head)

@@ -113,6 +113,56 @@ class Training:
         )
 
 
+class Pretraining:
+    """Our pretraining loop, once through the case's sequences, without looks at held-out documents."""
+
+    def __init__(self, case: Case) -> None:
+        from bertwright.data.masking import Masking, Vocabulary
+        from bertwright.model.masked_checkpoint import load_masked
+        from bertwright.training.pretrain_loop import Sequences
+
+        self.case, self.device = case, hardware.choose_device(case.device)
+        chosen, reason = hardware.choose_dtype(case.dtype, self.device)
+        no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        folder = str(case.model_folder)
+        loaded = load_masked(folder, case.max_length, case.seed, None, no_dropout)
+        self.originals = dict(loaded.model.state_dict())
+        self.model = loaded.model.to(self.device).compute_in(chosen)
+        self.model.compile_for(Work(case.num_tokens, 1), always=True)
+        self.sequences = Sequences(case.ragged, Masking(Vocabulary.of(loaded.tokenizer, folder)), self.device)
+        self.batch_tokens = case.batch_size * case.max_length
+        self.chosen: dict[str, Any] = {
+            "dtype": str(chosen).removeprefix("torch."),
+            "dtype_reason": reason,
+            "optimizer": "adamw",
+            **self.model.describe(),
+            "num_threads": torch.get_num_threads(),
+        }
+        self._learn(_WARM_UP_STEPS)
+
+    def run(self) -> Turn:
+        progress = self._learn(None)
+        return Turn(progress.train_s, progress.num_texts, progress.num_tokens)
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _learn(self, steps: int | None) -> Any:
+        from bertwright.config import PretrainConfig
+        from bertwright.training.pretrain_loop import Pretraining as Loop
+        from bertwright.training.pretrain_loop import num_steps_of
+
+        given: dict[str, Any] = {"corpus": ("case",), "batch_tokens": self.batch_tokens, "seed": self.case.seed}
+        config = build(PretrainConfig, {**given, "steps": steps, "learning_rate": self.case.learning_rate})
+        num_steps = num_steps_of(config, self.sequences.lengths)
+        budget = hardware.token_budget(None, self.device)
+        loop = Loop(
+            self.model, self.originals, self.sequences, None, config, num_steps, None, budget, lambda line: None,
+            Reporter(quiet=True, results=False),
+        )  # fmt: skip
+        return loop.run().progress
+
+
 class Tokenizing:
     """``tokenize_texts``: an Arrow array of texts in, token ids out."""
 

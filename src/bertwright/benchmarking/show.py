@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-_VERBS = {"infer": "scoring", "train": "training", "tokenize": "tokenising"}
+_VERBS = {"infer": "scoring", "train": "training", "tokenize": "tokenising", "pretrain": "pretraining on"}
 
 
 def result_table(result: dict[str, Any]) -> Table:

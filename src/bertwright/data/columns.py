@@ -205,10 +205,12 @@ def read_unsettled(
     on_bad_row: Literal["error", "skip"] = "error",
     pair_column: str | None = None,
     group_columns: Sequence[str] = (),
+    parts_of: Callable[[Any, Callable[[bytes], object]], Iterator[Table] | None] | None = None,
 ) -> UnsettledTexts:
     """The texts of one or several files with the labels as they stand there, or without where none are found.
 
-    Without ``with_labels`` labels are not looked for.
+    Without ``with_labels`` labels are not looked for. ``parts_of`` gives the parts of a source that is read otherwise
+    than usual, and is handed what takes its bytes; None for other sources.
 
     Raises:
         DataError: as :func:`read_unlabelled`; also where some of the files have labels and others not, and at a row
@@ -226,7 +228,8 @@ def read_unsettled(
     for source in _sources(paths):
         if is_token_cache(source):
             raise DataError(f"{os.fspath(source)}: found a folder of token ids, expected files of texts")
-        reading.add_parts(_parts_of(source, asked.names, reading.digest.update))
+        parts = None if parts_of is None else parts_of(source, reading.digest.update)
+        reading.add_parts(_parts_of(source, asked.names, reading.digest.update) if parts is None else parts)
     first = next((file for file in reading.files if file.columns.labels), None)
     other = next((file for file in reading.files if not file.columns.labels), None)
     if first is not None and other is not None:

@@ -129,6 +129,13 @@ def _pieces_of(file: IO[Any], name: str, on_bytes: Callable[[bytes], object] | N
             return  # Ctrl-D ended it: to read on would wait for a second one
 
 
+def is_text_file(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a .txt file, compressed or not, by its name."""
+    shown = os.fspath(path).lower()
+    compression = next((ending for ending in COMPRESSIONS if shown.endswith(ending)), "")
+    return shown.removesuffix(compression).endswith(".txt") and not os.path.isdir(shown)
+
+
 def _format_of(path: str) -> tuple[str, str]:
     """The format of a file, and how it is compressed, or nothing."""
     suffixes = Path(path.lower()).suffixes

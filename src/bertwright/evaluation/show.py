@@ -20,6 +20,7 @@ _MOST_SHOWN_CLASSES = 12
 _LISTED_METRICS = ("accuracy", "macro_f1", "roc_auc")
 # Listed only where a run has them.
 _LISTED_OF_NUMBERS = ("r2", "pearson")
+_LISTED_OF_MASKED = ("loss", "perplexity", "masked_accuracy")
 _KINDS: dict[str, LabelKind] = {"multi_label": "multi-label", "soft_label": "soft", "regression": "regression"}
 
 
@@ -86,7 +87,8 @@ def _resources(result: Mapping[str, Any]) -> str:
         if rates.get(f"{phase}_texts_per_s") is not None:
             line += f"   {rates[f'{phase}_texts_per_s']:,.0f} texts/s"
         if rates.get(f"{phase}_tokens_per_s") is not None:
-            line += f", {rates[f'{phase}_tokens_per_s']:,.0f} tokens/s"
+            line += "," if rates.get(f"{phase}_texts_per_s") is not None else "  "
+            line += f" {rates[f'{phase}_tokens_per_s']:,.0f} tokens/s"
         lines.append(line)
     lines.append(f"{'memory':<9}{memory['peak_process_bytes'] / 2**20:>10,.0f} MiB   peak of the process")
     if memory["peak_gpu_bytes"] is not None:
@@ -95,6 +97,22 @@ def _resources(result: Mapping[str, Any]) -> str:
         cost = result["cost"]
         lines.append(f"{'cost':<9}{cost['usd']:>10,.4f} USD   at {cost['usd_per_hour']:,.4f} USD/h")
     return "\n".join(lines)
+
+
+def show_pretraining(result: Mapping[str, Any], reporter: Reporter) -> None:
+    """What a pretraining's result.json holds: how well masked tokens are guessed, time and memory."""
+    found = (result.get("metrics") or {}).get("validation")
+    if found:
+        reporter.show(
+            f"held out: loss {found['loss']:.4f}, perplexity {found['perplexity']:.2f}, "
+            f"masked accuracy {found['masked_accuracy']:.4f}"
+        )
+    data = result["data"]
+    reporter.show(
+        f"learnt from {data['tokens_learnt_from']:,} tokens in {result['steps']:,} steps, "
+        f"{data['epochs']:.2f} times the corpus"
+    )
+    reporter.show(_resources(result))
 
 
 def held_out_split(metrics: Mapping[str, Any]) -> str | None:
@@ -114,7 +132,7 @@ def summary(run: Run) -> dict[str, Any]:
         "state": run.state,
         "damage": run.damage,
         "model": run.settings.get("model") or run.settings.get("run"),
-        "data": list(run.settings.get("train") or run.settings.get("data") or []),
+        "data": list(run.settings.get("train") or run.settings.get("data") or run.settings.get("corpus") or []),
         "judged_on": split,
         **{name: metrics.get(name) for name in _LISTED_METRICS},
         **{name: metrics[name] for name in _LISTED_OF_NUMBERS if name in metrics},
@@ -156,7 +174,7 @@ def show_run(run: Run, reporter: Reporter) -> None:
         reporter.show(_history_table(run.history))
     if run.result is not None:
         reporter.show(_pairs_table("Data", run.result["data"]))
-        show_result(run.result, reporter)
+        (show_pretraining if run.act == "pretrain" else show_result)(run.result, reporter)
 
 
 def _pairs_table(title: str, values: Mapping[str, Any]) -> Table:
@@ -178,7 +196,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
 
     names = [
         name
-        for name in ("log_loss", *_LISTED_METRICS, *_LISTED_OF_NUMBERS)
+        for name in ("log_loss", *_LISTED_METRICS, *_LISTED_OF_NUMBERS, *_LISTED_OF_MASKED)
         if any(line["validation"].get(name) is not None for line in history)
     ]
     table = Table(title="History", title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)

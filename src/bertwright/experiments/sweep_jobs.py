@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bertwright.errors import UserError
+from bertwright.training.schedule import seconds_of
 
 # Of the memory that is free when a trial begins, the share that all trials may come to hold.
 _MEMORY_SHARE = 0.8
 # What a trial is taken to need before any has finished: the libraries, and a small model.
 _FIRST_TRIAL_BYTES = 1 << 30
-_BUDGET = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(s|m|min|h|d|usd)", re.IGNORECASE)
-_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_DOLLARS = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*usd", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ def budget_of(given: str | None, usd_per_hour: float | None) -> Budget:
     """
     if given is None:
         return Budget()
-    found = _BUDGET.fullmatch(given.strip())
+    seconds = seconds_of(given)
+    if seconds is not None:
+        return Budget(seconds=seconds)
+    found = _DOLLARS.fullmatch(given.strip())
     amount = float(found[1]) if found else 0.0
-    if found is None or not 0 < amount < float("inf"):
+    if not 0 < amount < float("inf"):
         raise UserError(f"--budget: found {given!r}, expected a time or an amount above 0, such as 30m, 2h or 5usd")
-    if found[2].lower() != "usd":
-        return Budget(seconds=amount * _SECONDS[found[2].lower()])
     if not usd_per_hour:
         raise UserError(f"--budget {given}: pass --usd-per-hour too, the price of this machine")
     return Budget(usd=amount)

@@ -123,12 +123,14 @@ class _Block:
         return _Block(*(None if x is None else x.to(device, non_blocking=True) for x in vars(self).values()))  # type: ignore[arg-type]
 
 
-def _stack(starts: Tensor, lengths: Tensor, longest: int) -> tuple[Tensor, Tensor | None]:
-    """(texts, longest) flat indices, and (texts, longest) which of them are padding, or None."""
+def _stack(starts: Tensor, lengths: Tensor, longest: int, end: int) -> tuple[Tensor, Tensor | None]:
+    """(texts, longest) flat indices, all below ``end``, and (texts, longest) which of them are padding, or None."""
     offsets = torch.arange(longest, device=starts.device)
     if int(lengths.min()) == longest:
         return starts[:, None] + offsets, None
-    return starts[:, None] + torch.minimum(offsets, (lengths - 1)[:, None]), offsets >= lengths[:, None]
+    last = (lengths - 1).clamp(min=0)  # of a text without queries, any place that there is
+    places = (starts[:, None] + torch.minimum(offsets, last[:, None])).clamp(max=end - 1)
+    return places, offsets >= lengths[:, None]
 
 
 # The blocks of the batch at hand: all its layers share them, and on a GPU making them waits for the device.
@@ -156,8 +158,12 @@ def _make_blocks(query_starts: Tensor, key_starts: Tensor) -> list[_Block]:
         if i < len(sorted_lengths) and sorted_lengths[i] >= _LIKE_LENGTH * sorted_lengths[first]:
             continue
         texts = order[first:i]
-        query_index, query_padding = _stack(query_starts[texts], query_lengths[texts], int(query_lengths[texts].max()))
-        key_index, key_padding = _stack(key_starts[texts], key_lengths[texts], sorted_lengths[first])
+        query_index, query_padding = _stack(
+            query_starts[texts], query_lengths[texts], int(query_lengths[texts].max()), int(query_starts[-1])
+        )
+        key_index, key_padding = _stack(
+            key_starts[texts], key_lengths[texts], sorted_lengths[first], int(key_starts[-1])
+        )
         query_real, key_real = _real_places(query_padding), _real_places(key_padding)
         block = _Block(query_index, key_index, query_padding, key_padding, query_real, key_real)
         blocks.append(block if device.type == "cpu" else block.to(device))

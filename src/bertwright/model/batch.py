@@ -62,6 +62,27 @@ class Batch:
         return self.num_real_sequences if self.text_starts is None else self.text_starts.shape[0] - 1
 
 
+@dataclass(frozen=True)
+class Readers:
+    """The tokens that the last layer is computed for, since nothing reads the others.
+
+    Attributes:
+        rows: (readers,) int64, their places in the batch, in order.
+        starts: (sequences + 1,) int32, where each sequence's readers start in ``rows``.
+        most: readers of the sequence that has the most.
+    """
+
+    rows: Tensor
+    starts: Tensor
+    most: int
+
+
+def first_readers(batch: Batch) -> Readers:
+    """The first token of each sequence."""
+    starts = torch.arange(batch.num_sequences + 1, dtype=torch.int32, device=batch.seq_starts.device)
+    return Readers(batch.seq_starts[:-1].long(), starts, 1)
+
+
 def flat_batch(
     token_ids: np.ndarray,
     lengths: np.ndarray,

@@ -559,7 +559,7 @@ def save_model(
     tokenizer.save(folder)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors as float32 safetensors, beside ``path`` and renamed."""
     partial = path.with_name(path.name + ".partial")
     save_file(

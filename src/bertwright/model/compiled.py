@@ -74,6 +74,15 @@ class Attention(ctypes.Structure):
     )
 
 
+class Softmax(ctypes.Structure):
+    """A softmax over the columns of a product; as in products.c."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_void_p)
+        for name in ("bias", "targets", "most", "sums", "tops", "target_logits", "scales", "offsets")
+    )
+
+
 _P, _L, _I, _F = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 # The arguments of each kernel, by name; those in the first table exist for each of float and bf16.
 _TYPED = {
@@ -103,6 +112,8 @@ _UNTYPED = {
 _TILES = {
     "product_rows": (_P, _I, _P, _I, _P, _P, _P, _P, _L, _L, _L, _I),
     "product_columns": (_P, _I, _L, _P, _P, _L, _P, _L, _L, _I),
+    "vocabulary_sums": (_P, _P, _P, _L, _L, _L, _P),
+    "vocabulary_slopes": (_P, _P, _P, _L, _L, _L, _P),
     "attention_forward_tiles": _TYPED["attention_forward"],
     "attention_backward_tiles": _TYPED["attention_backward"],
 }

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bertwright.model.batch import Batch
+from bertwright.model.batch import Batch, Readers
 from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
 from bertwright.model.cpu_int8 import Int8Products, Quantized
 from bertwright.model.cpu_products import Products, TileProducts, TorchProducts
@@ -137,10 +137,9 @@ class _Tape:
     places: Tensor
     segment_ids: Tensor | None
     starts: Tensor
-    reader_starts: Tensor
     order: Tensor
     longest: int
-    first_rows: Tensor | None
+    only: Readers | None
     key: int
     dropout: float
     attention_dropout: float
@@ -156,6 +155,8 @@ class CpuEncoder:
 
     Attributes:
         before_tokens: called with the distinct token ids, (ids,) int32, of a batch before their rows are read.
+        table_gradient: (vocabulary, hidden), what a head that is tied to the token embeddings adds to their gradient;
+            written before each backward pass, which adds that of the batch's tokens. None: there is no such head.
     """
 
     name = "C kernels"
@@ -178,6 +179,7 @@ class CpuEncoder:
         # The product has added the bias, or attention does on reading.
         self._adds_bias = self.int8 is None and self.products.adds_bias
         self.before_tokens: Callable[[np.ndarray], None] | None = None
+        self.table_gradient: Tensor | None = None
         self._memory = _Memory()
         self._turn = threading.Lock()
         self._tape: _Tape | None = None
@@ -203,7 +205,7 @@ class CpuEncoder:
         weight = self.encoder.embeddings.token.weight
         return weight.dtype == self.dtype and weight.device.type == "cpu" and self.layers[0].is_current()
 
-    def __call__(self, batch: Batch, only_first: bool) -> Tensor:
+    def __call__(self, batch: Batch, only: Readers | None) -> Tensor:
         """As ``Encoder.forward``.
 
         Without gradients it may be called from several threads, which take turns. With gradients the result is
@@ -212,9 +214,9 @@ class CpuEncoder:
         if torch.is_grad_enabled() and self.encoder.embeddings.token.weight.requires_grad:
             if self.int8 is not None:
                 raise ValueError("an encoder in 8 bits scores; it cannot learn")
-            return _Pass.apply(self._anchor, self, batch, only_first)
+            return _Pass.apply(self._anchor, self, batch, only)
         with self._turn:
-            return self._forward(batch, only_first, keep=False).clone()
+            return self._forward(batch, only, keep=False).clone()
 
     def release_memory(self) -> None:
         """Let go of the memory that batches share; the next one takes what it needs."""
@@ -251,7 +253,7 @@ class CpuEncoder:
     # --- forward --------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _forward(self, batch: Batch, only_first: bool, keep: bool) -> Tensor:
+    def _forward(self, batch: Batch, only: Readers | None, keep: bool) -> Tensor:
         config = self.config
         tokens, hidden, heads = batch.num_tokens, config.hidden_size, config.num_attention_heads
         ids = batch.token_ids[:tokens].numpy().astype(np.int32)
@@ -271,10 +273,9 @@ class CpuEncoder:
             places=(batch.positions[:tokens] + config.position_offset).to(torch.int32),
             segment_ids=self._segment_ids(batch),
             starts=seq_starts,
-            reader_starts=torch.arange(batch.num_sequences + 1, dtype=torch.int32),
             order=torch.argsort(seq_starts.diff(), descending=True, stable=True).to(torch.int32),
             longest=batch.max_len,
-            first_rows=seq_starts[:-1].long() if only_first else None,
+            only=only,
             key=int(torch.randint(0, 2**62, ())) if dropout or attention_dropout else 0,
             dropout=dropout,
             attention_dropout=attention_dropout,
@@ -284,14 +285,13 @@ class CpuEncoder:
         take = self._take_rows
         x = self._embed(tape, keep)
         for i, layer in enumerate(self.layers):
-            at_first = only_first and i == len(self.layers) - 1
+            reads = only if i == len(self.layers) - 1 else None
             mark = str(i) if keep else ""
-            rows = batch.num_sequences if at_first else tokens
+            rows = tokens if reads is None else len(reads.rows)
             kept: dict[str, Tensor] = {"x": x}
-            if at_first:
-                assert tape.first_rows is not None
+            if reads is not None:
                 readers = kept["readers"] = take("readers", rows, hidden)
-                torch.index_select(x, 0, tape.first_rows, out=readers[:rows])
+                torch.index_select(x, 0, reads.rows, out=readers[:rows])
                 q_bias, kv_bias = layer.qkv_bias[:hidden], layer.qkv_bias[hidden:]
                 kept["q"] = self._product(i, "q", readers, layer.qkv[:hidden], q_bias, "q")
                 kept["kv"] = self._product(i, "kv", x, layer.qkv[hidden:], kv_bias, "kv")
@@ -440,7 +440,8 @@ class CpuEncoder:
             q, q_stride, q_starts = _at(kept["qkv"]), 3 * hidden, tape.starts
             k, kv_stride = q + hidden * item, 3 * hidden
         else:
-            q, q_stride, q_starts = _at(kept["q"]), hidden, tape.reader_starts
+            assert tape.only is not None
+            q, q_stride, q_starts = _at(kept["q"]), hidden, tape.only.starts
             k, kv_stride = _at(kept["kv"]), 2 * hidden
         return Attention(
             q=q,
@@ -544,8 +545,8 @@ class CpuEncoder:
                 dreaders = take("dreaders", rows, hidden)
                 products.input_gradient(dq, layer.qkv[:hidden], dreaders)
                 dz1[:rows] += dreaders[:rows]
-                assert tape.first_rows is not None
-                dy.index_add_(0, tape.first_rows, dz1[:rows])
+                assert tape.only is not None
+                dy.index_add_(0, tape.only.rows, dz1[:rows])
         self._embed_backward(tape, dy, dy2, partials)
 
     def _embed_backward(self, tape: _Tape, dy: Tensor, dy2: Tensor | None, partials: Tensor) -> None:
@@ -596,8 +597,15 @@ class CpuEncoder:
         if embeddings.task is not None:
             tasks = found["embeddings.task.weight"] = torch.zeros(self.config.task_type_vocab_size, width)
             tasks[0] = sums["segment"]
+        tokens_gradient: Tensor | RowGradients = self._sum_rows(dz, *tape.id_groups)
+        if self.table_gradient is not None:
+            assert isinstance(tokens_gradient, RowGradients)
+            rows = torch.from_numpy(tokens_gradient.rows).long()
+            both = self.table_gradient[rows].float() + tokens_gradient.values  # each row is there once
+            self.table_gradient[rows] = both.to(self.table_gradient.dtype)
+            tokens_gradient = self.table_gradient
         self._embedding_gradients = found | {
-            "embeddings.token.weight": self._sum_rows(dz, *tape.id_groups),
+            "embeddings.token.weight": tokens_gradient,
             "embeddings.position.weight": positions,
             "embeddings.norm.weight": sums["weight"],
             "embeddings.norm.bias": sums["bias"],
@@ -615,9 +623,9 @@ class _Pass(torch.autograd.Function):
     """A forward and a backward pass as one node of PyTorch's graph; the gradients stay with the encoder."""
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, encoder: CpuEncoder, batch: Batch, only_first: bool) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, encoder: CpuEncoder, batch: Batch, only: Readers | None) -> Tensor:
         ctx.encoder = encoder
-        return encoder._forward(batch, only_first, keep=True)
+        return encoder._forward(batch, only, keep=True)
 
     @staticmethod
     @once_differentiable

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, Protocol, Self
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
@@ -19,7 +18,7 @@ from torch.nn import functional
 from bertwright.config import Settings, build
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model.attention import Kernel, attend
-from bertwright.model.batch import Batch
+from bertwright.model.batch import Batch, Readers, first_readers
 from bertwright.model.families import FAMILIES, OWN_SETTINGS, Family, ModelType
 
 # Turc et al. 2019, "Well-Read Students Learn Better" (arXiv 1908.08962), table 1, and BERT's own two sizes
@@ -245,16 +244,14 @@ class EncoderLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, x: Tensor, batch: Batch, only_first: bool = False) -> Tensor:
-        """(tokens, hidden), or (sequences, hidden) of the first tokens alone.
+    def forward(self, x: Tensor, batch: Batch, only: Readers | None = None) -> Tensor:
+        """(tokens, hidden), or (reading tokens, hidden) of ``only`` some of them.
 
-        With ``only_first``, keys and values are computed for all tokens, and everything else for one token a text:
-        exact, since nothing reads the others.
+        Keys and values are then computed for all tokens, and everything else for those: exact, since nothing reads the
+        others.
         """
-        if only_first:
-            readers = x[batch.seq_starts[:-1].long()]
-            reader_starts = torch.arange(batch.num_sequences + 1, dtype=torch.int32, device=x.device)
-            max_readers = 1
+        if only is not None:
+            readers, reader_starts, max_readers = x[only.rows], only.starts, only.most
         else:
             readers, reader_starts, max_readers = x, batch.seq_starts, batch.max_len
         attended = self.attention(x, readers, batch, reader_starts, max_readers)
@@ -271,7 +268,7 @@ class FastEncoder(Protocol):
         """Whether the parameters are still those that it knows."""
         ...
 
-    def __call__(self, batch: Batch, only_first: bool) -> Tensor: ...
+    def __call__(self, batch: Batch, only: Readers | None) -> Tensor: ...
 
 
 class Encoder(nn.Module):
@@ -288,16 +285,19 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_hidden_layers))
         self.fast: FastEncoder | None = None
 
-    def forward(self, batch: Batch, only_first: bool = False) -> Tensor:
-        """(tokens, hidden) of the last layer; with ``only_first`` (sequences, hidden), each text's first token."""
+    def forward(self, batch: Batch, only_first: bool = False, only: Readers | None = None) -> Tensor:
+        """(tokens, hidden) of the last layer; with ``only`` (readers, hidden) of some tokens, with ``only_first``
+        (sequences, hidden) of each text's first."""
+        only = first_readers(batch) if only_first else only
         if self.fast is not None and self.fast.is_current():
-            return self.fast(batch, only_first)
-        return self.compute(batch, only_first)
+            return self.fast(batch, only)
+        return self.compute(batch, only=only)
 
-    def compute(self, batch: Batch, only_first: bool = False) -> Tensor:
+    def compute(self, batch: Batch, only_first: bool = False, only: Readers | None = None) -> Tensor:
         """As ``forward``, by PyTorch's operators."""
+        only = first_readers(batch) if only_first else only
         x = self.embeddings(batch)
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x, batch, only_first=only_first and i == last)
+            x = layer(x, batch, only if i == last else None)
         return x

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bertwright.model.attention import Kernel
-from bertwright.model.batch import Batch
+from bertwright.model.batch import Batch, Readers
 from bertwright.model.encoder import Encoder, EncoderLayer
 
 # Below this hidden size a layer's kernels are shorter than the time to start them; of few layers, since the whole of
@@ -89,16 +89,17 @@ class GpuEncoder:
         """Whether the parameters are still on the device and in the dtype that this was made for."""
         return self._where() == (self._device, self._dtype)
 
-    def __call__(self, batch: Batch, only_first: bool) -> Tensor:
+    def __call__(self, batch: Batch, only: Readers | None) -> Tensor:
         """As ``Encoder.forward``."""
         arrays = (batch.token_ids, batch.positions, batch.segment_ids, batch.seq_starts, batch.max_len)
+        readers = (None, None, 0) if only is None else (only.rows, only.starts, only.most)
         if self.graphs and batch.num_fillers:  # others, as in scoring, are of any shape
             torch.compiler.cudagraph_mark_step_begin()
-            return self._whole(self.encoder, *arrays, only_first).clone()
+            return self._whole(self.encoder, *arrays, *readers).clone()
         x = self._embeddings(self.encoder, *arrays)
         last = len(self.encoder.layers) - 1
         for i, layer in enumerate(self.encoder.layers):
-            x = self._layer(layer, x, *arrays, only_first and i == last)
+            x = self._layer(layer, x, *arrays, *(readers if i == last else (None, None, 0)))
         return x
 
 
@@ -106,8 +107,12 @@ def _batch(token_ids: Tensor, positions: Tensor, segment_ids: Tensor | None, seq
     return Batch(token_ids, positions, segment_ids, seq_starts, max_len, token_ids.shape[0])
 
 
+def _readers(rows: Tensor | None, starts: Tensor | None, most: int) -> Readers | None:
+    return None if rows is None or starts is None else Readers(rows, starts, most)
+
+
 def _whole(encoder: Encoder, *arrays: Any) -> Tensor:
-    return encoder.compute(_batch(*arrays[:-1]), arrays[-1])
+    return encoder.compute(_batch(*arrays[:-3]), only=_readers(*arrays[-3:]))
 
 
 def _embeddings(encoder: Encoder, *arrays: Any) -> Tensor:
@@ -115,4 +120,4 @@ def _embeddings(encoder: Encoder, *arrays: Any) -> Tensor:
 
 
 def _layer(layer: EncoderLayer, x: Tensor, *arrays: Any) -> Tensor:
-    return layer(x, _batch(*arrays[:-1]), only_first=arrays[-1])
+    return layer(x, _batch(*arrays[:-3]), _readers(*arrays[-3:]))

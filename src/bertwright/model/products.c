@@ -48,8 +48,22 @@ INLINE void store_pair(bf16 *to, vfloat first, vfloat second) {
   _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first));
 }
 
-/* What is done with each block of a product's sums; see product_rows. */
-enum { PLAIN, GELU, KEEP_AND_GELU, GELU_SLOPE };
+/* What is done with each block of a product's sums; see product_rows and vocabulary_sums. */
+enum { PLAIN, GELU, KEEP_AND_GELU, GELU_SLOPE, SUMS, SLOPES };
+
+/* A softmax over the columns of a product, such as a vocabulary; see vocabulary_sums and vocabulary_slopes. */
+typedef struct {
+  const float *bias;      /* (columns,) */
+  const int32_t *targets; /* (rows,) each row's right column; -1: none */
+  float *most, *sums;     /* (rows,), (rows, LANES): what exponentials are taken relative to, and their sums */
+  float *tops;            /* (rows, LANES): the largest logits; or null */
+  float *target_logits;   /* (rows,) */
+  const float *scales;  /* (rows,) of the gradient */
+  const float *offsets; /* (rows,) log2(scale) - log2(e) * log(sum of exp(logits)), and -1e9 where the scale is 0 */
+} Softmax;
+/* A logit that is larger than what a row's exponentials are relative to by more than this makes them relative to itself.
+ * The sum of a million exponentials of 60 is below float's largest number. */
+#define MOST_ABOVE 60.0f
 
 /* A block whose sums are there and whose result is not: sums (32, 32), the block's places in h and y, its part of the
  * bias (or null). */
@@ -58,6 +72,8 @@ typedef struct {
   const bf16 *bias;
   bf16 *h, *y;
   int64_t stride;
+  const Softmax *softmax;
+  int64_t row, column; /* where the block lies in the product */
 } Block;
 
 /* Phi(x), the standard normal distribution, and GELU'(x) = Phi(x) + x phi(x), both 1/2 plus x times a polynomial of x^2
@@ -83,8 +99,65 @@ INLINE vfloat half_plus_odd(vfloat x, float end, const float *of, int degree) {
 INLINE vfloat normal_share_roughly(vfloat x) { return half_plus_odd(x, SHARE_END, SHARE, 7); }
 INLINE vfloat gelu_slope_roughly(vfloat x) { return half_plus_odd(x, SLOPE_END, SLOPE, 8); }
 
+/* 2^x: 2^n times the polynomial of degree 4 over |r| <= 1/2 with the smallest largest relative error (found by least
+ * squares, reweighted), 2.6e-6. Far below 0 it is 0; what is no number stays none. */
+#define LOG2_E 1.44269504f
+INLINE vfloat power_of_two_roughly(vfloat x) {
+  __m512 n = _mm512_roundscale_ps((__m512)x, 8);
+  vfloat r = x - (vfloat)n, p = r * 9.570101698779063e-3f + 5.591786030272894e-2f;
+  p = p * r + 0.24024744833108347f;
+  p = p * r + 0.6931218147397945f;
+  p = p * r + 0.9999992614441333f;
+  return (vfloat)_mm512_scalef_ps((__m512)p, n);
+}
+
+/* Row r of a block's logits goes into the row's sum of exponentials. */
+INLINE void add_exponentials(const Block *block, int r) {
+  const Softmax *s = block->softmax;
+  int64_t row = block->row + r;
+  vfloat x1 = load_float(block->sums + r * BLOCK) + load_float(s->bias + block->column);
+  vfloat x2 = load_float(block->sums + r * BLOCK + LANES) + load_float(s->bias + block->column + LANES);
+  vfloat larger = (vfloat)_mm512_max_ps((__m512)x1, (__m512)x2), sum = load_float(s->sums + row * LANES);
+  float most = s->most[row];
+  if (_mm512_cmp_ps_mask((__m512)larger, _mm512_set1_ps(most + MOST_ABOVE), _CMP_GT_OQ)) {
+    float top = max_lanes(larger);
+    sum *= exponential(splat(most - top));
+    s->most[row] = most = top;
+  }
+  x1 = power_of_two_roughly(x1 * LOG2_E - most * LOG2_E), x2 = power_of_two_roughly(x2 * LOG2_E - most * LOG2_E);
+  store_float(s->sums + row * LANES, sum + x1 + x2);
+  if (s->tops) {
+    float *tops = s->tops + row * LANES;
+    store_float(tops, (vfloat)_mm512_max_ps((__m512)larger, (__m512)load_float(tops)));
+  }
+  int64_t target = s->targets[row] - block->column;
+  if (target >= 0 && target < BLOCK)
+    s->target_logits[row] = block->sums[r * BLOCK + target] + s->bias[block->column + target];
+}
+
+/* Row r of a block's logits becomes the gradient of the cross-entropy: (probability - 1 at the target) * scale. */
+INLINE void store_slopes(const Block *block, int r) {
+  const Softmax *s = block->softmax;
+  int64_t row = block->row + r, target = s->targets[row] - block->column;
+  float offset = s->offsets[row], scale = s->scales[row];
+  vfloat x1 = load_float(block->sums + r * BLOCK) + load_float(s->bias + block->column);
+  vfloat x2 = load_float(block->sums + r * BLOCK + LANES) + load_float(s->bias + block->column + LANES);
+  x1 = power_of_two_roughly(x1 * LOG2_E + offset), x2 = power_of_two_roughly(x2 * LOG2_E + offset);
+  if (target >= 0 && target < LANES) x1[target] -= scale;
+  if (target >= LANES && target < BLOCK) x2[target - LANES] -= scale;
+  store_pair(block->y + r * block->stride, x1, x2);
+}
+
 /* Row r of a block's result. */
 INLINE void finish_row(const Block *block, int r, int what) {
+  if (what == SUMS) {
+    add_exponentials(block, r);
+    return;
+  }
+  if (what == SLOPES) {
+    store_slopes(block, r);
+    return;
+  }
   const float *sums = block->sums + r * BLOCK;
   bf16 *h = block->h + r * block->stride, *y = block->y + r * block->stride;
   vfloat x1 = load_float(sums), x2 = load_float(sums + LANES);
@@ -105,6 +178,7 @@ typedef struct {
 } Fetch;
 
 INLINE void fetch_block(const Block *block, int line, int count, int what) {
+  if (what == SUMS) return;
   for (int end = line + count; line < end && line < BLOCK; line++) {
     _mm_prefetch((const char *)(block->y + line * block->stride), _MM_HINT_ET0);
     if (what == KEEP_AND_GELU) _mm_prefetch((const char *)(block->h + line * block->stride), _MM_HINT_ET0);
@@ -168,14 +242,14 @@ INLINE void pack_weight(const bf16 *weight, int packing, bf16 *packed, int64_t c
 
 INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *weight, int packing, bf16 *packed,
                             const bf16 *bias, bf16 *h, bf16 *y, int y_blocked, int64_t rows, int64_t columns,
-                            int64_t depth, int what) {
+                            int64_t depth, int what, const Softmax *softmax) {
   int64_t panels = columns / BLOCK, row_blocks = rows / BLOCK, steps = depth / BLOCK;
   int64_t at_once = MOST_RIGHT_BYTES / (steps * STEP_VALUES * (int64_t)sizeof(bf16));
   if (at_once > panels) at_once = panels;
   if (at_once < 1) at_once = 1;
   int threads = omp_get_max_threads();
   /* Few rows: threads share the columns instead. */
-  int by_columns = row_blocks < 4 * threads && panels >= threads;
+  int by_columns = row_blocks < 4 * threads && panels >= threads && what != SUMS;
   int64_t x_stride = x_blocked ? BLOCK : depth, along = x_blocked ? STEP_VALUES : BLOCK;
   int64_t y_stride = y_blocked ? BLOCK : columns, to_panel = y_blocked ? STEP_VALUES : BLOCK;
 #pragma omp parallel
@@ -201,6 +275,7 @@ INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *weight, in
           int64_t at = b * BLOCK * columns + p * to_panel;
           block->bias = bias ? bias + p * BLOCK : 0;
           block->h = h + at, block->y = y + at, block->stride = y_stride;
+          if (what == SUMS || what == SLOPES) block->softmax = softmax, block->row = b * BLOCK, block->column = p * BLOCK;
           multiply_rows(rows_here, x_stride, along, packed + p * steps * STEP_VALUES, steps, before, block, &fetch,
                         what);
           store_sums(block->sums);
@@ -225,7 +300,7 @@ INLINE void product_of_rows(const bf16 *x, int x_blocked, const bf16 *weight, in
 void product_rows(const bf16 *x, int x_blocked, const bf16 *weight, int packing, bf16 *packed, const bf16 *bias,
                   bf16 *h, bf16 *y, int64_t rows, int64_t columns, int64_t depth, int what) {
 #define PRODUCT(blocked_x, blocked_y, what) \
-  product_of_rows(x, blocked_x, weight, packing, packed, bias, h, y, blocked_y, rows, columns, depth, what)
+  product_of_rows(x, blocked_x, weight, packing, packed, bias, h, y, blocked_y, rows, columns, depth, what, 0)
   switch (what) { /* each with its own code */
     case PLAIN: PRODUCT(x_blocked, 0, PLAIN); break;
     case GELU: PRODUCT(0, 1, GELU); break;
@@ -233,6 +308,22 @@ void product_rows(const bf16 *x, int x_blocked, const bf16 *weight, int packing,
     case GELU_SLOPE: PRODUCT(0, 1, GELU_SLOPE); break;
   }
 #undef PRODUCT
+}
+
+/* The first pass of a cross-entropy over the columns of a product, such as the tokens of a vocabulary, without the
+ * matrix of logits: logits = x (rows, depth) times the transpose of weight (columns, depth) plus bias. weight is packed
+ * into `packed`. Of each row, most and sums become what log(sum of exp(logits)) is made of, most + log(sums' lanes);
+ * before, most holds -FLT_MAX and sums zeros. tops, if given, hold -FLT_MAX. */
+void vocabulary_sums(const bf16 *x, const bf16 *weight, bf16 *packed, int64_t rows, int64_t columns, int64_t depth,
+                     const Softmax *softmax) {
+  product_of_rows(x, 0, weight, TRANSPOSED, packed, 0, 0, 0, 0, rows, columns, depth, SUMS, softmax);
+}
+
+/* The second pass: y (rows, columns) is the gradient of the logits, from offsets and scales. packed, bias and targets
+ * may be those of some of the columns only; targets count from the first of these. */
+void vocabulary_slopes(const bf16 *x, const bf16 *packed, bf16 *y, int64_t rows, int64_t columns, int64_t depth,
+                       const Softmax *softmax) {
+  product_of_rows(x, 0, 0, PACKED, (bf16 *)packed, 0, 0, y, 0, rows, columns, depth, SLOPES, softmax);
 }
 
 /* Memory of this thread's own, kept for its next call: new pages from the system would cost more than their use here. */

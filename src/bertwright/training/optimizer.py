@@ -247,6 +247,9 @@ class KernelAdamW:
     Token embeddings without a gradient are left alone until a batch holds them again; then they get all the updates
     that they missed, the same ones in the same order, so that nothing but the time changes. Clipping is as in
     ``MasterOptimizer``; by each gradient's own norm, that of the token embeddings is the whole table's.
+
+    With ``dense_table`` the token embeddings get a gradient for all rows in each step, as where a head is tied to them:
+    then they are a weight like others.
     """
 
     can_step_again = True  # all memory is taken before the first weight is touched
@@ -260,8 +263,10 @@ class KernelAdamW:
         rate: float,
         encoder: CpuEncoder,
         num_steps: int,
+        dense_table: bool = False,
     ) -> None:
         self._encoder, self._kernels = encoder, encoder.kernels
+        self._dense_table, self._num_steps = dense_table, num_steps
         self._parameters = dict(parameters)
         self._masters = {
             name: parameter.data if parameter.dtype == torch.float32 else originals[name].contiguous()
@@ -276,13 +281,13 @@ class KernelAdamW:
         self._clip = settings.clip
         self._betas, self._epsilon = (settings.beta1, settings.beta2), settings.epsilon
         self._done = 0
-        self._table_steps = (Adam * num_steps)()
+        self._table_steps = (Adam * (0 if dense_table else num_steps))()
         self._row_steps = np.zeros(self._masters[self._TABLE].shape[0], np.int32)
         self._gradients: dict[str, Tensor] = {}
         self._rows: list[RowGradients] = []
         self._weights: ctypes.Array[Weight] | None = None
         self._weight_names: list[str] = []
-        encoder.before_tokens = self._catch_up
+        encoder.before_tokens = None if dense_table else self._catch_up
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss as it is: bfloat16 has float32's range."""
@@ -328,7 +333,8 @@ class KernelAdamW:
                 for decay in (self._decay, 0.0)
             )
         )
-        self._table_steps[self._done] = settings[0]
+        if not self._dense_table:
+            self._table_steps[self._done] = settings[0]
         self._kernels.adam_step(ctypes.byref(weights), len(gradients), ctypes.byref(settings))
         if rows is not None:
             self._update_table(rows.rows, rows.values, scales[-1])
@@ -376,6 +382,9 @@ class KernelAdamW:
         self._update_table(ids, None, 1.0)
 
     def _update_table(self, ids: np.ndarray | None, gradients: Tensor | None, scale: float) -> None:
+        """Give rows of the token embeddings (all without ``ids``) the steps that they missed, and one by a gradient."""
+        if self._dense_table:  # no step was missed
+            return
         master, parameter = self._masters[self._TABLE], self._parameters[self._TABLE]
         m, v = self._moments[self._TABLE]
         self._kernels.adam_rows(
@@ -431,7 +440,7 @@ class KernelAdamW:
         _check_state({name: tuple(master.shape) for name, master in self._masters.items()}, tensors, _ADAM)
         _checked_scale(numbers)
         steps = {int(tensors[f"step/{name}"]) for name in self._masters if f"step/{name}" in tensors} or {0}
-        if len(steps) > 1 or max(steps) > len(self._table_steps):
+        if len(steps) > 1 or max(steps) > self._num_steps:
             raise ValueError(f"its weights were updated {', '.join(map(str, sorted(steps)[:5]))} times")
         for name, master in self._masters.items():
             master.copy_(tensors[f"weight/{name}"])
@@ -466,11 +475,15 @@ def make_optimizer(
     rate: float,
     num_steps: int,
     encoder: CpuEncoder | None = None,
+    dense_table: bool = False,
 ) -> Optimizer:
-    """The fastest that does what ``settings`` ask for; ``encoder``: what computes it on a CPU, if anything does."""
+    """The fastest that does what ``settings`` ask for; ``encoder``: what computes it on a CPU, if anything does.
+
+    ``dense_table``: its gradient of the token embeddings is that of all rows.
+    """
     decoupled = settings.optimizer == "adamw" or (settings.optimizer == "adam" and not weight_decay_of(settings))
     if encoder is not None and decoupled:
-        return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps)
+        return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps, dense_table)
     return MasterOptimizer(parameters, originals, settings, rate, encoder)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import DistillConfig, TrainConfig
+from bertwright.config import DistillConfig, MachineSettings, TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.split import split_validation
@@ -47,7 +47,7 @@ class Machine:
     token_budget: int
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Machine:
+    def of(cls, config: MachineSettings) -> Machine:
         device = hardware.choose_device(config.device)
         dtype, reason = hardware.choose_dtype(config.dtype, device)
         return cls(device, dtype, reason, hardware.token_budget(config.token_budget, device))

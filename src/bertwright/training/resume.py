@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bertwright import runs
-from bertwright.config import TrainConfig, build, expand_home
+from bertwright.config import Settings, TrainConfig, build, expand_home
 from bertwright.errors import RunError, UserError
 
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the
@@ -55,7 +55,10 @@ def config_of(kind: type[Kind], given: Mapping[str, Any], source: str = "") -> K
             raise UserError(f"{output}: no such run; to start it, give the files of labelled texts to learn from")
         return build(kind, given, source)
     recorded = recorded_settings(output, kind.act)
-    _check_same(kind, output, recorded, given, source)
+    needed: dict[str, Any] = {
+        name: given.get(name) or recorded.get(name, ()) for name in ("train", "teacher") if name in kind.model_fields
+    }
+    check_same(kind, output, recorded, {**given, **needed}, source, _FREE)
     free = {name: value for name, value in given.items() if name in _FREE | _FOLDERS and value not in (None, ())}
     return build(kind, {**recorded, **free}, str(output / runs.CONFIG))
 
@@ -73,7 +76,7 @@ def recorded_settings(output: Path, act: str = TrainConfig.act) -> dict[str, Any
     """The settings of the training in the folder ``output``, by ``bertwright train`` or another ``act``.
 
     Raises:
-        RunError: it is no training's.
+        RunError: it is none of those.
     """
     if not runs.is_run(output):
         raise RunError(
@@ -87,16 +90,21 @@ def recorded_settings(output: Path, act: str = TrainConfig.act) -> dict[str, Any
     return config["settings"]
 
 
-def _check_same(
-    kind: type[TrainConfig], output: Path, recorded: Mapping[str, Any], given: Mapping[str, Any], source: str
+def check_same(
+    kind: type[Settings],
+    output: Path,
+    recorded: Mapping[str, Any],
+    given: Mapping[str, Any],
+    source: str,
+    free: Collection[str],
 ) -> None:
-    """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too."""
-    needed: dict[str, Any] = {
-        name: given.get(name) or recorded.get(name, ()) for name in ("train", "teacher") if name in kind.model_fields
-    }
-    asked = build(kind, {**given, **needed}, source).model_dump(mode="json")
+    """Refuse a setting that is given and is not what is on record; defaults that were resolved are on record too.
+
+    Those in ``free`` may be others.
+    """
+    asked = build(kind, given, source).model_dump(mode="json")
     for name, value in given.items():
-        if name in _FREE or value is None or value == ():
+        if name in free or value is None or value == ():
             continue
         found, expected = asked[name], recorded.get(name)
         if found == expected or (name in _FOLDERS and os.path.isdir(found)):

@@ -67,7 +67,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         with Stop() as stop, phases, _sampling_memory(config, phases, reporter) as memory:
             result = _run_phases(config, phases, stop, memory, reporter)
     except StopNow as signal:
-        _leave(signal, phases, reporter)
+        leave(signal, phases, reporter)
     except OSError as error:
         if not phases.begun or isinstance(error, BrokenPipeError) or hardware.is_out_of_memory(error):
             raise
@@ -80,8 +80,8 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     return runs.open_run(output)
 
 
-def _leave(signal: StopNow, phases: Phases, reporter: Reporter) -> NoReturn:
-    """End the process as the signal asks, with a line that says what is kept."""
+def leave(signal: StopNow, phases: Phases, reporter: Reporter) -> NoReturn:
+    """End the process as the signal asks, with a line that says what is kept and how to go on."""
     line = f"stopped by {signal.name} while {phases.doing}: "
     if phases.begun:
         line += f"{phases.kept()}. Go on with: {command(phases.output)}"

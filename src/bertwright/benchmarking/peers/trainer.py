@@ -27,6 +27,29 @@ _WARM_UP_STEPS = 3
 Precision = Literal["float32", "bfloat16_autocast", "bfloat16_weights", "float16_autocast"]
 
 
+def training_arguments(case: Case, precision: Precision, optimizer: str = "adamw_torch_fused") -> dict[str, Any]:
+    """What Trainer is told for ``case``; the examples come in the order in which they lie."""
+    device = hardware.choose_device(case.device)
+    return {
+        "output_dir": case.folder,
+        "per_device_train_batch_size": case.batch_size,
+        "learning_rate": case.learning_rate,
+        "optim": optimizer,
+        "bf16": precision == "bfloat16_autocast",
+        "fp16": precision == "float16_autocast",
+        "train_sampling_strategy": "sequential",
+        "use_cpu": device.type == "cpu",
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": device.type == "cuda",
+        "save_strategy": "no",
+        "eval_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": case.seed,
+    }
+
+
 class Training:
     """An epoch of ``Trainer.train`` over the case's texts. The clock runs from the first step to the end of the last.
 
@@ -56,7 +79,6 @@ class Training:
         transformers.utils.logging.disable_progress_bar()
         self.case = case
         self.device = hardware.choose_device(case.device)
-        self.folder = tempfile.TemporaryDirectory(dir=case.folder)
         self.model = AutoModelForSequenceClassification.from_pretrained(
             case.model_folder,
             dtype=torch.bfloat16 if precision == "bfloat16_weights" else torch.float32,
@@ -69,29 +91,17 @@ class Training:
         self.rows = np.arange(num_rows)
         if num_rows < case.num_texts:  # evenly from all, since the first batch is the longest
             self.rows = (np.arange(num_rows) * case.num_texts) // num_rows
-        self.arguments: dict[str, Any] = {
+        self.folder = tempfile.TemporaryDirectory(dir=case.folder)
+        self.arguments = {
+            **training_arguments(case, precision, optimizer),
             "output_dir": self.folder.name,
-            "per_device_train_batch_size": case.batch_size,
-            "learning_rate": case.learning_rate,
-            "optim": optimizer,
-            "bf16": precision == "bfloat16_autocast",
-            "fp16": precision == "float16_autocast",
             # The case's texts lie in the order in which length grouping would take them.
             "train_sampling_strategy": "sequential" if length_grouped else "random",
             "torch_compile": compiled,
-            "use_cpu": self.device.type == "cpu",
-            "dataloader_num_workers": 0,
-            "dataloader_pin_memory": self.device.type == "cuda",
-            "save_strategy": "no",
-            "eval_strategy": "no",
-            "logging_strategy": "no",
-            "report_to": "none",
-            "disable_tqdm": True,
-            "seed": case.seed,
         }
         self.chosen: dict[str, Any] = {
             "transformers": transformers.__version__,
-            "accelerate": _version("accelerate"),
+            "accelerate": version_of("accelerate"),
             "precision": precision,
             "attention": self.model.config._attn_implementation,
             "optimizer": optimizer,
@@ -114,7 +124,7 @@ class Training:
     def _train(self, steps: int | None) -> float:
         """Train for an epoch, or ``steps`` steps; the seconds that the steps took."""
         length: dict[str, Any] = {"num_train_epochs": 1.0} if steps is None else {"max_steps": steps}
-        clock = _Clock(self.device)
+        clock = Clock(self.device)
         trainer = Trainer(
             model=self.model,
             args=TrainingArguments(**self.arguments, **length),
@@ -143,7 +153,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
         return self.items[index]
 
 
-class _Clock(TrainerCallback):
+class Clock(TrainerCallback):
     """When the first step began and the last one ended."""
 
     def __init__(self, device: torch.device) -> None:
@@ -163,7 +173,8 @@ class _Clock(TrainerCallback):
         return time.perf_counter()
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
+    """The version of an installed package."""
     from importlib.metadata import version
 
     return version(package)

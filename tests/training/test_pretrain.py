@@ -1,0 +1,202 @@
+"""The act of pretraining: it learns, is recorded, goes on bit by bit where it was stopped, ends with the rate at 0."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import bertwright
+from bertwright import runs
+from bertwright.config import PretrainConfig, build
+from bertwright.errors import RunError, UserError
+from bertwright.progress import Reporter
+from bertwright.training import pretrain_loop
+from bertwright.training.pretrain import pretrain_config, run_pretraining
+from bertwright.training.schedule import budget_seconds, rate_factor_of_share, seconds_of
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(195))]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Documents in which each word follows from the one before it, and a folder with their vocabulary."""
+    generator = np.random.default_rng(0)
+    lines = []
+    for _ in range(300):
+        start, count = int(generator.integers(0, 195)), int(generator.integers(5, 60))
+        lines.append(" ".join(f"w{(start + i) % 195}" for i in range(count)))
+    (tmp_path / "corpus.txt").write_text("\n".join(lines) + "\n")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return tmp_path
+
+
+def settings(folder, **others):
+    return {
+        "corpus": (str(folder / "corpus.txt"),),
+        "model": "bert-tiny",
+        "tokenizer": str(folder / "words"),
+        "cache": str(folder / "cache"),
+        "output": str(folder / "run"),
+        "max_length": 32,
+        "batch_tokens": 1024,
+        "steps": 12,
+        "validation_share": 0.1,
+        "device": "cpu",
+        **others,
+    }
+
+
+def run(folder, **others):
+    return run_pretraining(pretrain_config(settings(folder, **others)), Reporter(quiet=True, results=False))
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model" / "model.safetensors")
+
+
+def test_it_learns_and_leaves_a_run_that_train_takes(corpus):
+    made = run(corpus, steps=60, evaluations=3, learning_rate=3e-3)
+    assert made.act == "pretrain"
+    assert made.finished
+    losses = [line["validation"]["loss"] for line in made.history]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0] < np.log(200) + 0.2
+    found = made.metrics["validation"]
+    assert found["perplexity"] == pytest.approx(np.exp(found["loss"]))
+    assert 0 <= found["masked_accuracy"] <= 1
+    assert made.history[-1]["learning_rate"] < 3e-3 / 10
+    assert made.result["data"]["tokens_learnt_from"] > 30_000
+    assert not (made.path / "checkpoints").exists()
+    assert [path.name for path in Path(corpus / "run" / "model").glob("*.json")]
+    (corpus / "train.csv").write_text("text,label\n" + "\n".join(f"w{i} w{i + 1},{i % 2}" for i in range(40)))
+    trained = bertwright.train(
+        corpus / "train.csv", model=str(made.path), output=corpus / "trained", max_length=16, steps=2, quiet=True
+    )
+    assert "pretrained" in trained.environment["model"] or str(made.path) in trained.environment["model"]
+
+
+def test_a_stopped_run_goes_on_bit_by_bit(corpus, monkeypatch):
+    whole = run(corpus, output=str(corpus / "whole"), hidden_dropout=0.1, steps=40, whole_words=True)
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 26:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, hidden_dropout=0.1, steps=40, whole_words=True, checkpoint_steps=10)
+    monkeypatch.undo()
+    assert runs.open_run(corpus / "run").state == "stopped at step 20"
+    resumed = run_pretraining(
+        pretrain_config({"resume": True, "output": str(corpus / "run"), "corpus": ()}),  # as the command gives it
+        Reporter(quiet=True, results=False),
+    )
+    assert resumed.result["resumed"] == 1
+    ours, theirs = weights(resumed.path), weights(whole.path)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert [line["validation"] for line in resumed.history] == [line["validation"] for line in whole.history]
+
+
+def test_a_step_cut_into_parts_is_the_same_step(corpus):
+    one = run(corpus, dtype="float32", steps=3)
+    other = run(corpus, dtype="float32", steps=3, token_budget=200, output=str(corpus / "parts"))
+    ours, theirs = weights(one.path), weights(other.path)
+    assert all(torch.allclose(ours[name], theirs[name], atol=2e-4) for name in theirs)
+
+
+def test_kernels_and_plain_operators_learn_alike(corpus):
+    fast = run(corpus, steps=30)
+    plain = run(corpus, steps=30, compile="off", dtype="float32", output=str(corpus / "plain"))
+    ours, theirs = (made.metrics["validation"]["loss"] for made in (fast, plain))
+    assert ours == pytest.approx(theirs, abs=0.02)
+
+
+def test_a_budget_ends_with_the_rate_near_0(corpus):
+    made = run(corpus, steps=None, budget="2s", evaluations=4)
+    rates = [line["learning_rate"] for line in made.history]
+    assert 2 <= len(rates) <= 5
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] <= 1e-3 * 0.1
+    assert made.result["steps"] > 3
+    assert 2.0 <= made.history[-1]["elapsed_s"] < 10
+
+
+def test_a_checkpoint_learns_on_with_its_head(corpus):
+    first = run(corpus, steps=60, learning_rate=3e-3)
+    second = run(corpus, model=str(first.path), tokenizer=None, steps=1, output=str(corpus / "second"))
+    assert any("head for masked tokens is taken along" in note for note in second.environment["model_notes"])
+    ours, theirs = (made.metrics["validation"]["loss"] for made in (second, first))
+    assert ours == pytest.approx(theirs, abs=0.1)
+    assert second.settings["learning_rate"] == 1e-4
+
+
+def test_a_vocabulary_is_trained_from_the_corpus(corpus):
+    made = run(corpus, tokenizer=None, train_vocabulary=120, steps=2)
+    lines = (made.path / "model" / "vocab.txt").read_text().split("\n")
+    assert lines[4] == "[MASK]"
+    assert len(lines) <= 121
+    assert json.loads((made.path / "model" / "config.json").read_text())["vocab_size"] == len(lines) - 1
+    with pytest.raises(UserError, match="has a vocabulary of its own"):
+        run(corpus, model=str(made.path), tokenizer=None, train_vocabulary=120, output=str(corpus / "other"))
+
+
+def test_other_settings_or_another_corpus_are_refused_when_it_goes_on(corpus, monkeypatch):
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, checkpoint_steps=1)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"--mask-share: found 0\.3, expected 0\.15"):
+        pretrain_config({"resume": True, "output": str(corpus / "run"), "mask_share": 0.3})
+    (corpus / "corpus.txt").write_text("w1 w2 w3\nw4 w5 w6\n")
+    with pytest.raises(RunError, match="corpus"):
+        run_pretraining(pretrain_config({"resume": True, "output": str(corpus / "run")}), Reporter(quiet=True))
+
+
+def test_steps_hold_up_to_so_many_tokens_and_every_sequence_once_an_epoch():
+    lengths = np.random.default_rng(0).integers(3, 33, 500)
+    steps = pretrain_loop.steps_of(lengths, 256, seed=1)
+    seen, epoch = [], 0
+    for number, rows in steps:
+        if number != epoch:
+            break
+        assert lengths[rows].sum() <= 256
+        seen += rows.tolist()
+    assert sorted(seen) == list(range(500))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 3, "budget": "3m"}, "--steps and --budget exclude each other"),
+        ({"epochs": 3.0, "steps": 3}, "--epochs and --steps exclude each other"),
+        ({"train_vocabulary": 1000, "tokenizer": "x"}, "--train-vocabulary and --tokenizer exclude each other"),
+        ({"corpus": ()}, "no file given"),
+    ],
+)
+def test_settings_that_exclude_each_other(given, message):
+    with pytest.raises(UserError, match=message):
+        build(PretrainConfig, {"corpus": ("a.txt",), **given})
+
+
+def test_time():
+    assert seconds_of("90s") == 90
+    assert seconds_of("1.5h") == 5400
+    assert seconds_of("5usd") is None
+    with pytest.raises(UserError, match="--budget: found '3 parsecs'"):
+        budget_seconds("3 parsecs")
+    assert [rate_factor_of_share(share, 0.1) for share in (0.0, 0.05, 0.1, 0.55, 1.0, 1.2)] == pytest.approx(
+        [0, 0.5, 1, 0.5, 0, 0]
+    )
