@@ -271,3 +271,38 @@ def test_the_command_is_the_runs_own(made):
         assert part in words
     assert "--output" not in words
     assert np.size(words) == 1
+
+
+def test_a_pretraining_tells_how_well_it_guesses_and_claims_no_classifier(tmp_path):
+    history = [
+        {"step": 10 * i, "epoch": i / 2, "elapsed_s": 90.0 * i, "train_s": 80.0 * i, "tokens": 1_000 * i,
+         "train_loss": 9.0 - i, "learning_rate": 1e-3,
+         "validation": {"loss": 8.5 - i, "perplexity": 5000.0 - 900 * i, "masked_accuracy": 0.05 * i}}
+        for i in range(1, 5)
+    ]  # fmt: skip
+    result = {
+        "task": "masked_language_model", "labels": [], "model": "bert-tiny, random weights",
+        "data": {"documents": 900, "validation_sequences": 40, "tokens_learnt_from": 123_456},
+        "seconds": {"read": 1.0, "tokenize": 2.0, "train": 320.0, "infer": None, "total": 330.0},
+        "rates": {"train_tokens_per_s": 385.8}, "memory": {"peak_process_bytes": 6e8, "peak_gpu_bytes": None},
+        "cost": {"usd_per_hour": 2.0, "usd": 0.18}, "metrics": {"validation": history[-1]["validation"]},
+        "extremes": {"highest": [], "lowest": []}, "steps": 40, "best_step": 40,
+    }  # fmt: skip
+    folder = tmp_path / "words"
+    (folder / "model").mkdir(parents=True)
+    record = {"act": "pretrain", "bertwright": "0", "started": "2026-01-01T00:00:00+00:00",
+              "settings": {"model": "bert-tiny", "corpus": ["a.txt"]}}  # fmt: skip
+    for name, values in (("config.json", record), ("environment.json", {}), ("result.json", result)):
+        (folder / name).write_text(json.dumps(values))
+    (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in history))
+    page = run_page(read_material(open_run(folder)))
+    outline = Outline(html(page))
+    assert "it guesses 20.0 % of the hidden words right" in outline.text
+    assert "from 123,456 tokens in 5 min 20 s" in outline.text
+    assert "sorts texts" not in outline.text
+    assert "predictions.parquet" not in outline.text
+    assert "40 sequences held out: few to judge by." in outline.text
+    plots = {plot.name: plot.description for plot in page.plots()}
+    assert "from 0.0500 to 0.2000 after 5 min 20 s" in plots["masked-accuracy"]
+    assert "The validation loss is lowest, 4.500, at step 40" in plots["loss"]
+    assert f"bertwright pretrain --config {folder / 'config.json'}" in outline.text

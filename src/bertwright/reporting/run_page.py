@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from bertwright.evaluation.metrics import LOWER_IS_BETTER, describe_score
 from bertwright.evaluation.tables import SPLITS
 from bertwright.progress import duration
+from bertwright.reporting import pretraining_page
 from bertwright.reporting.calibration import calibration_section
 from bertwright.reporting.intervals import Intervals, metric_intervals
 from bertwright.reporting.material import Material, is_finite, number_in, object_in
@@ -44,6 +46,8 @@ _MOST_CLASSES, _MOST_EVALUATIONS, _MOST_ENTRIES, _MOST_LETTERS = 100, 100, 20, 6
 
 def run_page(material: Material) -> Page:
     """Everything that is known of a run."""
+    if material.run.act == pretraining_page.ACT:
+        return _pretraining_page(material)
     intervals = metric_intervals(material)
     sections = (
         _quality(material, intervals),
@@ -61,6 +65,26 @@ def run_page(material: Material) -> Page:
         summary_of(material, intervals),
         cautions_of(material, intervals),
         tiles_of(material, intervals),
+        sections,
+    )
+
+
+def _pretraining_page(material: Material) -> Page:
+    """Of a run that learnt from texts without labels."""
+    learning = _learning(material)
+    sections = (
+        replace(learning, plots=(*_present(pretraining_page.accuracy_plot(material)), *learning.plots)),
+        _quality(material, {}),
+        _resources(material),
+        _again(material),
+    )
+    check_names(sections)
+    return Page(
+        title_of(material),
+        subtitle_of(material),
+        pretraining_page.summary(material),
+        pretraining_page.cautions(material),
+        pretraining_page.tiles(material),
         sections,
     )
 
@@ -104,8 +128,9 @@ def _metrics(material: Material, intervals: Intervals) -> Table | None:
         words = metric_words(name) + (" (lower is better)" if name in LOWER_IS_BETTER else "")
         numbers: list[Any] = [number_in(metrics, split, name) for split in splits]
         rows.append([words, *with_interval(numbers, intervals.get(name))])
-    counts = [cell(number_in(metrics, split, "num_texts")) for split in splits]
-    rows.append(["texts", *with_interval(counts, None)])
+    counts = [number_in(metrics, split, "num_texts") for split in splits]
+    if any(count is not None for count in counts):
+        rows.append(["texts", *with_interval([cell(count) for count in counts], None)])
     headings = ["metric", *with_interval([f"{split} texts" for split in splits], "95 % interval")]
     return table("metrics", "Quality", headings, rows, sortable=False)
 
@@ -331,6 +356,8 @@ def reproduction(material: Material) -> list[Lines]:
             Lines("From its record", f"bertwright {run.act} --config {config} --output NEW-FOLDER"),
             Lines("Without the record", command_of(run.settings)),
         ]
+    if run.act == pretraining_page.ACT:
+        return [Lines("From its record", f"bertwright pretrain --config {config} --output NEW-FOLDER")]
     if run.act == "evaluate":
         judged = shlex.quote(str(run.settings.get("run", "RUN")))
         data = " ".join(shlex.quote(str(file)) for file in _as_list(run.settings.get("data")))

@@ -22,6 +22,7 @@ _TILES = {
     "regression": ("mean_absolute_error", "root_mean_squared_error", "r2", "spearman"),
 }
 _MOST_NAMED = 6
+_ACTS = {"train": "Training", "distill": "Distillation", "pretrain": "Pretraining", "evaluate": "Evaluation"}
 
 
 def title_of(material: Material) -> str:
@@ -31,7 +32,9 @@ def title_of(material: Material) -> str:
 
 def subtitle_of(material: Material) -> str:
     run = material.run
-    what = {"train": "Training", "distill": "Distillation", "evaluate": "Evaluation"}.get(run.act, run.act)
+    what = {"train": "Training", "distill": "Distillation", "pretrain": "Pretraining", "evaluate": "Evaluation"}.get(
+        run.act, run.act
+    )
     model = str(run.settings.get("model") or run.settings.get("run") or "")
     return " · ".join(part for part in (what, model, run.started.replace("T", " ")[:16]) if part)
 

@@ -30,8 +30,9 @@ def loss_plot(material: Material) -> Plot | None:
     """The loss of each step, its running mean, and the validation loss."""
     steps, losses = _losses(material)
     history = material.run.history
+    name = "loss" if material.run.act == "pretrain" else "log_loss"
     validation = [
-        (line["step"], value) for line in history if (value := number_in(line, "validation", "log_loss")) is not None
+        (line["step"], value) for line in history if (value := number_in(line, "validation", name)) is not None
     ]
     if not len(losses) and not validation:
         return None
