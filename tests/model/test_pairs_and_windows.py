@@ -15,7 +15,7 @@ from bertwright.model.compiled import load_kernels
 from bertwright.model.cpu_encoder import CpuEncoder
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.heads import TextClassifier, pooled_windows
-from bertwright.model.name_tables import BERT_CLASSIFIER, BERT_POOLER, HUGGING_FACE_PREFIX, encoder_names
+from bertwright.model.name_tables import BERT_CLASSIFIER, BERT_POOLER, NAMES
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(
@@ -57,8 +57,8 @@ def test_pairs_score_as_in_transformers(kernels):
         BertConfig(**CONFIG.model_dump(exclude={"classifier_dropout"}), num_labels=3, attn_implementation="eager")
     )
     state = model.state_dict()
-    prefix = HUGGING_FACE_PREFIX
-    renamed = {prefix + name: state[ours] for ours, name in encoder_names(CONFIG.num_hidden_layers)}
+    prefix = "bert."
+    renamed = {prefix + name: state[ours] for ours, name in NAMES["bert"].encoder(CONFIG.num_hidden_layers)}
     renamed |= {prefix + name: state[ours] for ours, name in BERT_POOLER}
     renamed |= {name: state[ours] for ours, name in BERT_CLASSIFIER}
     missing, extra = theirs.load_state_dict(renamed, strict=False)

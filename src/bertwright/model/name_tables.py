@@ -145,8 +145,6 @@ ELECTRA_SKIPPED = (
 # TensorFlow's names for a norm's weight and bias, as the oldest .bin files keep them.
 OLD_NORM_NAMES = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
 
-HUGGING_FACE_PREFIX = "bert."
-
 Names = tuple[tuple[str, str], ...]
 
 
@@ -193,6 +191,58 @@ NAMES: dict[ModelType, NameTable] = {
 }
 
 
-def encoder_names(num_layers: int, model_type: ModelType = "bert") -> list[tuple[str, str]]:
-    """(ours, Hugging Face's) for embeddings and layers of BERT, or of another family."""
-    return NAMES[model_type].encoder(num_layers)
+@dataclass(frozen=True)
+class MaskedHead:
+    """The head that guesses masked tokens, each name as a whole: (ours, Hugging Face's).
+
+    Attributes:
+        head: what a checkpoint keeps.
+        output, output_bias: the output layer, whose weights are the token embeddings; some files keep it too.
+    """
+
+    head: Names
+    output: str
+    output_bias: str
+
+
+BERT_MASKED_HEAD = MaskedHead(
+    (
+        ("head.dense.weight", "cls.predictions.transform.dense.weight"),
+        ("head.dense.bias", "cls.predictions.transform.dense.bias"),
+        ("head.norm.weight", "cls.predictions.transform.LayerNorm.weight"),
+        ("head.norm.bias", "cls.predictions.transform.LayerNorm.bias"),
+        ("head.bias", "cls.predictions.bias"),
+    ),
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+)
+ROBERTA_MASKED_HEAD = MaskedHead(
+    (
+        ("head.dense.weight", "lm_head.dense.weight"),
+        ("head.dense.bias", "lm_head.dense.bias"),
+        ("head.norm.weight", "lm_head.layer_norm.weight"),
+        ("head.norm.bias", "lm_head.layer_norm.bias"),
+        ("head.bias", "lm_head.bias"),
+    ),
+    "lm_head.decoder.weight",
+    "lm_head.decoder.bias",
+)
+DISTILBERT_MASKED_HEAD = MaskedHead(
+    (
+        ("head.dense.weight", "vocab_transform.weight"),
+        ("head.dense.bias", "vocab_transform.bias"),
+        ("head.norm.weight", "vocab_layer_norm.weight"),
+        ("head.norm.bias", "vocab_layer_norm.bias"),
+        ("head.bias", "vocab_projector.bias"),
+    ),
+    "vocab_projector.weight",
+    "vocab_projector.bias",
+)
+# ELECTRA's discriminators do not guess masked tokens.
+MASKED_HEADS: dict[ModelType, MaskedHead] = {
+    "bert": BERT_MASKED_HEAD,
+    "roberta": ROBERTA_MASKED_HEAD,
+    "xlm-roberta": ROBERTA_MASKED_HEAD,
+    "ernie": BERT_MASKED_HEAD,
+    "distilbert": DISTILBERT_MASKED_HEAD,
+}

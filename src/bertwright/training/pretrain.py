@@ -365,14 +365,10 @@ def _save(outcome: Pretrained, loaded: LoadedMasked, originals: dict[str, Tensor
         token_budget=progress.token_budget,
         history=progress.history,
     )
-    # Dropout while it learnt is this run's affair; those who learn from the model later begin with BERT's own.
-    saved_config = loaded.model.config.model_copy(
-        update={"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    )
     phases.save_model(
         trained,
         outcome.losses,
-        lambda folder: save_masked(folder, saved_config, originals | outcome.state, loaded.tokenizer),
+        lambda folder: save_masked(folder, loaded.saved_config, originals | outcome.state, loaded.tokenizer),
     )
     return trained
 
