@@ -29,6 +29,8 @@ bench_app = App(
     name="bench", help="Measure how fast this machine works, and other libraries on it.", help_format="plaintext"
 )
 app.command(bench_app)
+prices_app = App(name="prices", help="List what machines cost, or take a newer table.", help_format="plaintext")
+app.command(prices_app)
 # By name, so that only the command that is asked for is imported. The help repeats the first line of its docstring.
 _COMMANDS = "bertwright.commands"
 app.command(
@@ -91,6 +93,9 @@ runs_app.command(
     name="show",
     help="Show one run: what was asked, what was chosen, how it went, what came out.",
 )
+
+prices_app.command(f"{_COMMANDS}:prices_list", name="list", help="List machines with their prices, the cheapest first.")
+prices_app.command(f"{_COMMANDS}:prices_refresh", name="refresh", help="Take the prices in a csv file from now on.")
 
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
 bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import Parameter
@@ -266,6 +267,37 @@ def runs_list(
         _print_json([summary(run) for run in found])
     else:
         reporter.show(list_table(found))
+
+
+def prices_list(
+    *words: Annotated[str, Parameter(help="Words that cloud, machine or accelerator must hold, such as H100.")],
+    json_line: Json = False,
+) -> None:
+    """List machines with their prices, the cheapest first."""
+    from bertwright.evaluation.show import prices_table
+    from bertwright.prices import load_prices, selected
+
+    prices, path = load_prices()
+    found = selected(prices, words)
+    if not found:
+        raise UserError(f"no machine in {path} is called {' '.join(words)}; leave the words out to see all")
+    if json_line:
+        _print_json([price.record() for price in found])
+        return
+    reporter = _reporter(False, False)
+    reporter.show(prices_table(found))
+    reporter.say(f"{len(found):,} of {len(prices):,} prices of {path}; USD an hour of the whole machine")
+
+
+def prices_refresh(
+    *,
+    source: Annotated[str, Parameter(name="--from", help="csv file with the columns of `bertwright prices list`.")],
+) -> None:
+    """Take the prices in a csv file from now on."""
+    from bertwright.prices import refresh
+
+    number, path = refresh(Path(expand_home(source)))
+    _reporter(False, False).say(f"{number:,} prices are in {path} now; delete it to go back to those of the package")
 
 
 def runs_show(

@@ -15,6 +15,8 @@ from bertwright.runs import Run
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from bertwright.prices import Price
+
 # More classes than this make a confusion matrix that no terminal shows.
 _MOST_SHOWN_CLASSES = 12
 _LISTED_METRICS = ("accuracy", "macro_f1", "roc_auc")
@@ -212,4 +214,28 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
             f"{line['learning_rate']:.2e}",
         )
         table.add_row(*(Text(word) for word in (*first, *numbers)))
+    return table
+
+
+def prices_table(prices: Sequence[Price]) -> Table:
+    """Machines and what an hour of them costs."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("cloud", "machine", "accelerator"):
+        table.add_column(name, overflow="fold")
+    for name in ("CPUs", "GiB", "USD/h", "spot", "as of"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for price in prices:
+        number = f"{price.num_accelerators} x " if price.num_accelerators > 1 else ""
+        table.add_row(
+            *(Text(one_line(text)) for text in (price.cloud, price.machine, number + price.accelerator)),
+            "-" if price.num_cpus is None else str(price.num_cpus),
+            "-" if price.memory_gib is None else f"{price.memory_gib:g}",
+            f"{price.usd_per_hour:,.3f}",
+            "-" if price.spot_usd_per_hour is None else f"{price.spot_usd_per_hour:,.3f}",
+            Text(price.as_of or "-"),
+        )
     return table
