@@ -15,7 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- tables: written by leaderboard.py -->", "<!-- end of tables -->"
-TITLES = {"train": "Training", "infer": "Scoring", "tokenize": "Tokenising"}
+TITLES = {"train": "Training", "pretrain": "Pretraining", "infer": "Scoring", "tokenize": "Tokenising"}
 
 
 def main() -> None:
@@ -26,7 +26,12 @@ def main() -> None:
         if line.strip()
     ]
     tables = "\n".join(
-        [*speed(line for line in lines if line["case"] in TITLES), *quality_beside_trainer(lines), *quality(lines)]
+        [
+            *speed(line for line in lines if line["case"] in TITLES),
+            *quality_beside_trainer(lines),
+            *quality(lines),
+            *pretrained([line for line in lines if line["case"] == "pretrained"]),
+        ]
     )
     page = FOLDER / "LEADERBOARD.md"
     text = page.read_text(encoding="utf-8")
@@ -83,14 +88,15 @@ def section(line: dict[str, Any]) -> list[str]:
             f"{peak['max'] / 1e12:.2f})."
         )
     tokenizing = line["case"] == "tokenize"
-    columns = ("contender", "texts/s", "smallest to largest", "of peak", "memory", "ours is", "check")
+    unit = "tokens" if line["case"] == "pretrain" else "texts"
+    columns = ("contender", f"{unit}/s", "smallest to largest", "of peak", "memory", "ours is", "check")
     found += ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for one in line["contenders"]:
         if one["texts_per_s"] is None:
             found.append(f"| {one['name']} | not run: {one['not_run']} | | | | | |")
             continue
         stopped = "" if one["not_run"] is None else f" (stopped: {one['not_run']})"
-        rate, share, times = one["texts_per_s"], one["share_of_peak"], one["ours_is_times_as_fast"]
+        rate, share, times = one[f"{unit}_per_s"], one["share_of_peak"], one["ours_is_times_as_fast"]
         off = one.get("largest_score_difference")
         check = "" if off is None else f"off by {off:.4f}"
         if tokenizing:
@@ -185,6 +191,48 @@ def difference(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], metric:
     gap, bound = statistics.mean(one) - statistics.mean(two), max(2 * error, 0.005)
     within = "within" if abs(gap) <= bound else "OUTSIDE"
     return f"- {metric}, ours minus {other}: {gap:+.4f}, {within} max(2 standard errors, 0.005) = {bound:.4f}."
+
+
+def pretrained(lines: list[dict[str, Any]]) -> list[str]:
+    """What pretraining and distilling gain: the lines of pretrained.py."""
+    titles = {
+        "start": "Fine-tuned from our miniatures, beside random weights",
+        "intask": "After pretraining on reviews without labels",
+        "distill": "Taught by all-MiniLM-L6-v2, beside learning alone",
+    }
+    found = []
+    for table, title in titles.items():
+        seeds: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        differences: dict[tuple[str, str], dict[str, Any]] = {}
+        for line in lines:
+            if line["table"] == table and "seed" in line:
+                seeds.setdefault((line["task"], line["contender"]), {})[line["seed"]] = line
+            elif line["table"] == table:
+                differences[line["task"], line["contender"]] = line
+        if not seeds:
+            continue
+        found += [f"### {title}", "", "| task | model | metric | mean ± sd (seeds) | beside | difference | 95 % | |"]
+        found.append("|---" * 8 + "|")
+        for (task, name), of_seeds in seeds.items():
+            metric = next(iter(next(iter(of_seeds.values()))["metrics"]))
+            values = [line["metrics"][metric] for line in of_seeds.values()]
+            cells = [task, name, metric, f"{statistics.mean(values):.4f} ± {deviation(values):.4f} ({len(values)})"]
+            found.append(f"| {' | '.join(cells + beside(differences.get((task, name))))} |")
+        found.append("")
+    return found
+
+
+def beside(line: dict[str, Any] | None) -> list[str]:
+    """The cells of a difference, of the model minus the other; empty ones where there is none."""
+    if line is None:
+        return [""] * 4
+    one = line["difference"]
+    mean = line["means"][line["contender"]] - line["means"][line["beside"]]
+    sign = 1 if one["difference"] * mean >= 0 else -1  # compare() may have put them the other way round
+    ends = sorted(sign * one[key] for key in ("low", "high")) if one["low"] is not None else None
+    interval = "" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
+    kept = "above 0" if ends is not None and ends[0] > 0 else "NOT above 0"
+    return [line["beside"], f"{sign * one['difference']:+.4f}", interval, kept]
 
 
 def deviation(values: list[float]) -> float:

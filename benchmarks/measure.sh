@@ -48,6 +48,9 @@ if [ -n "$tokenize_csv" ]; then
 fi
 measure infer-base-toxic infer "$toxic" --model bert-base --peers --rounds 3 --num-texts 256 \
   --contenders bertwright-float32,bertwright-int8,transformers-bf16,onnxruntime-int8,openvino-f32,openvino-bf16,openvino-int8
+for size in tiny mini; do
+  measure pretrain-$size pretrain "$data/imdb/test.parquet" --model bert-$size --peers --rounds 3 --num-steps 4
+done
 # The fastest setting of Trainer that can be found: all that are known, each once.
 measure train-minilm-search train "$toxic" --rounds 1 --num-texts 320 --peers \
   --contenders trainer-best,trainer-eager,trainer-bf16-weights,trainer-bf16-weights-sdpa,trainer-compiled
