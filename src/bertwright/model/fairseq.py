@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertwright.errors import CheckpointError, shown
-from bertwright.model.foreign import Wanted, encoder_wanted, gather
+from bertwright.model.foreign import TOKENIZER, Wanted, encoder_wanted, gather, hugging_face_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,13 +76,15 @@ def find(path: Path, vocabulary: Path | None = None, head: str | None = None) ->
         return None
     files = sorted(found for found in path.glob("*.pt") if found.is_file())
     usual = [path / name for name in _MODEL_FILES if path / name in files]
-    files = usual[:1] or files
+    # Beside a tokenizer.json other .pt files are what transformers' training keeps (optimizer.pt ...).
+    files = usual[:1] or ([] if (path / TOKENIZER).is_file() else files)
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:5])
         raise CheckpointError(f"{path}: found {len(files)} .pt files ({names}), expected model.pt; name one of them")
     if files:
         return Fairseq(files[0], vocabulary or path, head)
-    return Fairseq(path / _MODEL_FILES[0], path, head) if is_vocabulary(path) else None
+    is_tokenizer = is_vocabulary(path) and not (path / TOKENIZER).is_file()
+    return Fairseq(path / _MODEL_FILES[0], path, head) if is_tokenizer else None
 
 
 class Fairseq:
@@ -125,6 +127,10 @@ class Fairseq:
     def tokenizer_files(self) -> dict[str, bytes]:
         from bertwright.model.fairseq_vocabulary import tokenizer_files
 
+        given = hugging_face_tokenizer(self._folder)
+        if given is not None:
+            self.notes.append(f"the tokenizer is that of {self._folder / TOKENIZER}")
+            return given
         return tokenizer_files(self._folder, self._num_positions)
 
     def _read(self) -> tuple[FairseqSettings, dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """The settings in fairseq's checkpoints: ``args``, an argparse Namespace, or ``cfg``, omegaconf's objects.
 
-A file may hold anything in their place: other types, objects that hold themselves, one object at many places. So nothing
-is copied or followed further than to the setting that is asked for, and each one has a type that it must be of.
+A file may hold anything in their place: other types, objects that hold themselves, one object at many places. Nothing
+is copied, or followed further than to the setting that is asked for, and each one has a type that it must be of.
 """
 
 from __future__ import annotations
@@ -23,7 +23,19 @@ _RECORD_NAMES = frozenset(
         *(f"pathlib.{name}" for name in ("Path", "PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath")),
         *(
             f"builtins.{name}"
-            for name in ("bool", "dict", "float", "frozenset", "int", "list", "object", "range", "slice", "str", "tuple")
+            for name in (
+                "bool",
+                "dict",
+                "float",
+                "frozenset",
+                "int",
+                "list",
+                "object",
+                "range",
+                "slice",
+                "str",
+                "tuple",
+            )
         ),
     )
 )

@@ -154,7 +154,9 @@ class Bundle:
 def _read_index(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MOST_INDEX_BYTES:
-            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, expected an index of at most {_MOST_INDEX_BYTES:,}")
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size:,} bytes, expected an index of at most {_MOST_INDEX_BYTES:,}"
+            )
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
