@@ -118,7 +118,12 @@ class Fairseq:
             stored[f"{_HEAD}decoder.bias"] = tuple(model[f"{_HEAD}bias"].shape)
         required = encoder_wanted(config, ("roberta.", _ENCODER), EMBEDDINGS, LAYER)
         tensors = gather(
-            str(self.path), stored, required, heads, lambda name: _own(model[name]), "the model's settings"
+            str(self.path),
+            stored,
+            required,
+            heads,
+            lambda name: _own(name, model[name], str(self.path)),
+            "the model's settings",
         )
         # One segment, which fairseq does not add at all.
         tensors["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, hidden)
@@ -261,10 +266,12 @@ def _new_names(model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _own(name: str, tensor: Tensor, source: str) -> Tensor:
     """A copy, since tensors of a pickle may share memory with each other, or even with themselves."""
     import torch
 
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{source}: tensor {name} holds {tensor.dtype}, expected real numbers")
     return tensor.clone(memory_format=torch.contiguous_format)
 
 

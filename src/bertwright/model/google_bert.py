@@ -135,8 +135,8 @@ class GoogleBert:
             if (folder / _VOCABULARY).is_file():
                 return self._from_vocabulary(folder)
         raise CheckpointError(
-            f"{self._folders[0]}: no {_VOCABULARY}; expected Google's beside bert_config.json. Name the folder that "
-            "holds it with --vocabulary (bertwright convert) or --tokenizer (every other command)"
+            f"{self._folders[0]}: no {_VOCABULARY}; expected Google's beside bert_config.json. bertwright convert "
+            "takes that of another folder with --vocabulary"
         )
 
     def _without_casing(self, given: dict[str, bytes], path: Path) -> dict[str, bytes]:

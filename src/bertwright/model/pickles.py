@@ -183,17 +183,21 @@ def check_tensors(values: Any, path: str | Path) -> dict[str, Tensor]:
     """
     if not isinstance(values, dict):
         raise CheckpointError(f"{path}: found {shown(values)}, expected tensors by name")
-    total = 0
+    checked, total = {}, 0
     for name, tensor in values.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: {shown(name)} is {shown(tensor)}, expected tensors by name")
         if len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
             raise CheckpointError(f"{path}: {shown(name)} is no tensor's name")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
+        tensor = Tensor.detach(tensor)  # without attributes of its own, which may stand in front of its methods
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta":
             raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
         num_bytes = tensor.numel() * tensor.element_size()
         if num_bytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: tensor {name} is larger than what the file holds of it")
+        checked[name] = tensor
         total += num_bytes
     found = Path(path).stat().st_size
     if total > _MOST_NAMES_OF_A_TENSOR * found:
@@ -201,4 +205,4 @@ def check_tensors(values: Any, path: str | Path) -> dict[str, Tensor]:
             f"{path}: its tensors make {total:,} bytes of a file of {found:,}, expected at most twice its size: many "
             "of them are the same numbers"
         )
-    return values
+    return checked
