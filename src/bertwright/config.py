@@ -777,6 +777,14 @@ class ConvertSettings(Settings):
         "vocab.txt), if they are not beside the weights.",
     )
     head: str | None = Field(None, description="Which of a fairseq model's classification heads to keep.")
+    cased: bool | None = Field(
+        None,
+        description="Of a TensorFlow checkpoint: tell capital letters from small ones, or not; by default as its files "
+        "say, or as its vocabulary looks.",
+    )
+    strip_accents: bool | None = Field(
+        None, description="Of a TensorFlow checkpoint: take the accents off letters, or not; by default as above."
+    )
 
 
 class ConvertConfig(ConvertSettings):

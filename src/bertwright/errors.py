@@ -2,6 +2,20 @@
 
 from __future__ import annotations
 
+_MOST_CHARACTERS = 100
+_MOST_BITS = 256
+
+
+def shown(value: object) -> str:
+    """A value from a file as it may stand in a message: short, whatever it is."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length():,} bits"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    if isinstance(value, str | bytes):
+        return repr(value) if len(value) <= _MOST_CHARACTERS else f"{value[:_MOST_CHARACTERS]!r}..."
+    return f"a {type(value).__name__}"
+
 
 class UserError(Exception):
     """Something that the user can put right. The shell shows its one line and exits with code 2."""

@@ -19,7 +19,10 @@ from tokenizers import Tokenizer
 import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import fairseq, pickles
+from bertwright.model.checkpoint import load_for_training
+from bertwright.model.fairseq_settings import FairseqSettings, is_record
 from bertwright.model.fairseq_vocabulary import tokenizer_files
+from bertwright.model.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "fairseq"
 TOLERANCE = 1e-5
@@ -162,15 +165,14 @@ def test_settings_of_newer_releases(folder: Path, roberta: Any) -> None:
     tensors = files.fairseq_tensors(roberta)
     torch.save({"args": None, "cfg": {"model": files.settings()}, "model": tensors}, folder / "model.pt")
     assert fairseq.find(folder).config()["num_attention_heads"] == files.HEADS
-    saved = pickles.load(GOLDEN / "omegaconf.pt", fairseq._is_record)
-    assert fairseq._settings(saved) == {
-        "_name": "roberta_base",
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "activation_fn": "gelu",
-        "dropout": 0.1,
-        "encoder_layers_to_keep": None,
-    }
+    settings = FairseqSettings(pickles.load(GOLDEN / "omegaconf.pt", is_record), "omegaconf.pt")
+    assert (settings.number("encoder_layers"), settings.number("encoder_attention_heads")) == (2, 2)
+    assert settings.share("dropout", 0.5) == 0.1
+    assert settings.is_said("encoder_layers_to_keep") is False
+    settings.check_text("activation_fn", "gelu")
+    settings.check_text("_name", "roberta_base")
+    with pytest.raises(CheckpointError, match=r"omegaconf\.pt: _name is 'roberta_base', expected 'x'"):
+        settings.check_text("_name", "x")
 
 
 class Runs:
@@ -320,8 +322,16 @@ def test_broken_tensors(folder: Path, roberta: Any) -> None:
         (lambda t: t.update({f"{encoder}layer_norm.weight": torch.ones(16)}), r"pre-norm"),
         (lambda t: t.update({f"decoder.{encoder[8:]}embed_tokens.weight": torch.ones(2, 2)}), r"is there twice"),
         (lambda t: t.update({f"{encoder}layers.0.self_attn.in_proj_bias": torch.ones(4)}), r"in_proj_bias has shape"),
-        (lambda t: t.update({"x": 3}), r"'x' is not a tensor with a name"),
+        (lambda t: t.update({"x": 3}), r"'x' is 3, expected tensors by name"),
         (lambda t: t.update({"x": torch.ones(1).expand(10**7, 10**7)}), r"tensor x is larger than what the file holds"),
+        (
+            lambda t: t.update({f"x{i}": t["encoder.lm_head.weight"] for i in range(50)}),
+            r"its tensors make [\d,]+ bytes of a file of [\d,]+, expected at most twice its size",
+        ),
+        (
+            lambda t: t.update({f"{encoder}layers.0.fc1.bias": torch.ones(32, dtype=torch.int32)}),
+            r"fc1\.bias holds torch\.int32, expected real numbers",
+        ),
         (lambda t: t.clear(), r"no model in it"),
     ]
     for change, expected in cases:
@@ -340,7 +350,19 @@ def test_broken_tensors(folder: Path, roberta: Any) -> None:
         ({"encoder_attention_heads": 3}, "encoder_attention_heads is 3, expected a divisor of the width, 16"),
         ({"encoder_attention_heads": None}, "encoder_attention_heads is None"),
         ({"encoder_layers": 3}, r"layers\.2\..*is missing"),
-        ({"activation_fn": "swish"}, "activation_fn is 'swish', expected one of gelu"),
+        ({"activation_fn": "swish"}, "activation_fn is 'swish', expected 'gelu'"),
+        *(
+            ({"activation_fn": name}, f"activation_fn is '{name}', expected 'gelu'")
+            for name in ("relu", "gelu_accurate", "gelu_fast")
+        ),
+        ({"activation_fn": ["gelu"]}, "activation_fn is a list, expected 'gelu'"),
+        ({"activation_fn": {}}, "activation_fn is a dict, expected 'gelu'"),
+        ({"no_scale_embedding": torch.ones(2)}, "no_scale_embedding is a Tensor, expected True"),
+        ({"encoder_layers_to_keep": torch.ones(2)}, "encoder_layers_to_keep is a Tensor, expected text, or nothing"),
+        ({"encoder_layers": 10**8}, "num-hidden-layers: found 100000000; input should be less than or equal to 1000"),
+        ({"encoder_layers": 10**400}, r"encoder_layers is a number of 1,329 bits|less than or equal to 1000"),
+        ({"encoder_layers": "2"}, "encoder_layers is '2', expected a whole number above 0"),
+        ({"dropout": ["x" * 1000] * 1000}, r"dropout is a list, expected a number from 0 to below 1$"),
         ({"dropout": "a"}, "dropout is 'a', expected a number from 0 to below 1"),
         ({"no_scale_embedding": False}, "no_scale_embedding is False, expected True"),
     ],
@@ -349,6 +371,103 @@ def test_broken_settings(folder: Path, roberta: Any, changed: dict[str, Any], ex
     files.save(folder / "model.pt", files.fairseq_tensors(roberta), files.settings(**changed))
     with pytest.raises(CheckpointError, match=expected):
         bertwright.convert(folder, folder / "out", quiet=True)
+
+
+class DictConfig:
+    """What omegaconf's files name as its own."""
+
+
+def test_settings_that_hold_themselves_or_each_other_many_times(
+    folder: Path, roberta: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """2^60 ways through 60 objects, and a circle: nothing is followed further than to the setting asked for."""
+    import sys
+    import types
+
+    module = types.ModuleType("omegaconf.dictconfig")
+    monkeypatch.setattr(DictConfig, "__module__", module.__name__)
+    module.DictConfig = DictConfig  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    def node(content: dict[str, Any]) -> DictConfig:
+        made = DictConfig()
+        made.__dict__["_content"] = content
+        return made
+
+    laughs = node({})
+    for _ in range(60):
+        laughs = node({"a": laughs, "b": laughs})
+    circle = node({})
+    circle.__dict__["_content"] = {"model": circle, "encoder_attention_heads": files.HEADS, "dropout": circle}
+    for cfg, expected in (
+        (node({"model": laughs}), "encoder_attention_heads is None"),
+        (circle, "dropout is a DictConfig, expected a number from 0 to below 1"),
+    ):
+        tensors = files.fairseq_tensors(roberta)
+        torch.save({"args": None, "cfg": cfg, "model": tensors}, folder / "model.pt")
+        with pytest.raises(CheckpointError, match=expected):
+            bertwright.convert(folder, folder / "out", quiet=True)
+
+
+def test_many_heads_are_not_all_listed(folder: Path, roberta: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = {f"h{i:02}": 2 for i in range(15)}
+    files.save(folder / "model.pt", with_heads(files.fairseq_tensors(roberta), **heads))
+    bertwright.convert(folder, folder / "out")
+    assert "h08, h09 and 5 more)" in " ".join(capsys.readouterr().err.split())
+
+
+def test_tokenizer_json_beside_the_weights(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that has one is converted too, and keeps it."""
+    bertwright.convert(folder, folder / "first", quiet=True)
+    expected = load_tokenizer(folder / "first")
+    for name in ("dict.txt", "encoder.json", "vocab.bpe"):
+        (folder / name).unlink()
+    shutil.copy(folder / "first" / "tokenizer.json", folder)
+    (folder / "optimizer.pt").write_bytes(b"of a training")
+    bertwright.convert(folder, folder / "out")
+    assert f"the tokenizer is that of {folder / 'tokenizer.json'}" in " ".join(capsys.readouterr().err.split())
+    assert load_tokenizer(folder / "out").sha256 == expected.sha256
+    direct = load_for_training(str(folder), ["a", "b"], "first", 20, seed=0)
+    assert direct.tokenizer.sha256 == expected.sha256
+    (folder / "model.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"nothing that is known; expected a folder in Hugging Face's layout"):
+        bertwright.convert(folder, folder / "again", quiet=True)
+
+
+def test_tokenizer_json_of_another_model(folder: Path, roberta: Any) -> None:
+    bertwright.convert(folder, folder / "first", quiet=True)
+    values = json.loads((folder / "first" / "tokenizer.json").read_text())
+    values["added_tokens"].append({**values["added_tokens"][-1], "id": 5000, "content": "<more>"})
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match=r"the tokenizer knows [\d,]+ tokens, the model \d+; they do not belong"):
+        bertwright.convert(folder, folder / "out", quiet=True)
+
+
+def test_model_max_length_is_the_models(folder: Path) -> None:
+    bertwright.convert(folder, folder / "out", quiet=True)
+    settings = json.loads((folder / "out" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == files.POSITIONS - 2
+    assert "model_max_length" not in json.loads(tokenizer_files(folder)["tokenizer_config.json"])
+
+
+def test_missing_vocabulary_names_the_flag_of_each_command(folder: Path) -> None:
+    (folder / "vocab.bpe").unlink()
+    with pytest.raises(CheckpointError, match=r"--vocabulary \(bertwright convert\) or --tokenizer \(every other"):
+        load_tokenizer(folder)
+
+
+def test_other_activation_names_the_file_that_says_it(folder: Path, roberta: Any) -> None:
+    """Also without converting first, where there is no config.json that could be named."""
+    files.save(folder / "model.pt", files.fairseq_tensors(roberta), files.settings(activation_fn="relu"))
+    with pytest.raises(CheckpointError, match=r"model\.pt: activation_fn is 'relu', expected 'gelu'"):
+        load_for_training(str(folder), ["a", "b"], "first", 20, seed=0)
+
+
+def test_casing_is_not_for_fairseq(folder: Path) -> None:
+    for settings, flag in (({"cased": False}, "--cased"), ({"strip_accents": True}, "--strip-accents")):
+        with pytest.raises(CheckpointError, match=rf"^{flag}: only TensorFlow 1's checkpoints"):
+            bertwright.convert(folder, folder / "out", quiet=True, **settings)
 
 
 def test_no_settings(folder: Path, roberta: Any) -> None:

@@ -341,6 +341,19 @@ def test_configurations_that_cannot_be_computed_are_refused(name, values, messag
         load_for_training(str(folder), LABELS, "first", 32, 0)
 
 
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_gelu_written_out_in_python_is_the_same_gelu(name, tmp_path):
+    case, theirs, folder = saved(name, tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    config["activation" if name == "distilbert" else "hidden_act"] = "gelu_python"
+    (folder / "config.json").write_text(json.dumps(config))
+    theirs = type(theirs).from_pretrained(folder).eval()
+    loaded = load_for_training(str(folder), LABELS, "first", 32, 0)
+    batch = flat_batch(random_ids(loaded.model.config.vocab_size), LENGTHS)
+    with torch.no_grad():
+        assert float((loaded.model.eval()(batch) - their_logits(case, theirs, batch)).abs().max()) < 1e-5
+
+
 @FAMILIES
 def test_a_length_beyond_the_positions_is_refused(name, tmp_path):
     _, _, folder = saved(name, tmp_path)

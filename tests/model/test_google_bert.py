@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from tests.model import bundle_writer
 
 import bertwright
 from bertwright.errors import CheckpointError
-from bertwright.model import google_bert
+from bertwright.model import casing, google_bert
 from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import load_classifier, load_for_training
 from bertwright.model.tensorflow_bundle import Bundle
@@ -131,6 +133,114 @@ def test_case_follows_from_the_vocabulary(name: str, lowercase: bool, tmp_path: 
 # --- other kinds -----------------------------------------------------------------------------------------------------
 
 
+def converted(folder: Path, **how: Any) -> tuple[dict[str, Any], Any, Any]:
+    """tokenizer_config.json, our tokenizer and transformers' of what a checkpoint is converted to."""
+    from transformers import AutoTokenizer
+
+    out = folder.with_name(f"{folder.name}-out")
+    shutil.rmtree(out, ignore_errors=True)
+    bertwright.convert(folder, out, **how)
+    ours, theirs = load_tokenizer(out), AutoTokenizer.from_pretrained(out)
+    for text in ("GOOD film für schön", "The Movie was Bad. É é e"):
+        assert ours.encode([text])[0].tolist() == theirs(text)["input_ids"], text
+    return json.loads((out / "tokenizer_config.json").read_text()), ours, theirs
+
+
+def last_tokens(folder: Path, *tokens: str) -> None:
+    """Put ``tokens`` in the place of the last ones of a vocabulary."""
+    lines = (folder / "vocab.txt").read_text().splitlines()[: -len(tokens)]
+    (folder / "vocab.txt").write_text("\n".join([*lines, *tokens]) + "\n")
+
+
+def test_accents_stay_where_an_uncased_vocabulary_has_them(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last_tokens(copied, "für", "schön", "film")
+    settings, _, theirs = converted(copied)
+    assert (settings["do_lower_case"], settings["strip_accents"]) == (True, False)
+    assert theirs.convert_ids_to_tokens(theirs("FILM für schön")["input_ids"])[1:-1] == ["film", "für", "schön"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the vocabulary has no capital letters: texts are lower-cased" in said
+    assert "the vocabulary has letters with accents (2 of 35 tokens): texts keep them" in said
+
+
+@pytest.mark.parametrize("odd", ["COVID", "Ꭰ", "<S>"])
+def test_one_odd_token_does_not_make_a_model_cased(copied: Path, odd: str, capsys: pytest.CaptureFixture[str]) -> None:
+    last_tokens(copied, odd)
+    assert converted(copied)[0]["do_lower_case"] is True
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"few capital letters \(1 of 3\d tokens with letters\): texts are lower-cased", said)
+
+
+def test_tokenizer_config_beside_the_files_is_followed(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = copied / "tokenizer_config.json"
+    path.write_text(json.dumps({"do_lower_case": False}))
+    assert converted(copied)[0]["do_lower_case"] is False
+    assert f"texts are not lower-cased, as {path} says" in " ".join(capsys.readouterr().err.split())
+    assert load_tokenizer(copied).sha256 == converted(copied, quiet=True)[1].sha256
+    path.write_text(json.dumps({"strip_accents": False, "model_max_length": 7}))
+    assert converted(copied)[0] == {
+        "strip_accents": False,
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": 24,
+    }
+    path.write_text(json.dumps({"do_lower_case": "no"}))
+    refused(copied, r"tokenizer_config\.json: do_lower_case is 'no', expected true or false")
+
+
+def test_casing_can_be_asked_for(copied: Path) -> None:
+    (copied / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": True}))
+    assert converted(copied, cased=True)[0]["do_lower_case"] is False
+    (copied / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": False}))
+    assert converted(copied, cased=False)[0]["do_lower_case"] is True
+    settings = converted(copied, cased=False, strip_accents=False)[0]
+    assert (settings["do_lower_case"], settings["strip_accents"]) == (True, False)
+    (copied / "tokenizer_config.json").unlink()
+    last_tokens(copied, "für", "schön")
+    assert converted(copied, strip_accents=True)[0]["strip_accents"] is True
+    assert converted(copied, cased=False)[0]["strip_accents"] is False
+
+
+def test_real_vocabulary_is_for_lower_case_without_accents() -> None:
+    path = Path(os.environ.get("BERTWRIGHT_DATA", "")) / "vocabularies" / "bert-base-uncased" / "vocab.txt"
+    if not path.is_file():
+        pytest.skip("BERTWRIGHT_DATA with vocabularies/bert-base-uncased is not there")
+    words = casing.words_of(path.read_text())
+    assert casing.guess_lowercase(words) == (True, "the vocabulary has no capital letters: texts are lower-cased")
+    assert casing.guess_keeps_accents(words) == (False, None)
+
+
+def test_settings_beside_the_weights_and_vocabulary_elsewhere(copied: Path, tmp_path: Path) -> None:
+    """--vocabulary names where the vocabulary is, and takes nothing away from the weights."""
+    other = tmp_path / "vocabulary"
+    other.mkdir()
+    (copied / "vocab.txt").rename(other / "vocab.txt")
+    expected = load_tokenizer(GOLDEN / "pretraining").sha256
+    assert converted(copied, vocabulary=other)[1].sha256 == expected
+    (copied / "bert_config.json").rename(other / "bert_config.json")
+    assert converted(copied, vocabulary=other)[1].sha256 == expected
+    (other / "vocab.txt").rename(copied / "vocab.txt")
+    assert converted(copied, vocabulary=other)[1].sha256 == expected
+
+
+def test_tokenizer_json_beside_tensorflows_files(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bertwright.convert(copied, copied / "first", cased=True, quiet=True)
+    shutil.copy(copied / "first" / "tokenizer.json", copied)
+    expected = load_tokenizer(copied / "first").sha256
+    assert expected != load_tokenizer(GOLDEN / "pretraining").sha256
+    bertwright.convert(copied, copied / "second")
+    assert f"the tokenizer is that of {copied / 'tokenizer.json'}" in " ".join(capsys.readouterr().err.split())
+    assert load_tokenizer(copied / "second").sha256 == expected
+    for given in (copied, copied / "bert_model.ckpt"):
+        assert load_for_training(str(given), ["a", "b"], "first", 20, seed=0).tokenizer.sha256 == expected
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json says already how texts are written"):
+        bertwright.convert(copied, copied / "third", cased=True, quiet=True)
+
+
+def test_model_max_length_is_the_models(copied: Path) -> None:
+    assert converted(copied)[0]["model_max_length"] == 24
+    assert json.loads(load_tokenizer(copied).hugging_face_files["tokenizer_config.json"])["model_max_length"] == 24
+
+
 def all_of(prefix: Path) -> dict[str, np.ndarray]:
     bundle = Bundle(prefix)
     return {name: bundle.read(name) for name in bundle.entries if name != "global_step"}
@@ -242,6 +352,73 @@ def test_index_that_lies(tmp_path: Path) -> None:
             make().read("t")
 
 
+def opened_index(prefix: Path, index: bytes) -> Bundle:
+    prefix.with_name(prefix.name + ".index").write_bytes(index)
+    return Bundle(prefix)
+
+
+def index_of(blocks: bytes, handles: list[tuple[int, int]]) -> bytes:
+    """An index whose data blocks are said to be at ``handles`` (place, size)."""
+    varint = bundle_writer.varint
+    index = bundle_writer.block([(b"z%09d" % i, varint(at) + varint(size)) for i, (at, size) in enumerate(handles)])
+    nothing = bundle_writer.block([])
+    footer = varint(len(blocks)) + varint(len(nothing) - 5)
+    footer += varint(len(blocks) + len(nothing)) + varint(len(index) - 5)
+    return blocks + nothing + index + footer.ljust(40, b"\0") + bundle_writer.MAGIC.to_bytes(8, "little")
+
+
+def block_of_shared_keys(keys: list[bytes]) -> bytes:
+    """A block whose keys are written without the beginning that they share with the one before."""
+    varint, head, before = bundle_writer.varint, bundle_writer.header(), b""
+    content = varint(0) + varint(0) + varint(len(head)) + head
+    for key in keys:
+        shared = next((i for i, (a, b) in enumerate(zip(before, key, strict=False)) if a != b), len(before))
+        content += varint(shared) + varint(len(key) - shared) + varint(0) + key[shared:]
+        before = key
+    trailed = content + (0).to_bytes(4, "little") + (1).to_bytes(4, "little") + b"\0"
+    return trailed + bundle_writer.masked(bundle_writer.crc32c(trailed))
+
+
+def test_keys_that_grow_with_each_entry(tmp_path: Path) -> None:
+    """60,000 entries of a byte each would be 1.8 GB of keys."""
+    block = block_of_shared_keys([b"a" * i for i in range(1, 5000)])
+    with pytest.raises(CheckpointError, match=r"damaged: a key of 4,097 bytes, expected at most 4,096"):
+        opened_index(tmp_path / "x.ckpt", index_of(block, [(0, len(block) - 5)]))
+    block = block_of_shared_keys([b"a" * 4000 + b"%05d" % i for i in range(5000)])
+    with pytest.raises(CheckpointError, match=r"more than 100,000 entries, or 16,777,216 bytes of keys"):
+        opened_index(tmp_path / "x.ckpt", index_of(block, [(0, len(block) - 5)]))
+
+
+def test_block_that_is_named_many_times(tmp_path: Path) -> None:
+    block = bundle_writer.block([(b"", bundle_writer.header()), (b"a", b"")])
+    handles = [(0, len(block) - 5)] * 20_000
+    with pytest.raises(CheckpointError, match=r"the block at byte 0 begins before the end of the one before it"):
+        opened_index(tmp_path / "x.ckpt", index_of(block, handles))
+
+
+def test_keys_that_do_not_ascend(tmp_path: Path) -> None:
+    for keys in ((b"", b"b", b"a"), (b"", b"a", b"a")):
+        block = bundle_writer.block([(key, b"" if key else bundle_writer.header()) for key in keys])
+        with pytest.raises(CheckpointError, match=r"damaged: key b'a' is not after the one before it"):
+            opened_index(tmp_path / "x.ckpt", index_of(block, [(0, len(block) - 5)]))
+
+
+def test_tensors_at_the_same_place(tmp_path: Path) -> None:
+    """A small data file that many tensors are read from, each in full."""
+    data = np.ones(4, "<f4").tobytes()
+    entries = [(b"", bundle_writer.header())]
+    entries += [(b"t%d" % i, bundle_writer.entry(1, (4,), 0, data)) for i in range(3)]
+    with pytest.raises(CheckpointError, match="tensors t0 and t1 are at the same place of a data file"):
+        opened_index(tmp_path / "x.ckpt", bundle_writer.table(entries))
+
+
+def test_name_that_breaks_the_line(tmp_path: Path) -> None:
+    data = np.ones(4, "<f4").tobytes()
+    entries = [(b"", bundle_writer.header()), (b"a\nb", bundle_writer.entry(1, (4,), 0, data))]
+    with pytest.raises(CheckpointError, match=r"damaged: 'a\\nb' is no tensor's name"):
+        opened_index(tmp_path / "x.ckpt", bundle_writer.table(entries))
+
+
 def test_wrong_byte_order_is_seen(tmp_path: Path) -> None:
     """Bytes of one order under a header of the other: the values would be nonsense, and nothing in them says so. The
     CRC is over the bytes, so only a size that does not fit, or a person, can tell; what is read is what is written."""
@@ -276,6 +453,13 @@ def test_broken_settings_and_vocabulary(copied: Path) -> None:
     for changed, expected in (
         ({"num_attention_heads": 3}, "hidden_size 16 is no multiple of num_attention_heads 3"),
         ({"num_attention_heads": None}, "num_attention_heads is None, expected a whole number above 0"),
+        ({"num_hidden_layers": 10**7}, "num-hidden-layers: found 10000000; input should be less than or equal to 1000"),
+        ({"vocab_size": 0}, "vocab-size: found 0"),
+        ({"hidden_act": "relu"}, r"bert_config\.json: hidden_act is 'relu'; this encoder computes 'gelu' only"),
+        ({"hidden_act": ["x"]}, "hidden_act is a list; this encoder computes 'gelu' only"),
+        ({"hidden_dropout_prob": "abc"}, "hidden-dropout-prob: found 'abc'"),
+        ({"attention_probs_dropout_prob": 7}, "attention-probs-dropout-prob: found 7"),
+        ({"initializer_range": float("inf")}, "initializer-range: found inf"),
         ({"hidden_size": 32}, r"has shape \(40, 16\), expected \(40, 32\) from .*bert_config\.json"),
     ):
         config.write_text(json.dumps(settings | changed))

@@ -6,10 +6,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from bertwright import runs
 from bertwright.config import ConvertConfig, build
 from bertwright.errors import CheckpointError
-from bertwright.model.foreign import LAYOUTS, ForeignCheckpoint, find_foreign
+from bertwright.model.casing import Casing
+from bertwright.model.foreign import LAYOUTS, TOKENIZER, ForeignCheckpoint, find_foreign
 from bertwright.progress import Reporter
 
 
@@ -34,6 +37,7 @@ def run_conversion(config: ConvertConfig, reporter: Reporter) -> dict[str, Any]:
     runs.check_can_be_made(output)
     foreign = _open(config)
     values, tokenizer_files = foreign.config(), foreign.tokenizer_files()
+    _check_tokenizer(tokenizer_files[TOKENIZER], values["vocab_size"], foreign)
 
     from bertwright.model.checkpoint import save_tensors
 
@@ -69,7 +73,9 @@ def _open(config: ConvertConfig) -> ForeignCheckpoint:
     vocabulary = None if config.vocabulary is None else Path(config.vocabulary)
     if vocabulary is not None and not vocabulary.is_dir():
         raise CheckpointError(f"{vocabulary}: no such folder; expected the one that holds the tokenizer's files")
-    foreign = find_foreign(path, vocabulary, config.head)
+    lowercase = None if config.cased is None else not config.cased
+    casing = Casing(lowercase, config.strip_accents)
+    foreign = find_foreign(path, vocabulary, config.head, casing)
     if foreign is None:
         if (path / "config.json").is_file():
             raise CheckpointError(f"{path}: in Hugging Face's layout already; every command takes it as it is")
@@ -77,4 +83,18 @@ def _open(config: ConvertConfig) -> ForeignCheckpoint:
         raise CheckpointError(f"{path}: {found}; expected {LAYOUTS}")
     if config.head is not None and foreign.layout != "fairseq":
         raise CheckpointError(f"--head {config.head}: only fairseq's checkpoints have heads with names; leave it out")
+    if casing != Casing() and foreign.layout != "TensorFlow 1":
+        flag = "--strip-accents" if config.cased is None else "--cased"
+        raise CheckpointError(
+            f"{flag}: only TensorFlow 1's checkpoints have texts that may be lower-cased; leave it out"
+        )
     return foreign
+
+
+def _check_tokenizer(tokenizer_json: bytes, vocab_size: int, foreign: ForeignCheckpoint) -> None:
+    highest = max(tokenizers.Tokenizer.from_buffer(tokenizer_json).get_vocab(with_added_tokens=True).values())
+    if highest >= vocab_size:
+        raise CheckpointError(
+            f"{foreign.path}: the tokenizer knows {highest + 1:,} tokens, the model {vocab_size:,}; they do not belong "
+            "together"
+        )

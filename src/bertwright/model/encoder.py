@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertwright.config import Settings, build
-from bertwright.errors import CheckpointError, UserError
+from bertwright.errors import CheckpointError, UserError, shown
 from bertwright.model.attention import Kernel, attend
 from bertwright.model.batch import Batch, Readers, first_readers
 from bertwright.model.families import FAMILIES, OWN_SETTINGS, Family, ModelType
@@ -31,6 +31,10 @@ SIZES: dict[str, tuple[int, int, int]] = {
     "bert-base": (12, 768, 12),
     "bert-large": (24, 1024, 16),
 }
+
+
+# transformers' name of the exact GELU where it is written out in Python; "gelu" is the same, as one operator.
+_GELU_IN_PYTHON = "gelu_python"
 
 
 class ModelConfig(Settings):
@@ -123,14 +127,16 @@ class ModelConfig(Settings):
         model_type = values.get("model_type")
         if not isinstance(model_type, str) or model_type not in FAMILIES:
             known = ", ".join(FAMILIES)
-            raise CheckpointError(f"{source}: model_type is {model_type!r}, expected one of {known}")
+            raise CheckpointError(f"{source}: model_type is {shown(model_type)}, expected one of {known}")
         family = FAMILIES[model_type]
         activation = family.renamed_settings.get("hidden_act", "hidden_act")
         for name, supported in (("position_embedding_type", "absolute"), ("is_decoder", False), (activation, "gelu")):
-            if values.get(name, supported) != supported:
-                raise CheckpointError(f"{source}: {name} is {values[name]!r}; this encoder computes {supported!r} only")
+            found = values.get(name, supported)
+            if found != supported and not (name == activation and found == _GELU_IN_PYTHON):
+                raise CheckpointError(f"{source}: {name} is {shown(found)}; this encoder computes {supported!r} only")
         theirs = _names_in_config_json(model_type)
         given = {ours: values[name] for ours, name in theirs.items() if name in values}
+        given.pop("hidden_act", None)  # checked, and there is but one
         try:
             config = build(cls, {**family.missing_settings, **family.defaults, **given}, source)
         except UserError as error:

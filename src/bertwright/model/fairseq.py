@@ -6,15 +6,17 @@ Names are those of github.com/facebookresearch/fairseq (models/roberta/model.py)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertwright.errors import CheckpointError
-from bertwright.model.foreign import Wanted, encoder_wanted, gather
+from bertwright.errors import CheckpointError, shown
+from bertwright.model.foreign import TOKENIZER, Wanted, encoder_wanted, gather, hugging_face_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bertwright.model.fairseq_settings import FairseqSettings
 
 _ENCODER = "encoder.sentence_encoder."
 _HEAD = "encoder.lm_head."
@@ -54,24 +56,10 @@ _COMPUTED = {
     "encoder_learned_pos": True,
     "adaptive_input": False,
 }
-# fairseq's names of activations, as Hugging Face calls them.
-_ACTIVATIONS = {"gelu": "gelu", "relu": "relu", "gelu_accurate": "gelu_new", "gelu_fast": "gelu_new"}
+# fairseq's "gelu" is the exact one; "gelu_accurate" and "gelu_fast" are its approximation by tanh.
+_ACTIVATION = "gelu"
+_MOST_HEADS_SHOWN = 10
 _MODEL_FILES = ("model.pt", "checkpoint_best.pt", "checkpoint_last.pt")
-
-# What fairseq's files name beside tensors. Nothing of it is imported: such objects become records of their attributes.
-_RECORD_MODULES = ("fairseq.", "fairseq_cli.", "omegaconf.")
-_RECORD_NAMES = frozenset(
-    (
-        "argparse.Namespace",
-        "collections.defaultdict",
-        "typing.Any",
-        "pathlib.PosixPath",
-        "numpy.dtype",
-        "numpy.core.multiarray.scalar",
-        "numpy._core.multiarray.scalar",
-        *(f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "object", "str", "tuple")),
-    )
-)
 
 
 def find(path: Path, vocabulary: Path | None = None, head: str | None = None) -> Fairseq | None:
@@ -88,13 +76,15 @@ def find(path: Path, vocabulary: Path | None = None, head: str | None = None) ->
         return None
     files = sorted(found for found in path.glob("*.pt") if found.is_file())
     usual = [path / name for name in _MODEL_FILES if path / name in files]
-    files = usual[:1] or files
+    # Beside a tokenizer.json other .pt files are what transformers' training keeps (optimizer.pt ...).
+    files = usual[:1] or ([] if (path / TOKENIZER).is_file() else files)
     if len(files) > 1:
         names = ", ".join(file.name for file in files[:5])
         raise CheckpointError(f"{path}: found {len(files)} .pt files ({names}), expected model.pt; name one of them")
     if files:
         return Fairseq(files[0], vocabulary or path, head)
-    return Fairseq(path / _MODEL_FILES[0], path, head) if is_vocabulary(path) else None
+    is_tokenizer = is_vocabulary(path) and not (path / TOKENIZER).is_file()
+    return Fairseq(path / _MODEL_FILES[0], path, head) if is_tokenizer else None
 
 
 class Fairseq:
@@ -105,6 +95,7 @@ class Fairseq:
     def __init__(self, path: Path, folder: Path, head: str | None) -> None:
         self.path, self._folder, self._head = path, folder, head
         self.notes: list[str] = []
+        self._num_positions: int | None = None
 
     def config(self) -> dict[str, Any]:
         return self._config(*self._read())
@@ -115,8 +106,7 @@ class Fairseq:
         settings, model = self._read()
         config = self._config(settings, model)
         head = self._chosen(model)
-        others = tuple(f"{_CLASSIFIERS}{name}." for name in _classifiers(model) if name != head)
-        stored = {name: tuple(tensor.shape) for name, tensor in model.items() if not name.startswith(others)}
+        stored = {name: tuple(tensor.shape) for name, tensor in model.items() if _head_of(name) in (None, head)}
         hidden, vocab_size = config["hidden_size"], config["vocab_size"]
         heads = [_masked_language_model(hidden, vocab_size, config["tie_word_embeddings"])]
         if head is not None:
@@ -128,7 +118,12 @@ class Fairseq:
             stored[f"{_HEAD}decoder.bias"] = tuple(model[f"{_HEAD}bias"].shape)
         required = encoder_wanted(config, ("roberta.", _ENCODER), EMBEDDINGS, LAYER)
         tensors = gather(
-            str(self.path), stored, required, heads, lambda name: _own(model[name]), "the model's settings"
+            str(self.path),
+            stored,
+            required,
+            heads,
+            lambda name: _own(name, model[name], str(self.path)),
+            "the model's settings",
         )
         # One segment, which fairseq does not add at all.
         tensors["roberta.embeddings.token_type_embeddings.weight"] = torch.zeros(1, hidden)
@@ -137,32 +132,29 @@ class Fairseq:
     def tokenizer_files(self) -> dict[str, bytes]:
         from bertwright.model.fairseq_vocabulary import tokenizer_files
 
-        return tokenizer_files(self._folder)
+        given = hugging_face_tokenizer(self._folder)
+        if given is not None:
+            self.notes.append(f"the tokenizer is that of {self._folder / TOKENIZER}")
+            return given
+        return tokenizer_files(self._folder, self._num_positions)
 
-    def _read(self) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    def _read(self) -> tuple[FairseqSettings, dict[str, Tensor]]:
         """The model's settings, and its tensors by the names of fairseq's later releases."""
-        import torch
-
         from bertwright.model import pickles
+        from bertwright.model.fairseq_settings import FairseqSettings, is_record
 
         if not self.path.is_file():
             raise CheckpointError(f"{self._folder}: no model.pt; expected fairseq's model beside dict.txt")
-        saved = pickles.load(self.path, _is_record)
+        saved = pickles.load(self.path, is_record)
         found = saved.get("model") if isinstance(saved, dict) else None
         if not isinstance(found, dict) or not found:
             raise CheckpointError(f"{self.path}: no model in it; expected a checkpoint as fairseq saves it")
-        for name, tensor in found.items():
-            if not isinstance(name, str) or not isinstance(tensor, torch.Tensor):
-                raise CheckpointError(f"{self.path}: {str(name)[:80]!r} is not a tensor with a name")
-            pickles.check_plain(name, tensor, str(self.path))
-            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-                raise CheckpointError(f"{self.path}: tensor {name} is larger than what the file holds of it")
-        settings = _settings(saved)
-        if settings is None:
-            raise CheckpointError(f"{self.path}: neither args nor cfg in it; expected a checkpoint as fairseq saves it")
-        return settings, _new_names(found, str(self.path))
+        tensors = pickles.check_tensors(found, self.path)
+        return FairseqSettings(saved, str(self.path)), _new_names(tensors, str(self.path))
 
-    def _config(self, settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _config(self, settings: FairseqSettings, model: Mapping[str, Tensor]) -> dict[str, Any]:
+        from bertwright.model.encoder import ModelConfig
+
         source = str(self.path)
         table, positions, wide = (
             _shape_of_two(model, name, source)
@@ -177,17 +169,12 @@ class Fairseq:
                 f"{source}: norms stand before attention and feed-forward (pre-norm), expected RoBERTa's, after them"
             )
         for name, computed in _COMPUTED.items():
-            if settings.get(name, computed) != computed:
-                raise CheckpointError(f"{source}: {name} is {settings[name]!r}, expected {computed!r}")
-        activation = settings.get("activation_fn", "gelu")
-        if activation not in _ACTIVATIONS:
+            settings.check_flag(name, computed)
+        settings.check_text("activation_fn", _ACTIVATION)
+        num_heads = settings.number("encoder_attention_heads")
+        if num_heads is None or table[1] % num_heads:
             raise CheckpointError(
-                f"{source}: activation_fn is {activation!r}, expected one of {', '.join(_ACTIVATIONS)}"
-            )
-        num_heads = settings.get("encoder_attention_heads")
-        if type(num_heads) is not int or num_heads < 1 or table[1] % num_heads:
-            raise CheckpointError(
-                f"{source}: encoder_attention_heads is {num_heads!r}, expected a divisor of the width, {table[1]}"
+                f"{source}: encoder_attention_heads is {shown(num_heads)}, expected a divisor of the width, {table[1]}"
             )
         self._check_dictionary(table[0])
         decoder = model.get(f"{_HEAD}weight")
@@ -199,9 +186,9 @@ class Fairseq:
             "num_hidden_layers": _num_layers(settings, model),
             "num_attention_heads": num_heads,
             "intermediate_size": wide[0],
-            "hidden_act": _ACTIVATIONS[activation],
-            "hidden_dropout_prob": _share(settings, "dropout", 0.1, source),
-            "attention_probs_dropout_prob": _share(settings, "attention_dropout", 0.1, source),
+            "hidden_act": "gelu",
+            "hidden_dropout_prob": settings.share("dropout", 0.1),
+            "attention_probs_dropout_prob": settings.share("attention_dropout", 0.1),
             "max_position_embeddings": positions[0],
             "type_vocab_size": 1,
             "initializer_range": 0.02,
@@ -212,6 +199,8 @@ class Fairseq:
             "tie_word_embeddings": decoder is None or (decoder.dtype == embedding.dtype and decoder.equal(embedding)),
             "architectures": ["RobertaModel" if decoder is None else "RobertaForMaskedLM"],
         }
+        checked = ModelConfig.from_hugging_face(config, source)
+        self._num_positions = checked.num_positions
         return config | self._classifier_config(settings, model)
 
     def _check_dictionary(self, vocab_size: int) -> None:
@@ -230,59 +219,26 @@ class Fairseq:
         if self._head is None:
             return names[0] if len(names) == 1 else None
         if self._head not in names:
-            there = f"it has {', '.join(names)}" if names else "it has none"
+            there = f"it has {_listed(names)}" if names else "it has none"
             raise CheckpointError(f"{self.path}: no classification head {self._head!r}; {there}")
         return self._head
 
-    def _classifier_config(self, settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _classifier_config(self, settings: FairseqSettings, model: Mapping[str, Tensor]) -> dict[str, Any]:
         head = self._chosen(model)
         if head is None:
             names = _classifiers(model)
             if names:
-                self.notes.append(f"left out {len(names)} classification heads ({', '.join(names)}): one can be named")
+                self.notes.append(f"left out {len(names)} classification heads ({_listed(names)}): one can be named")
             return {}
-        activation = settings.get("pooler_activation_fn", "tanh")
-        if activation != "tanh":
-            raise CheckpointError(
-                f"{self.path}: pooler_activation_fn of head {head} is {activation!r}, expected 'tanh'"
-            )
+        settings.check_text("pooler_activation_fn", "tanh")
         num_labels = _shape_of_two(model, f"{_CLASSIFIERS}{head}.out_proj.weight", str(self.path))[0]
         labels = {str(i): f"LABEL_{i}" for i in range(num_labels)}
         return {
             "architectures": ["RobertaForSequenceClassification"],
-            "classifier_dropout": _share(settings, "pooler_dropout", 0.0, str(self.path)),
+            "classifier_dropout": settings.share("pooler_dropout", 0.0),
             "id2label": labels,
             "label2id": {label: int(i) for i, label in labels.items()},
         }
-
-
-def _is_record(name: str) -> bool:
-    return name in _RECORD_NAMES or name.startswith(_RECORD_MODULES)
-
-
-def _settings(saved: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The model's settings: ``args``, or the part of ``cfg`` about the model."""
-    if saved.get("args") is not None:
-        found = _plain(saved["args"])
-    else:
-        whole = _plain(saved.get("cfg"))
-        found = _plain(whole.get("model")) if isinstance(whole, dict) else None
-    return found if isinstance(found, dict) else None
-
-
-def _plain(value: Any) -> Any:
-    """A setting, or settings by name, from what stands for argparse's Namespace or omegaconf's nodes."""
-    from bertwright.model.pickles import Record
-
-    if not isinstance(value, Record):
-        return value
-    state = value.state
-    if not isinstance(state, dict):
-        return None
-    if "_content" in state:  # omegaconf's DictConfig
-        content = state["_content"]
-        return {name: _plain(one) for name, one in content.items()} if isinstance(content, dict) else content
-    return _plain(state["_val"]) if "_val" in state else state  # one of its values; a Namespace
 
 
 def _new_names(model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
@@ -310,10 +266,12 @@ def _new_names(model: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     return renamed
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _own(name: str, tensor: Tensor, source: str) -> Tensor:
     """A copy, since tensors of a pickle may share memory with each other, or even with themselves."""
     import torch
 
+    if not tensor.is_floating_point():
+        raise CheckpointError(f"{source}: tensor {name} holds {tensor.dtype}, expected real numbers")
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
@@ -326,24 +284,27 @@ def _shape_of_two(model: Mapping[str, Tensor], name: str, source: str) -> tuple[
     return shape
 
 
-def _num_layers(settings: Mapping[str, Any], model: Mapping[str, Tensor]) -> int:
+def _num_layers(settings: FairseqSettings, model: Mapping[str, Tensor]) -> int:
     """The layers that the settings say or, if layers were pruned or nothing is said, those that are there."""
-    said = settings.get("encoder_layers")
-    if type(said) is int and said > 0 and not settings.get("encoder_layers_to_keep"):
+    said = settings.number("encoder_layers")
+    if said is not None and not settings.is_said("encoder_layers_to_keep"):
         return said
     prefix = f"{_ENCODER}layers."
     return len({name.removeprefix(prefix).split(".")[0] for name in model if name.startswith(prefix)})
 
 
-def _share(settings: Mapping[str, Any], name: str, usual: float, source: str) -> float:
-    value = settings.get(name, usual)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-        raise CheckpointError(f"{source}: {name} is {value!r}, expected a number from 0 to below 1")
-    return float(value)
-
-
 def _classifiers(model: Mapping[str, Tensor]) -> list[str]:
-    return sorted({name.split(".")[1] for name in model if name.startswith(_CLASSIFIERS)})
+    return sorted({head for head in map(_head_of, model) if head is not None})
+
+
+def _head_of(name: str) -> str | None:
+    """The classification head that a tensor belongs to."""
+    return name.split(".")[1] if name.startswith(_CLASSIFIERS) else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_HEADS_SHOWN
+    return ", ".join(names[:_MOST_HEADS_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _masked_language_model(hidden: int, vocab_size: int, is_tied: bool) -> list[Wanted]:

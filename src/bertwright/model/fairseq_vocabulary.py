@@ -43,8 +43,10 @@ def read_dictionary(path: Path) -> dict[str, int]:
     return ids
 
 
-def tokenizer_files(folder: Path) -> dict[str, bytes]:
+def tokenizer_files(folder: Path, max_length: int | None = None) -> dict[str, bytes]:
     """tokenizer.json, tokenizer_config.json, vocab.json and merges.txt, whose ids are fairseq's.
+
+    ``max_length`` is the most tokens that the model takes, if that is known.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the three do not belong together.
@@ -53,7 +55,8 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
     if missing:
         raise CheckpointError(
             f"{folder}: no {' and no '.join(missing)}; expected fairseq's dict.txt and GPT-2's encoder.json and "
-            "vocab.bpe. bertwright convert takes those of another folder with --vocabulary"
+            "vocab.bpe. Name the folder that holds them with --vocabulary (bertwright convert) or --tokenizer (every "
+            "other command)"
         )
     ids = _ids_of_tokens(folder)
     merges = _merges(folder / _MERGES, ids)
@@ -71,7 +74,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
                 "mask_token": _MASK,
                 "add_prefix_space": False,
                 "trim_offsets": True,
-                "model_max_length": 512,
+                **({} if max_length is None else {"model_max_length": max_length}),
             },
             indent=2,
         )

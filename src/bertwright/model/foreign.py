@@ -14,10 +14,14 @@ from bertwright.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from bertwright.model.casing import Casing
+
 LAYOUTS = (
     "a folder in Hugging Face's layout (config.json), fairseq's (model.pt, dict.txt, encoder.json, vocab.bpe) or "
     "TensorFlow 1's (bert_config.json, vocab.txt, bert_model.ckpt.index and its data files)"
 )
+
+TOKENIZER = "tokenizer.json"
 
 
 class ForeignCheckpoint(Protocol):
@@ -46,21 +50,23 @@ class ForeignCheckpoint(Protocol):
         ...
 
 
-def find_foreign(path: Path, vocabulary: Path | None = None, head: str | None = None) -> ForeignCheckpoint | None:
-    """The foreign checkpoint at ``path``; None if there is none, or a folder in Hugging Face's layout.
+def find_foreign(
+    path: Path, vocabulary: Path | None = None, head: str | None = None, casing: Casing | None = None
+) -> ForeignCheckpoint | None:
+    """The foreign checkpoint at ``path``; None if there is none, or a folder in Hugging Face's layout (config.json).
 
     ``path`` is a folder, a file of fairseq's (``model.pt``), or a TensorFlow prefix (``bert_model.ckpt``), also with
     ``.index``. ``vocabulary`` is the folder of the tokenizer's files if it is another one; ``head`` names one of a
-    fairseq model's classification heads.
+    fairseq model's classification heads; ``casing`` overrules what follows from TensorFlow's vocabulary.
 
     Raises:
         CheckpointError: a folder with several checkpoints.
     """
     from bertwright.model import fairseq, google_bert
 
-    if path.is_dir() and any((path / name).is_file() for name in ("config.json", "tokenizer.json")):
+    if path.is_dir() and (path / "config.json").is_file():
         return None
-    return google_bert.find(path, vocabulary) or fairseq.find(path, vocabulary, head)
+    return google_bert.find(path, vocabulary, casing) or fairseq.find(path, vocabulary, head)
 
 
 # --- what the readers share ------------------------------------------------------------------------------------------
@@ -158,6 +164,22 @@ def gather(
             f"{source}: tensor {extra[0]}{more} is not one that is known; the model may be of another kind"
         )
     return {one.name: read(one.theirs).t() if one.transposed else read(one.theirs) for one in wanted}
+
+
+def hugging_face_tokenizer(folder: Path) -> dict[str, bytes] | None:
+    """The files of the tokenizer in ``folder`` if it is in Hugging Face's layout already (tokenizer.json).
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    if not (folder / TOKENIZER).is_file():
+        return None
+    from bertwright.model.tokenizer import load_tokenizer
+
+    loaded = load_tokenizer(folder)
+    return {
+        name: content.encode() for name, content in {TOKENIZER: loaded.json_text, **loaded.hugging_face_files}.items()
+    }
 
 
 def read_file(path: Path) -> bytes:

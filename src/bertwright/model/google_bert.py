@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bertwright.errors import CheckpointError
-from bertwright.model.foreign import Wanted, encoder_wanted, gather, read_text
+from bertwright.errors import CheckpointError, shown
+from bertwright.model.casing import Casing, guess_keeps_accents, guess_lowercase, words_of
+from bertwright.model.foreign import TOKENIZER, Wanted, encoder_wanted, gather, hugging_face_tokenizer, read_text
 from bertwright.model.tensorflow_bundle import Bundle
 
 if TYPE_CHECKING:
@@ -61,16 +62,17 @@ _SIZES = (
     "max_position_embeddings",
     "type_vocab_size",
 )
-_OTHERS = {
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.1,
-    "attention_probs_dropout_prob": 0.1,
-    "initializer_range": 0.02,
-}
+_OTHERS = ("hidden_act", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range")
+_SETTINGS, _VOCABULARY, _TOKENIZER_SETTINGS = "bert_config.json", "vocab.txt", "tokenizer_config.json"
+# What tokenizer_config.json may say of how texts are written before they are cut into tokens.
+_OF_TEXTS = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
 
 
-def find(path: Path, vocabulary: Path | None = None) -> GoogleBert | None:
+def find(path: Path, vocabulary: Path | None = None, casing: Casing | None = None) -> GoogleBert | None:
     """The checkpoint at ``path``: a folder that holds one, or its prefix, with or without ``.index``.
+
+    Its other files are looked for in the folder ``vocabulary`` and beside the weights; ``casing`` overrules what
+    follows from them.
 
     Raises:
         CheckpointError: a folder with several checkpoints.
@@ -85,11 +87,11 @@ def find(path: Path, vocabulary: Path | None = None) -> GoogleBert | None:
         if len(prefixes) > 1:
             names = ", ".join(prefix.name for prefix in prefixes[:5])
             raise CheckpointError(f"{path}: found {len(prefixes)} checkpoints ({names}), expected one; name it")
-        return GoogleBert(prefixes[0], vocabulary or path)
+        return GoogleBert(prefixes[0], vocabulary, casing)
     if path.suffix == ".index" and path.is_file():
         path = path.with_suffix("")
     if path.name and path.with_name(path.name + ".index").is_file():
-        return GoogleBert(path, vocabulary or path.parent)
+        return GoogleBert(path, vocabulary, casing)
     return None
 
 
@@ -98,8 +100,9 @@ class GoogleBert:
 
     layout = "TensorFlow 1"
 
-    def __init__(self, prefix: Path, folder: Path) -> None:
-        self.path, self._folder = prefix, folder
+    def __init__(self, prefix: Path, vocabulary: Path | None, casing: Casing | None) -> None:
+        self.path, self._casing = prefix, casing or Casing()
+        self._folders = [prefix.parent] if vocabulary is None else [vocabulary, prefix.parent]
         self.notes: list[str] = []
 
     def config(self) -> dict[str, Any]:
@@ -121,58 +124,124 @@ class GoogleBert:
             required,
             _heads(config),
             lambda name: torch.from_numpy(bundle.read(name)),
-            str(self._folder / "bert_config.json"),
+            str(self._settings_path()),
         )
 
     def tokenizer_files(self) -> dict[str, bytes]:
+        for folder in self._folders:
+            given = hugging_face_tokenizer(folder)
+            if given is not None:
+                return self._without_casing(given, folder / TOKENIZER)
+            if (folder / _VOCABULARY).is_file():
+                return self._from_vocabulary(folder)
+        raise CheckpointError(
+            f"{self._folders[0]}: no {_VOCABULARY}; expected Google's beside bert_config.json. bertwright convert "
+            "takes that of another folder with --vocabulary"
+        )
+
+    def _without_casing(self, given: dict[str, bytes], path: Path) -> dict[str, bytes]:
+        if self._casing != Casing():
+            raise CheckpointError(f"{path} says already how texts are written; leave out what to do with their case")
+        self.notes.append(f"the tokenizer is that of {path}")
+        return given
+
+    def _from_vocabulary(self, folder: Path) -> dict[str, bytes]:
         from bertwright.model.tokenizer import tokenizer_from_vocabulary
 
-        path = self._folder / "vocab.txt"
-        if not path.is_file():
-            raise CheckpointError(f"{self._folder}: no vocab.txt; expected Google's beside bert_config.json")
+        path = folder / _VOCABULARY
         vocabulary = read_text(path)
-        # Google's files do not say it; a vocabulary for lower-cased texts holds no capital letter but in its marks.
-        tokens = [token for token in vocabulary.split("\n") if not token.startswith("[")]
-        lowercase = all(token == token.lower() for token in tokens)
-        self.notes.append(
-            f"the vocabulary has {'no ' if lowercase else ''}capital letters: texts are "
-            f"{'' if lowercase else 'not '}lower-cased"
-        )
-        settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, "model_max_length": 512}
+        settings = {**self._said_of_texts(folder), "tokenizer_class": "BertTokenizer"}
+        casing = self._casing_of(vocabulary, settings, folder)
+        settings["do_lower_case"] = bool(casing.lowercase)
+        if casing.strip_accents is not None:
+            settings["strip_accents"] = casing.strip_accents
+        max_length = self._max_length()
+        if max_length is not None:
+            settings["model_max_length"] = max_length
         built = tokenizer_from_vocabulary(vocabulary, settings, str(path))
         return {
-            "tokenizer.json": built.json_text.encode(),
-            "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode(),
-            "vocab.txt": vocabulary.encode(),
+            TOKENIZER: built.json_text.encode(),
+            _TOKENIZER_SETTINGS: (json.dumps(settings, indent=2) + "\n").encode(),
+            _VOCABULARY: vocabulary.encode(),
         }
 
+    def _said_of_texts(self, folder: Path) -> dict[str, bool]:
+        """What a tokenizer_config.json beside the vocabulary says of how texts are written."""
+        path = folder / _TOKENIZER_SETTINGS
+        if not path.is_file():
+            return {}
+        given = _read_object(path)
+        said = {name: given[name] for name in _OF_TEXTS if given.get(name) is not None}
+        for name, value in said.items():
+            if not isinstance(value, bool):
+                raise CheckpointError(f"{path}: {name} is {shown(value)}, expected true or false")
+        return said
+
+    def _casing_of(self, vocabulary: str, said: dict[str, Any], folder: Path) -> Casing:
+        """As asked for or, where nothing is asked for, as tokenizer_config.json says or as the vocabulary looks."""
+        words = words_of(vocabulary)
+        lowercase, accents = said.get("do_lower_case"), said.get("strip_accents")
+        if self._casing.lowercase is not None:
+            lowercase = self._casing.lowercase
+            self._say_case(lowercase, "as asked for")
+        elif lowercase is not None:
+            self._say_case(lowercase, f"as {folder / _TOKENIZER_SETTINGS} says")
+            return Casing(lowercase, self._asked_accents(accents))  # as transformers reads that file
+        else:
+            lowercase, note = guess_lowercase(words)
+            self.notes.append(note)
+        accents = self._asked_accents(accents)
+        if lowercase and accents is None:
+            keeps, about_accents = guess_keeps_accents(words)
+            accents = False if keeps else None
+            self.notes += [] if about_accents is None else [about_accents]
+        return Casing(lowercase, accents)
+
+    def _say_case(self, lowercase: bool, source: str) -> None:
+        self.notes.append(f"texts are {'' if lowercase else 'not '}lower-cased, {source}")
+
+    def _asked_accents(self, otherwise: bool | None) -> bool | None:
+        asked = self._casing.strip_accents
+        if asked is None:
+            return otherwise
+        self.notes.append(f"texts {'lose' if asked else 'keep'} their accents, as asked for")
+        return asked
+
+    def _max_length(self) -> int | None:
+        """The model's positions. A tokenizer alone may have no bert_config.json beside it."""
+        path = self._settings_path()
+        found = _read_object(path).get("max_position_embeddings") if path.is_file() else None
+        return found if type(found) is int and found > 0 else None
+
+    def _settings_path(self) -> Path:
+        """bert_config.json: beside the weights, where it says what they are, or else beside the vocabulary."""
+        paths = [folder / _SETTINGS for folder in reversed(self._folders)]
+        return next((path for path in paths if path.is_file()), paths[0])
+
     def _config(self, bundle: Bundle) -> dict[str, Any]:
+        from bertwright.model.encoder import ModelConfig
+
         if _OBJECTS in bundle.entries:
             raise CheckpointError(
                 f"{bundle.index_path}: found a checkpoint of TensorFlow 2 objects, expected TensorFlow 1's with "
                 "Google's names (bert/embeddings/word_embeddings, ...)"
             )
-        path = self._folder / "bert_config.json"
+        path = self._settings_path()
         given = _read_object(path)
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"model_type": "bert", "layer_norm_eps": 1e-12, "pad_token_id": 0}
         for name in _SIZES:
-            size = given.get(name)
-            if type(size) is not int or not 0 < size <= 10_000_000:
-                raise CheckpointError(f"{path}: {name} is {size!r}, expected a whole number above 0")
-            values[name] = size
-        if values["hidden_size"] % values["num_attention_heads"]:
-            raise CheckpointError(
-                f"{path}: hidden_size {values['hidden_size']} is no multiple of num_attention_heads "
-                f"{values['num_attention_heads']}"
-            )
-        self._check_vocabulary(values["vocab_size"])
-        values |= {name: given.get(name, usual) for name, usual in _OTHERS.items()}
-        values |= {"model_type": "bert", "layer_norm_eps": 1e-12, "pad_token_id": 0}
+            if type(given.get(name)) is not int:
+                raise CheckpointError(f"{path}: {name} is {shown(given.get(name))}, expected a whole number above 0")
+            values[name] = given[name]
+        values |= {name: given[name] for name in _OTHERS if name in given}
+        checked = ModelConfig.from_hugging_face(values, str(path))
+        values |= {name: getattr(checked, name) for name in _OTHERS}
+        self._check_vocabulary(checked.vocab_size)
         return values | _architecture(bundle)
 
     def _check_vocabulary(self, vocab_size: int) -> None:
-        path = self._folder / "vocab.txt"
-        if not path.is_file():
+        path = next((folder / _VOCABULARY for folder in self._folders if (folder / _VOCABULARY).is_file()), None)
+        if path is None:
             return
         found = read_text(path).removesuffix("\n").count("\n") + 1
         if found > vocab_size:

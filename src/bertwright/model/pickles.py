@@ -3,6 +3,9 @@
 torch reads them with ``weights_only``: of a pickle's instructions only those that build tensors, numbers, strings and
 containers, and of the classes that it names only those on a list. Objects of other classes, such as fairseq's settings,
 become ``Record``: their attributes and nothing else. No code of theirs is imported or run.
+
+A small file must not become a large one in memory either: nothing in it may be compressed, its pickle has a most size,
+and tensors are copied only if together they are about as large as the file.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,21 +26,56 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bertwright.errors import CheckpointError
+from bertwright.errors import CheckpointError, shown
 
 _LEGACY_PICKLES = 4  # magic number, protocol, system, and then what was saved
-_REFUSED = re.compile(r"(?:[Uu]nsupported global: GLOBAL|unsupported GLOBAL|unrecognized function) (\S+)")
+# What torch says of a class or function that it does not take, or that takes no items here.
+_REFUSED = re.compile(
+    r"(?:[Uu]nsupported global: GLOBAL |unsupported GLOBAL |unrecognized function (?:<(?:class|function) ')?"
+    r"|but got <class ')([\w.<>]+)"
+)
+# A model's pickle says where its tensors are: 50 kB for BERT-large. fairseq's has its settings and its meters too.
+_MOST_PICKLE_BYTES = 1 << 23
+_MOST_RECORDED_NAMES = 1_000
+_MOST_NAME_CHARACTERS = 1_000
+# Tensors may be in a file once and be named twice, as embeddings that are the output layer's weights too.
+_MOST_NAMES_OF_A_TENSOR = 2
 
 
 class Record:
-    """What a pickle says of an object: ``arguments`` it was made with, ``state`` that it was given. It does nothing."""
+    """What a pickle says of an object: ``arguments`` it was made with, ``state`` that it was given. It does nothing.
 
-    def __init__(self, *arguments: Any) -> None:
-        self.arguments = arguments
-        self.state: Any = {}
+    Each recorded class is one of its own, under the name that the pickle has for it.
+    """
+
+    arguments: tuple[Any, ...]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> Record:
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, {}
+        return made
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
+
+
+def _mapping(*_: Any) -> OrderedDict[Any, Any]:
+    """An empty mapping, which torch lets a pickle fill; what it would make its missing items with is left out."""
+    return OrderedDict()
+
+
+def _list(*_: Any) -> list[Any]:
+    return []
+
+
+# Objects of other classes than these take no items.
+_CONTAINERS: dict[str, Callable[..., Any]] = {
+    "collections.defaultdict": _mapping,
+    "fairseq.meters.MetersDict": _mapping,
+    "fairseq.logging.meters.MetersDict": _mapping,
+    "collections.deque": _list,
+}
 
 
 def load(path: Path, is_record: Callable[[str], bool] | None = None) -> Any:
@@ -49,8 +88,12 @@ def load(path: Path, is_record: Callable[[str], bool] | None = None) -> Any:
     """
     try:
         is_zip = zipfile.is_zipfile(path)
+        if is_zip:
+            _check_archive(path)
         names = [] if is_record is None else [name for name in _names(path, is_zip) if is_record(name)]
-        with torch.serialization.safe_globals([(Record, name) for name in names]):
+        if len(names) > _MOST_RECORDED_NAMES:
+            raise CheckpointError(f"{path}: names {len(names):,} classes, expected at most {_MOST_RECORDED_NAMES:,}")
+        with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except (
         pickle.UnpicklingError,
@@ -76,6 +119,28 @@ def load(path: Path, is_record: Callable[[str], bool] | None = None) -> Any:
         ) from None
 
 
+def _check_archive(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(
+                    f"{path}: {shown(member.filename)} in it is compressed, which no file of torch.save is; unpack it "
+                    "and save it again with torch.save"
+                )
+            if member.filename.endswith(".pkl") and member.file_size > _MOST_PICKLE_BYTES:
+                raise CheckpointError(
+                    f"{path}: its pickle has {member.file_size:,} bytes, expected at most {_MOST_PICKLE_BYTES:,}"
+                )
+
+
+def _stand_in(name: str) -> Callable[..., Any]:
+    """What is made in place of objects of the class ``name``."""
+    if name in _CONTAINERS:
+        return _CONTAINERS[name]
+    module, _, own_name = name.rpartition(".")
+    return type(own_name, (Record,), {"__module__": module, "__qualname__": own_name})
+
+
 def _names(path: Path, is_zip: bool) -> set[str]:
     """The full names of all classes and functions that the file's pickle names, read from its instructions."""
     with ExitStack() as stack:
@@ -99,25 +164,45 @@ def _new_name(module: str, name: str) -> str:
     return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
-def plain_tensors(values: Any, source: str) -> dict[str, Tensor]:
-    """Tensors by name, in memory of their own.
+def plain_tensors(values: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of the file ``path`` by name, in memory of their own.
 
     Raises:
-        CheckpointError: something else, or a tensor of another kind than a dense one.
+        CheckpointError: as :func:`check_tensors`.
     """
-    if not isinstance(values, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in values.items()):
-        raise CheckpointError(f"{source}: found {type(values).__name__}, expected tensors by name")
-    for name, tensor in values.items():
-        check_plain(name, tensor, source)
+    checked = check_tensors(values, path)
     # Copies, since tensors of such a file may share memory with each other, or even with themselves.
-    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in values.items()}
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in checked.items()}
 
 
-def check_plain(name: str, tensor: Tensor, source: str) -> None:
-    """Check that a tensor is a dense one.
+def check_tensors(values: Any, path: str | Path) -> dict[str, Tensor]:
+    """``values`` of the file ``path``, which are dense tensors by name, and no larger than what the file holds.
 
     Raises:
-        CheckpointError: it is not.
+        CheckpointError: something else, or copies of them would be larger than the file.
     """
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type == "meta":
-        raise CheckpointError(f"{source}: tensor {name} is not a plain dense tensor")
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: found {shown(values)}, expected tensors by name")
+    found = Path(path).stat().st_size
+    checked, total = {}, 0
+    for name, tensor in values.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: {shown(name)} is {shown(tensor)}, expected tensors by name")
+        if len(name) > _MOST_NAME_CHARACTERS or not name.isprintable():
+            raise CheckpointError(f"{path}: {shown(name)} is no tensor's name")
+        if type(tensor) not in (Tensor, torch.nn.Parameter):
+            raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
+        tensor = Tensor.detach(tensor)  # without attributes of its own, which may stand in front of its methods
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.device.type == "meta":
+            raise CheckpointError(f"{path}: tensor {name} is not a plain dense tensor")
+        num_bytes = tensor.numel() * tensor.element_size()
+        if num_bytes > found:  # one number may stand for a few, as by expand(), but not for more than all of them
+            raise CheckpointError(f"{path}: tensor {name} is larger than what the file holds of it")
+        checked[name] = tensor
+        total += num_bytes
+    if total > _MOST_NAMES_OF_A_TENSOR * found:
+        raise CheckpointError(
+            f"{path}: its tensors make {total:,} bytes of a file of {found:,}, expected at most twice its size: many "
+            "of them are the same numbers"
+        )
+    return checked

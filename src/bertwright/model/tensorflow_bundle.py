@@ -8,6 +8,7 @@ that says where in which data file its bytes are. Every block and every tensor c
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,14 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bertwright.errors import CheckpointError
+from bertwright.errors import CheckpointError, shown
 from bertwright.model.crc32c import crc32c, unmasked
 from bertwright.model.protocol_buffers import WireError, fields, read_varint, signed
 
 _FOOTER_BYTES = 48
 _MAGIC = 0xDB4775248B80FB57
 _TRAILER_BYTES = 5  # of a block: how it is compressed, and the CRC of both
-_MOST_INDEX_BYTES = 1 << 28
+# BERT-large with what its optimizer kept: 1,200 entries, 100 kB. Keys are written without the beginning that they share
+# with the one before, so that few bytes can stand for many.
+_MOST_INDEX_BYTES = 1 << 26
+_MOST_ENTRIES = 100_000
+_MOST_KEY_BYTES = 4096
+_MOST_BYTES_OF_ALL_KEYS = 1 << 24
 _MOST_DIMENSIONS = 8
 
 # TensorFlow's core/framework/types.proto: those that a model's weights may have, as NumPy's. bfloat16 is read as the
@@ -66,7 +72,8 @@ class Bundle:
                 if not key:
                     header = value
                 elif key[0]:  # a slice's key starts with a zero byte
-                    self.entries[key.decode("utf-8")] = _entry(value)
+                    self.entries[_name(key)] = _entry(value)
+            _check_places(self.entries)
         except (WireError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{self.index_path}: damaged: {error}; get the file again") from None
         if header is None:
@@ -147,10 +154,27 @@ class Bundle:
 def _read_index(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MOST_INDEX_BYTES:
-            raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes, expected an index of at most 256 MiB")
+            raise CheckpointError(
+                f"{path}: {path.stat().st_size:,} bytes, expected an index of at most {_MOST_INDEX_BYTES:,}"
+            )
         return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+
+
+def _name(key: bytes) -> str:
+    name = key.decode("utf-8")
+    if not name.isprintable():
+        raise WireError(f"{shown(name)} is no tensor's name")
+    return name
+
+
+def _check_places(entries: dict[str, Entry]) -> None:
+    """Check that no two tensors share bytes of a data file: each would be read, and kept, in full."""
+    placed = sorted((entry.shard, entry.offset, entry.size, name) for name, entry in entries.items() if entry.size)
+    for (shard, offset, size, name), (next_shard, next_offset, _, other) in itertools.pairwise(placed):
+        if shard == next_shard and next_offset < offset + size:
+            raise WireError(f"tensors {name} and {other} are at the same place of a data file")
 
 
 def _entry(message: bytes) -> Entry:
@@ -187,7 +211,11 @@ def _shape(message: bytes) -> tuple[int, ...]:
 
 
 def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The keys and values of a table, in their order."""
+    """The keys and values of a table, in their order.
+
+    Raises:
+        WireError: it is no table; a block stands in it twice; keys do not ascend, or are too many.
+    """
     if len(data) < _FOOTER_BYTES:
         raise WireError(f"found {len(data)} bytes, expected {_FOOTER_BYTES} or more")
     footer = data[-_FOOTER_BYTES:]
@@ -195,8 +223,26 @@ def _table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise WireError("it does not end as an index does (truncated, or another kind of file)")
     _, place = _handle(footer, 0)  # of a block about other things, which is empty
     blocks, _ = _handle(footer, place)
-    for _, handle in _block(data, blocks):
-        yield from _block(data, _handle(handle, 0)[0])
+    last, end = None, 0
+    num_entries = num_key_bytes = 0
+    for num_blocks, (_, handle) in enumerate(_block(data, blocks), 1):
+        if num_blocks > _MOST_ENTRIES:
+            raise WireError(f"it has more than {_MOST_ENTRIES:,} blocks")
+        (offset, size), _ = _handle(handle, 0)
+        if offset < end:
+            raise WireError(f"the block at byte {offset:,} begins before the end of the one before it, {end:,}")
+        end = offset + size + _TRAILER_BYTES
+        for key, value in _block(data, (offset, size)):
+            if last is not None and key <= last:
+                raise WireError(f"key {shown(key)} is not after the one before it")
+            last = key
+            num_entries += 1
+            num_key_bytes += len(key)
+            if num_entries > _MOST_ENTRIES or num_key_bytes > _MOST_BYTES_OF_ALL_KEYS:
+                raise WireError(
+                    f"it has more than {_MOST_ENTRIES:,} entries, or {_MOST_BYTES_OF_ALL_KEYS:,} bytes of keys"
+                )
+            yield key, value
 
 
 def _handle(data: bytes, place: int) -> tuple[tuple[int, int], int]:
@@ -225,6 +271,8 @@ def _block(data: bytes, handle: tuple[int, int]) -> Iterator[tuple[bytes, bytes]
         value_size, place = read_varint(entries, place)
         if shared > len(key) or unshared + value_size > len(entries) - place:
             raise WireError(f"an entry of the block at byte {offset:,} does not fit into it")
+        if shared + unshared > _MOST_KEY_BYTES:
+            raise WireError(f"a key of {shared + unshared:,} bytes, expected at most {_MOST_KEY_BYTES:,}")
         key = key[:shared] + entries[place : place + unshared]
         place += unshared
         yield key, entries[place : place + value_size]

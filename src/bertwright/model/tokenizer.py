@@ -488,7 +488,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         CheckpointError: none of them is there, or what is there is not a tokenizer.
     """
     # By name: that module can read weights too, for which it loads torch; reading a tokenizer does not.
-    foreign = importlib.import_module("bertwright.model.foreign").find_foreign(folder)
+    has_own = (folder / "tokenizer.json").is_file()  # also beside the weights of another layout
+    foreign = None if has_own else importlib.import_module("bertwright.model.foreign").find_foreign(folder)
     if foreign is not None:
         files = {name: content.decode() for name, content in foreign.tokenizer_files().items()}
         return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path))
