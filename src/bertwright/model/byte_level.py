@@ -60,7 +60,8 @@ def byte_level_tokenizer(
     built.add_tokens(with_marks(added or (), special))
     cls, sep = marks["cls_token"], marks["sep_token"]
     cls_id, sep_id = built.token_to_id(cls), built.token_to_id(sep)
-    assert cls_id is not None and sep_id is not None, "added just now"
+    assert cls_id is not None
+    assert sep_id is not None
     ends = (sep, sep_id), (cls, cls_id)
     built.post_processor = tokenizers.processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=spaced)
     return built

@@ -70,11 +70,16 @@ def wordpiece_tokenizer(
     present = [tokenizers.AddedToken(mark, special=True) for mark in marks.values() if mark in known]
     built.add_tokens(with_marks(added, present))
     cls, sep = marks["cls_token"], marks["sep_token"]
-    built.post_processor = tokenizers.processors.TemplateProcessing(
-        single=[f"{cls}:0", "$A:0", f"{sep}:0"],
-        pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
-        special_tokens=[(cls, built.token_to_id(cls)), (sep, built.token_to_id(sep))],
-    )
+    try:
+        built.post_processor = tokenizers.processors.TemplateProcessing(
+            single=[f"{cls}:0", "$A:0", f"{sep}:0"],
+            pair=[f"{cls}:0", "$A:0", f"{sep}:0", "$B:1", f"{sep}:1"],
+            special_tokens=[(cls, built.token_to_id(cls)), (sep, built.token_to_id(sep))],
+        )
+    except ValueError as error:  # a mark with a colon
+        raise CheckpointError(
+            f"{source}: cls_token {cls!r:.40}, sep_token {sep!r:.40} cannot be used ({error})"
+        ) from None
     return built
 
 
