@@ -39,7 +39,7 @@ COLUMNS = {
 }
 
 
-def make_model(folder, vocabulary, hidden_size, layers, seed=0):
+def make_model(folder, vocabulary, hidden_size, layers, seed=0, **shape):
     """A random model whose tokenizer knows ``vocabulary``."""
     folder.mkdir(parents=True)
     lines = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *vocabulary, *(f"##{word}" for word in vocabulary)]
@@ -53,6 +53,7 @@ def make_model(folder, vocabulary, hidden_size, layers, seed=0):
         intermediate_size=2 * hidden_size,
         max_position_embeddings=64,
         initializer_range=0.1,
+        **shape,
     )
     model = empty_model(shape, 2, "first")
     settings = ClassifierSettings(labels=("x", "y"), max_length=32)
@@ -100,29 +101,33 @@ def taught(folder, output, kind="classes", **settings):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two models, texts of every kind of labels of which few are labelled, and a teacher of each kind."""
+    """Three models, texts of which few are labelled, and a teacher."""
     folder = tmp_path_factory.mktemp("distill")
     make_model(folder / "large", WORDS, 64, 2)
     make_model(folder / "small", WORDS, 32, 1, seed=1)
     make_model(folder / "spelling", LETTERS, 32, 1, seed=1)
-    for kind, columns in COLUMNS.items():
-        write(folder / f"many-{kind}.csv", 200, 1, kind)
-        # what is labelled shows two of the sixteen words
-        write(folder / f"few-{kind}.csv", 40, 2, kind, (BAD[:1], GOOD[:1]))
-        write(folder / f"test-{kind}.csv", 80, 3, kind)
-        bertwright.train(
-            folder / f"many-{kind}.csv",
-            **FAST,
-            max_length=32,
-            test=folder / f"test-{kind}.csv",
-            model=folder / "large",
-            epochs=5,
-            label_column=columns,
-            label_kind=kind,
-            output=folder / f"teacher-{kind}",
-        )
     write(folder / "unlabelled.csv", 240, 4, labelled=False)
+    teach(folder, "classes")
     return folder
+
+
+def teach(folder, kind):
+    """A teacher of labels of ``kind``, and texts with such labels."""
+    write(folder / f"many-{kind}.csv", 200, 1, kind)
+    # what is labelled shows two of the sixteen words
+    write(folder / f"few-{kind}.csv", 40, 2, kind, (BAD[:1], GOOD[:1]))
+    write(folder / f"test-{kind}.csv", 80, 3, kind)
+    bertwright.train(
+        folder / f"many-{kind}.csv",
+        **FAST,
+        max_length=32,
+        test=folder / f"test-{kind}.csv",
+        model=folder / "large",
+        epochs=5,
+        label_column=COLUMNS[kind],
+        label_kind=kind,
+        output=folder / f"teacher-{kind}",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +199,9 @@ def test_the_record_runs_again_to_the_same_bits(student, tmp_path):
     assert bertwright.agreement(student.path, again.path).agree
 
 
-@pytest.mark.parametrize("kind", ["multi-label", "soft", "regression"])
+@pytest.mark.parametrize("kind", ["multi-label", pytest.param("soft", marks=pytest.mark.slow), "regression"])
 def test_every_kind_of_labels_follows_its_teacher(folder, tmp_path, kind):
+    teach(folder, kind)
     run = taught(folder, tmp_path / "r", kind, epochs=9)
     texts = pq.read_table(run.path / "predictions.parquet")["text"].to_pylist()
     theirs = bertwright.load(folder / f"teacher-{kind}", dtype="float32").score(texts)
@@ -203,6 +209,9 @@ def test_every_kind_of_labels_follows_its_teacher(folder, tmp_path, kind):
     assert theirs.std(axis=0).max() > (30 if kind == "regression" else 0.15)
     assert np.corrcoef(theirs[:, -1], ours[:, -1])[0, 1] > 0.9
     assert np.abs(theirs - ours).mean() < (20 if kind == "regression" else 0.15)
+    if kind == "regression":
+        with pytest.raises(UserError, match="--temperature softens probabilities"):
+            taught(folder, tmp_path / "s", kind, temperature=3.0)
 
 
 def test_the_settings_of_the_teacher_are_the_students(folder, student):
@@ -422,11 +431,10 @@ def test_windows_and_pairs(folder, tmp_path):
     bertwright.train(
         folder / "many-classes.csv", **FAST, **windows, model=folder / "large", steps=2, output=tmp_path / "teacher"
     )
-    for number, more in enumerate(({}, {"match_hidden": True})):
-        few = {"teacher": tmp_path / "teacher", "unlabelled": None, "epochs": 1}
-        run = taught(folder, tmp_path / f"r{number}", **few, **more)
-        assert {name: run.settings[name] for name in windows} == windows
-        assert run.result["data"]["in_windows_share"] == 1
+    few = {"teacher": tmp_path / "teacher", "unlabelled": None, "epochs": 1}
+    run = taught(folder, tmp_path / "r", **few, match_hidden=True)
+    assert {name: run.settings[name] for name in windows} == windows
+    assert run.result["data"]["in_windows_share"] == 1
     with open(tmp_path / "pairs.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "second", "label"])
@@ -443,6 +451,25 @@ def test_windows_and_pairs(folder, tmp_path):
     assert run.result["data"]["unlabelled_left_out"] == 4  # the pairs held out
     with pytest.raises(DataError, match="--pair-column"):
         taught(folder, "other", teacher="pairs", data="pairs.csv", **values)
+
+
+@pytest.mark.parametrize("who", ["student", "teacher"])
+def test_hidden_vectors_of_windows_by_a_classifier_with_a_layer_of_its_own_are_refused(folder, tmp_path, who):
+    make_model(tmp_path / "electra", WORDS, 32, 1, model_type="electra")
+    windows = {"max_length": 6, "long_texts": "windows"}
+    if who == "teacher":
+        many = folder / "many-classes.csv"
+        bertwright.train(many, **FAST, **windows, model=tmp_path / "electra", steps=1, output=tmp_path / "teacher")
+        settings, named = {"teacher": tmp_path / "teacher"}, "the teacher .*teacher has one"
+    else:
+        settings, named = {**windows, "model": tmp_path / "electra"}, "the student has one"
+    with pytest.raises(UserError, match=f"--match-hidden with --long-texts windows needs .*, but {named}") as caught:
+        taught(folder, tmp_path / "r", **settings, match_hidden=True)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "r").exists()
+    if who == "student":
+        run = taught(folder, tmp_path / "r", **settings, match_hidden=True, pooling="mean", steps=1, epochs=None)
+        assert run.finished
 
 
 # --- what the user is told -------------------------------------------------------------------------------------------
@@ -598,8 +625,3 @@ def test_a_users_mistake_is_one_line_and_leaves_nothing(folder, tmp_path, settin
         taught(folder, tmp_path / "r", **settings)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "r").exists()
-
-
-def test_a_temperature_of_numbers_is_refused(folder, tmp_path):
-    with pytest.raises(UserError, match="--temperature softens probabilities"):
-        taught(folder, tmp_path / "r", "regression", temperature=3.0)
