@@ -203,6 +203,8 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
         (["runs", "show", "nowhere"], "nowhere: no such folder"),
         (["runs", "list", "nowhere"], "nowhere: no such folder"),
         (["train", "--config", "nowhere.toml"], "nowhere.toml: no such file"),
+        (["convert", "bert"], "name the new folder: bertwright convert CHECKPOINT OUT"),
+        (["convert"], "name a checkpoint and the new folder: bertwright convert CHECKPOINT OUT"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(run, arguments, message, capfd):

@@ -36,6 +36,11 @@ def test_the_readme_has_blocks():
     assert PYTHON
 
 
+def test_the_readme_links_every_page():
+    pages = {path.name for path in (REPOSITORY / "docs").glob("*.md")}
+    assert pages - set(re.findall(r"\]\(docs/([\w-]+\.md)\)", README)) == {"LOG.md"}  # which others link
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A folder with what a reader's checkout holds of data."""

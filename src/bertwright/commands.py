@@ -159,14 +159,19 @@ def tokenize(
 
 def convert(
     checkpoint: Annotated[
-        str, Parameter(help="fairseq's model.pt, TensorFlow 1's bert_model.ckpt, or the folder that holds it.")
-    ],
-    output: Annotated[str, Parameter(help="The new folder.")],
+        str | None,
+        Parameter(help="fairseq's model.pt, TensorFlow 1's bert_model.ckpt, or the folder that holds it."),
+    ] = None,
+    output: Annotated[str | None, Parameter(help="The new folder.")] = None,
+    *,
     settings: Annotated[ConvertSettings, Flags] = ConvertSettings(),
     json_line: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint of fairseq's or TensorFlow 1's as a folder in Hugging Face's layout."""
+    if checkpoint is None or output is None:
+        missing = "the new folder" if checkpoint is not None else "a checkpoint and the new folder"
+        raise UserError(f"name {missing}: bertwright convert CHECKPOINT OUT")
     resolved = build(ConvertConfig, {**_given(settings, None), "checkpoint": checkpoint, "output": output})
 
     from bertwright.model.convert import run_conversion

@@ -91,8 +91,10 @@ def test_several_files_each_with_its_own_names(file):
     assert found.labels == ("mid", "neg", "pos")
     assert found.rows.tolist() == [0, 1, 2, 4, 5]
     assert [(bad.path, bad.line) for bad in found.bad_rows] == [(second, 3)]
-    together = b"".join(Path(path).read_bytes() for path in (first, second, third))
-    assert found.sha256 == hashlib.sha256(together).hexdigest()
+    contents = [Path(path).read_bytes() for path in (first, second, third)]
+    assert found.sha256 == hashlib.sha256(b"".join(contents)).hexdigest()
+    assert found.files_sha256 == tuple(hashlib.sha256(content).hexdigest() for content in contents)
+    assert labelled(first).files_sha256 == (labelled(first).sha256,) == found.take([0]).files_sha256[:1]
 
 
 def test_no_file():

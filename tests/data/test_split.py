@@ -1,6 +1,7 @@
 """Splits: disjoint, complete, stratified, repeatable; and texts in two sets."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from bertwright.config import DataSettings
 from bertwright.data.columns import LabelledTexts, read_labelled
-from bertwright.data.split import count_shared_texts, split_validation
+from bertwright.data.ragged import Ragged, starts_of
+from bertwright.data.split import alike_texts, count_shared_texts, same_token_ids, split_validation
 from bertwright.data.texts import Texts
 from bertwright.errors import DataError
 
@@ -97,3 +99,38 @@ def test_real_test_set_is_disjoint_from_its_training_set():
     test = read_labelled(folder / "test_balanced.csv", DataSettings(), train.labels)
     assert count_shared_texts(train, test) == 0
     assert count_shared_texts(train, train) == len(train)
+
+
+def test_texts_that_differ_in_case_accents_and_what_is_not_seen_are_alike():
+    text = "The café, said  Ana, is\u00a0fine"
+    same = [
+        text.upper(),
+        " the cafe, said Ana, is fine\n",
+        "The cafe\u0301, said\tAna,\u2028is fine",
+        "The ca\u200bfé, \ufeffsaid Ana, is fi\u00adne\x00",
+        "The café, said Ana, is \ufb01ne",
+    ]
+    others = ["The café said Ana is fine", "The café, said Ana, is fine.", "Thecafé, said Ana, is fine", "", "fine"]
+    second = unlabelled([*others, *same, text])
+    assert alike_texts(unlabelled(["x", text]), second).tolist() == [False] * len(others) + [True] * (len(same) + 1)
+    assert alike_texts(second, unlabelled([text])).tolist() == [True]
+    assert alike_texts(unlabelled([]), second).tolist() == [False] * len(second)
+    pairs = [replace(unlabelled(["a", "b"]), pairs=Texts.of(second)) for second in (["C", "d"], ["c", "x"])]
+    assert alike_texts(*pairs).tolist() == [True, False]
+
+
+def test_texts_of_the_same_token_ids_are_found_whatever_holds_them():
+    def ragged(rows: list[list[int]], dtype: str = "<u2", **more) -> Ragged:
+        ids = np.array([i for row in rows for i in row], dtype)
+        return Ragged(ids, starts_of(np.array([len(row) for row in rows])), 0, **more)
+
+    first = ragged([[1, 5, 2], [1, 2], [1, 5, 6, 2]])
+    second = ragged([[1, 6, 2], [1, 5, 6, 2], [1, 5, 2], [1, 5, 2, 2]], "<i4")
+    assert same_token_ids(first, second).tolist() == [False, True, True, False]
+    assert same_token_ids(first.take(np.array([2, 1])), second).tolist() == [False, True, False, False]
+    windows = ragged([[1, 5, 2], [1, 6, 2], [1, 5, 2]], window_starts=np.array([0, 2, 3]))
+    other = ragged([[1, 5, 2], [1, 5, 2], [1, 6, 2]], window_starts=np.array([0, 1, 3]))
+    assert same_token_ids(windows, other).tolist() == [True, True]
+    view = Ragged(first.ids, starts_of(np.array([4])), 0, places=np.array([5]))
+    assert same_token_ids(view, second).tolist() == [False, True, False, False]
+    assert same_token_ids(ragged([]), second).tolist() == [False] * 4

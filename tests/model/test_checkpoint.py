@@ -19,10 +19,12 @@ from tests.conftest import random_sequences
 from tests.model.families import CASES, save_tokenizer
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
+import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import checkpoint, sources
 from bertwright.model.batch import pack
 from bertwright.model.checkpoint import ClassifierSettings, load_classifier, load_for_training, save_model
+from bertwright.model.masked_checkpoint import load_masked
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import load_tokenizer
 
@@ -648,3 +650,26 @@ def test_a_run_without_a_model_says_so(tmp_path):
     RunWriter(tmp_path / "run", "evaluate", {})
     with pytest.raises(CheckpointError, match="a run without a model"):
         find_folder(str(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("use", ["train", "classifier", "masked", "tokenizer"])
+def test_notes_of_a_checkpoint_in_another_layout_are_said_when_it_is_used_directly(use, tmp_path, capsys):
+    """What bertwright convert says of it: how its texts are cased, what was left out."""
+    folder = Path(__file__).resolve().parents[1] / "golden" / "tensorflow"
+    folder = shutil.copytree(folder / ("classifier" if use == "classifier" else "pretraining"), tmp_path / "bert")
+    bertwright.convert(folder, tmp_path / "converted")
+    lines = capsys.readouterr().err.splitlines()
+    said = [line for line in lines if "TensorFlow 1 checkpoint" not in line and "written in" not in line]
+    assert said
+    if use == "tokenizer":
+        notes = load_tokenizer(folder).notes
+        assert notes
+        assert set(notes) <= set(said)
+        return
+    if use == "masked":
+        notes = load_masked(str(folder), 16, 0, None, {}).notes
+    elif use == "train":
+        notes = load_for_training(str(folder), ("a", "b"), "first", 16, 0).notes
+    else:
+        notes = load_classifier(str(folder)).notes
+    assert sorted(note for note in notes if note in said) == sorted(said)

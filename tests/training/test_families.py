@@ -105,7 +105,7 @@ def test_a_frozen_encoder_stays_as_it_is_and_the_head_learns(name, pooling, fold
     "name", ["electra-narrow", *(pytest.param(name, marks=pytest.mark.slow) for name in ("roberta", "distilbert"))]
 )
 def test_a_run_that_was_killed_ends_as_if_it_had_not_been(name, folder, tmp_path, monkeypatch):
-    whole = train(folder, name, tmp_path / "whole", steps=10, validation_share=0.2)
+    whole = train(folder, name, tmp_path / "whole", steps=6, validation_share=0.2)
 
     class Killed(BaseException):
         pass
@@ -113,15 +113,15 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(name, folder, tmp_path
     real = loop._Training._step
 
     def step(self, rows):
-        if self.progress.steps == 6:
+        if self.progress.steps == 4:
             raise Killed
         return real(self, rows)
 
     with monkeypatch.context() as patch:
         patch.setattr(loop._Training, "_step", step)
         with pytest.raises(Killed):
-            train(folder, name, tmp_path / "run", steps=10, validation_share=0.2, checkpoint_steps=2)
-    resumed = train(folder, name, tmp_path / "run", steps=10, validation_share=0.2, checkpoint_steps=2, resume=True)
+            train(folder, name, tmp_path / "run", steps=6, validation_share=0.2, checkpoint_steps=2)
+    resumed = train(folder, name, tmp_path / "run", steps=6, validation_share=0.2, checkpoint_steps=2, resume=True)
     files = [run.model_folder / "model.safetensors" for run in (whole, resumed)]
     assert files[0].read_bytes() == files[1].read_bytes()
 

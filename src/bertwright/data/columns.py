@@ -58,7 +58,8 @@ class LabelledTexts:
     they stand in the files, that are kept beside the scores. ``rows`` (rows,) int64 is where each text stands in its
     source: from 0, counted over all files in the order given, so that skipped rows leave gaps. ``bad_rows`` are those
     skipped, ``notes`` what the user must be told, and ``sha256`` the hash of the files' bytes as they lie on disk, in
-    that order. ``tokens`` are the texts' token ids where they come from a folder that ``bertwright tokenize`` made.
+    that order; ``files_sha256`` is that of each file. ``tokens`` are the texts' token ids where they come from a folder
+    that ``bertwright tokenize`` made.
     """
 
     texts: Texts
@@ -74,6 +75,7 @@ class LabelledTexts:
     pairs: Texts | None = None
     groups: dict[str, pa.ChunkedArray] = field(default_factory=dict)
     hard_targets: np.ndarray | None = None
+    files_sha256: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -336,6 +338,34 @@ class _File:
     num_bad_rows: int = 0
 
 
+class _Digest:
+    """The hash of the bytes of all files, one after the other, and of each of them."""
+
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self._all = hashlib.sha256()
+        self._file: Any = None
+
+    def update(self, content: bytes) -> None:
+        self._all.update(content)
+        if self._file is not None:
+            self._file.update(content)
+
+    def begin_file(self) -> None:
+        self._file = hashlib.sha256() if self.files else None  # the first one's is that of all
+
+    def end_file(self) -> None:
+        self.files.append((self._all if self._file is None else self._file).hexdigest())
+
+    def add_folder(self, sha256: str) -> None:
+        """A folder of token ids, by the hash of the files that it was made from."""
+        self._all.update(sha256.encode())
+        self.files.append(sha256)
+
+    def hexdigest(self) -> str:
+        return self._all.hexdigest()
+
+
 class _Reading:
     """Texts on their way from the parts of files to ``LabelledTexts``; of a part only what is kept outlives it."""
 
@@ -348,7 +378,7 @@ class _Reading:
         self.files: list[_File] = []
         self.num_good = 0
         self.num_source_rows = 0
-        self.digest = hashlib.sha256()
+        self.digest = _Digest()
         self._choose, self._labels_of = choose_columns, labels_of
         self._labels: _Labels | None = None
         self._texts, self._pairs = TextsWriter(), TextsWriter()
@@ -359,6 +389,7 @@ class _Reading:
 
     def add_parts(self, tables: Iterator[Table]) -> None:
         """One file. Which column is which is decided by its first part."""
+        self.digest.begin_file()
         before = self.num_source_rows
         file: _File | None = None
         names: tuple[str, ...] = ()
@@ -382,6 +413,7 @@ class _Reading:
                 self._pairs.append(pairs if kept is None else pairs.filter(kept))
             self._rows.append(table.row_numbers[good] + before)
             self.num_source_rows += table.num_source_rows
+        self.digest.end_file()
 
     def add_folder(self, path: FilePath, asked: Asked, with_labels: bool, preferred: Sequence[str] = ()) -> None:
         """A folder of token ids, as if it were the file that it was made from.
@@ -394,7 +426,7 @@ class _Reading:
         if not asked.labels and {*preferred} <= {column.name for column in texts.labels}:
             asked = replace(asked, labels=tuple(preferred))
         columns = _folder_columns(shown, texts, asked, with_labels)
-        self.digest.update(texts.sha256.encode())
+        self.digest.add_folder(texts.sha256)
         names = ", ".join(source.name for source in texts.sources)
         made = tokens.manifest.tokenizer.model
         what = "texts" if texts.pairs is None else "pairs of texts"
@@ -485,6 +517,7 @@ class _Reading:
             tokens,
             pairs=pairs,
             groups={name: _one_column(pieces) for name, pieces in self._groups.items()},
+            files_sha256=tuple(self.digest.files),
         )
 
 

@@ -1,18 +1,26 @@
-"""Texts held out for validation, and texts that two sets share."""
+"""Texts held out for validation, and texts that two sets share: to the character, but for looks, or as token ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertwright.data.columns import LabelledTexts
+from bertwright.data.ragged import Ragged, parts_of
 from bertwright.errors import DataError
 from bertwright.randomness import purpose_seed
 
+# Chunk by chunk the texts of a set, in a list, and for pairs the second texts behind them: of equal rows.
+_Chunks = Callable[[], Iterator[list[pa.Array]]]
+
+# Regular expressions of RE2, of texts in NFKD: marks, characters of no width, and control characters that are no white
+# space; white space but a single space, of which there are many.
+_UNSEEN = r"[\p{M}\p{Cf}\x00-\x08\x0e-\x1f\x7f-\x{84}\x{86}-\x{9f}]+"
+_WHITE_SPACE = r"[\t-\r \x{85}\p{Z}]{2,}|[\t-\r\x{85}\x{1680}\x{2028}\x{2029}]"
 _CHUNK_BYTES = 8 << 20
 _DIGEST_BYTES = 16
 # Of a text so many of its first, middle and last bytes tell whether it is worth a hash.
@@ -59,14 +67,37 @@ def shared_texts(first: LabelledTexts, second: LabelledTexts) -> np.ndarray:
     128-bit hash (BLAKE2b). Memory is held for some bytes a text of ``second``, and a hash of each text of ``first``
     that looks like one of them.
     """
-    looks = np.concatenate([np.empty(0, np.uint64), *(_looks(chunks) for chunks in _stripped(second))])
+    strip = pc.utf8_trim_whitespace
+    return _shared(lambda: _texts_of(first, strip), lambda: _texts_of(second, strip))
+
+
+def alike_texts(first: LabelledTexts, second: LabelledTexts) -> np.ndarray:
+    """(texts of ``second``,) bool: which of them also stand in ``first``, but for case, accents and what is not seen.
+
+    As ``shared_texts``, but compatible characters count as one (Unicode's NFKD), as do capital and small letters; marks
+    above letters and characters of no width are left out, and any white space is one space.
+    """
+    return _shared(lambda: _texts_of(first, _plain), lambda: _texts_of(second, _plain))
+
+
+def same_token_ids(first: Ragged, second: Ragged) -> np.ndarray:
+    """(texts of ``second``,) bool: which of them a model reads exactly as one of ``first``: all their ids are the same.
+
+    Both are by one tokenizer, and cut in one way. Memory as for ``shared_texts``.
+    """
+    return _shared(lambda: _ids_of(first), lambda: _ids_of(second))
+
+
+def _shared(first: _Chunks, second: _Chunks) -> np.ndarray:
+    """(rows of ``second``,) bool: which of them are among the rows of ``first``, byte by byte."""
+    looks = np.concatenate([np.empty(0, np.uint64), *(_looks(chunks) for chunks in second())])
     shared = np.zeros(len(looks), bool)
     wanted = np.unique(looks)
     if not len(wanted):
         return shared
     found: list[np.ndarray] = [np.empty(0, f"V{_DIGEST_BYTES}")]
     alike = np.zeros(len(wanted), bool)
-    for chunks in _stripped(first):
+    for chunks in first():
         places = np.searchsorted(wanted, looks_of_first := _looks(chunks))
         places = np.minimum(places, len(wanted) - 1)
         same = wanted[places] == looks_of_first
@@ -74,7 +105,7 @@ def shared_texts(first: LabelledTexts, second: LabelledTexts) -> np.ndarray:
         found.append(_digests(chunks, np.flatnonzero(same)))
     known = np.unique(np.concatenate(found))
     start = 0
-    for chunks in _stripped(second):
+    for chunks in second():
         some = looks[start : start + len(chunks[0])]
         candidates = np.flatnonzero(alike[np.searchsorted(wanted, some)])
         shared[start + candidates] = np.isin(_digests(chunks, candidates), known)
@@ -82,15 +113,31 @@ def shared_texts(first: LabelledTexts, second: LabelledTexts) -> np.ndarray:
     return shared
 
 
-def _stripped(labelled: LabelledTexts) -> Iterator[list[pa.Array]]:
-    """Chunk by chunk the texts without white space around them and, of pairs, the second texts of the same rows."""
+def _texts_of(labelled: LabelledTexts, change: Callable[[pa.Array], pa.Array]) -> Iterator[list[pa.Array]]:
+    """The texts, each changed, and of pairs the second texts of the same rows."""
     start = 0
     for chunk in labelled.texts.chunks(_CHUNK_BYTES):
         columns = [chunk]
         if labelled.pairs is not None:
             columns.append(pa.concat_arrays(labelled.pairs[start : start + len(chunk)].to_arrow().chunks))
         start += len(chunk)
-        yield [pc.utf8_trim_whitespace(column) for column in columns]
+        yield [change(column) for column in columns]
+
+
+def _plain(texts: pa.Array) -> pa.Array:
+    """Each text without what many tokenizers, or readers, do not see."""
+    texts = pc.replace_substring_regex(pc.utf8_normalize(texts, "NFKD"), _UNSEEN, "")
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(pc.utf8_lower(texts), _WHITE_SPACE, " "))
+
+
+def _ids_of(ragged: Ragged) -> Iterator[list[pa.Array]]:
+    """The token ids of each text as bytes, those of all its windows end to end."""
+    starts = ragged.starts if ragged.window_starts is None else ragged.starts[ragged.window_starts]
+    for first, last in parts_of(starts):
+        ids = np.ascontiguousarray(ragged.gather(np.arange(first, last))[0], "<i4")
+        offsets = (starts[first : last + 1] - starts[first]) * ids.itemsize
+        buffers = [None, pa.py_buffer(np.ascontiguousarray(offsets, np.int64)), pa.py_buffer(ids)]
+        yield [pa.Array.from_buffers(pa.large_binary(), last - first, buffers)]
 
 
 def _looks(columns: list[pa.Array]) -> np.ndarray:

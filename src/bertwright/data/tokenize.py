@@ -58,6 +58,8 @@ def run_tokenization(config: TokenizeConfig, reporter: Reporter) -> dict[str, An
     tokenizer = load_tokenizer(tokenizer_folder(config.model, config.tokenizer))
     if config.pair_column is not None:
         tokenizer.check_pairs()
+    for note in tokenizer.notes:
+        reporter.say(note)
     if tokenizer.engine != "nanotoken":
         reporter.say(f"tokenising with tokenizers, which is slower: {tokenizer.reason}")
     if is_token_cache(folder) and not config.overwrite:

@@ -13,6 +13,7 @@ from typing import Any
 import tokenizers
 
 from bertwright.errors import CheckpointError
+from bertwright.model.tokenizer_settings import mark_of, with_marks
 
 # Roles, and what stands for them where no file says otherwise.
 _MARKS = {
@@ -25,17 +26,24 @@ _MARKS = {
 
 
 def byte_level_tokenizer(
-    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], config: Mapping[str, Any], source: str
+    vocabulary: Mapping[str, int],
+    merges: Sequence[tuple[str, str]],
+    config: Mapping[str, Any],
+    source: str,
+    added: Sequence[tokenizers.AddedToken] | None = None,
 ) -> tokenizers.Tokenizer:
     """A text becomes ``<s> ... </s>``, a pair ``<s> a </s></s> b </s>``.
 
     Of ``config``, a tokenizer_config.json, ``add_prefix_space`` and the names of the marks (``cls_token`` ...) count.
+    ``added`` are tokens beside the vocabulary, as files say; None: nothing says it, and a mask then takes the space
+    before it, as the token that it stands for would (so does fairseq).
 
     Raises:
         CheckpointError: a mark is missing from the vocabulary, or merges do not fit it.
     """
-    marks = {role: _mark(config, role, default) for role, default in _MARKS.items()}
-    missing = [mark for mark in marks.values() if mark not in vocabulary]
+    marks = {role: mark_of(config, role, default) for role, default in _MARKS.items()}
+    known = {*vocabulary, *(token.content for token in added or ())}
+    missing = [mark for mark in marks.values() if mark not in known]
     if missing:
         raise CheckpointError(
             f"{source}: no {', '.join(missing)} among {len(vocabulary):,} tokens; expected RoBERTa's vocab.json"
@@ -47,21 +55,16 @@ def byte_level_tokenizer(
         raise CheckpointError(f"{source}: its merges.txt does not belong to it ({error})") from None
     built.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=spaced)
     built.decoder = tokenizers.decoders.ByteLevel()
+    takes_space = "mask_token" if added is None else None
+    special = [tokenizers.AddedToken(mark, lstrip=role == takes_space, special=True) for role, mark in marks.items()]
+    built.add_tokens(with_marks(added or (), special))
     cls, sep = marks["cls_token"], marks["sep_token"]
-    ends = (sep, vocabulary[sep]), (cls, vocabulary[cls])
+    cls_id, sep_id = built.token_to_id(cls), built.token_to_id(sep)
+    assert cls_id is not None
+    assert sep_id is not None
+    ends = (sep, sep_id), (cls, cls_id)
     built.post_processor = tokenizers.processors.RobertaProcessing(*ends, trim_offsets=True, add_prefix_space=spaced)
-    # A mask takes the space before it, as the token that it stands for would.
-    mask = tokenizers.AddedToken(marks["mask_token"], lstrip=True, normalized=False, special=True)
-    built.add_special_tokens([*(mark for role, mark in marks.items() if role != "mask_token"), mask])
     return built
-
-
-def _mark(config: Mapping[str, Any], role: str, default: str) -> str:
-    """Files have a mark as a string, or as an object with its content."""
-    found = config.get(role)
-    if isinstance(found, Mapping):
-        found = found.get("content")
-    return found if isinstance(found, str) and found else default
 
 
 def read_vocabulary(text: str, source: str) -> dict[str, int]:

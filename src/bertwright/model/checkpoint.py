@@ -19,7 +19,7 @@ from bertwright.config import LabelKind, LongTexts, Pooling, Settings, WindowPoo
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables, pickles
 from bertwright.model.encoder import SIZES, ModelConfig
-from bertwright.model.foreign import LAYOUTS, find_foreign
+from bertwright.model.foreign import LAYOUTS, ForeignCheckpoint, find_foreign
 from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
 from bertwright.model.sources import MINILM, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
@@ -89,7 +89,7 @@ class Loaded:
 
     ``description`` says where the weights come from; ``notes`` what a user should know about how they were read,
     and ``warnings`` what must not be missed. ``head_is_new``: the classifier's weights are drawn at random, and have
-    not learnt anything.
+    not learnt anything. ``file_notes`` are the first of ``notes``: those on its files, whatever is made of them.
     """
 
     model: TextClassifier
@@ -99,9 +99,12 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     head_is_new: bool = False
+    file_notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.model.window_pooling = self.settings.window_pooling
+        self.file_notes = list(dict.fromkeys([*self.file_notes, *self.tokenizer.notes]))
+        self.notes = [*self.file_notes, *self.notes]
         if self.tokenizer.engine != "nanotoken":
             self.notes.append(f"tokenising with tokenizers, which is slower: {self.tokenizer.reason}")
 
@@ -152,11 +155,12 @@ def load_for_training(
     if name in SIZES and not Path(name).is_dir():
         return _random_model(name, settings, seed, tokenizer, dropouts or {})
     folder, description = find_folder(name)
-    values = _read_config(folder)
+    foreign = _foreign_at(folder)
+    values = _read_config(folder, foreign)
     config = ModelConfig.from_hugging_face(values, str(folder / "config.json")).model_copy(update=dropouts or {})
     _check_length(max_length, config, name)
     model = empty_model(config, len(labels), pooling)
-    tensors = read_tensors(folder)
+    tensors = read_tensors(folder, foreign)
     saved = _saved_settings(folder)
     if saved is not None and saved.pooling == "mean":
         tensors.update(_head_tensors(folder))
@@ -169,7 +173,8 @@ def load_for_training(
     model.load_state_dict(state, assign=True)
     loaded_tokenizer = load_tokenizer(folder if tokenizer is None else _tokenizer_folder(tokenizer))
     _check_vocabulary(loaded_tokenizer, config, description)
-    return Loaded(model, loaded_tokenizer, settings, description, notes, head_is_new=head_is_new)
+    file_notes = [] if foreign is None else foreign.notes
+    return Loaded(model, loaded_tokenizer, settings, description, notes, head_is_new=head_is_new, file_notes=file_notes)
 
 
 def load_classifier(name: str) -> Loaded:
@@ -184,10 +189,11 @@ def load_classifier(name: str) -> Loaded:
     if name in SIZES and not Path(name).is_dir():
         raise CheckpointError(f"{name}: a size without weights cannot score texts; train it first")
     folder, description = find_folder(name)
-    values = _read_config(folder)
+    foreign = _foreign_at(folder)
+    values = _read_config(folder, foreign)
     config = ModelConfig.from_hugging_face(values, str(folder / "config.json"))
     settings = _saved_settings(folder)
-    tensors = read_tensors(folder)
+    tensors = read_tensors(folder, foreign)
     read_notes: list[str] = []
     if settings is None:
         settings = _settings_of_hugging_face(values, config, folder, read_notes)
@@ -208,7 +214,7 @@ def load_classifier(name: str) -> Loaded:
     model.load_state_dict(state, assign=True)
     tokenizer = load_tokenizer(folder)
     _check_vocabulary(tokenizer, config, description)
-    return Loaded(model, tokenizer, settings, description, notes)
+    return Loaded(model, tokenizer, settings, description, notes, file_notes=[] if foreign is None else foreign.notes)
 
 
 def _settings_of_hugging_face(
@@ -255,10 +261,15 @@ def _why_head_differs(
     return None
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _foreign_at(folder: Path) -> ForeignCheckpoint | None:
+    """The checkpoint there in another layout than Hugging Face's, opened once: its notes are of all that was read."""
+    return None if (folder / "config.json").is_file() else find_foreign(folder)
+
+
+def _read_config(folder: Path, foreign: ForeignCheckpoint | None) -> dict[str, Any]:
+    if foreign is not None:
+        return foreign.config()
     if not (folder / "config.json").is_file():
-        if (foreign := find_foreign(folder)) is not None:
-            return foreign.config()
         raise CheckpointError(f"{folder}: no config.json; expected {LAYOUTS}")
     return _read_object(folder / "config.json")
 
@@ -317,15 +328,17 @@ def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, description: st
         )
 
 
-def read_tensors(folder: Path) -> dict[str, Tensor]:
+def read_tensors(folder: Path, foreign: ForeignCheckpoint | None = None) -> dict[str, Tensor]:
     """All tensors of a Hugging Face folder, by name: model.safetensors or pytorch_model.bin, whole or in parts.
 
     A .bin file is read with ``weights_only``: no code in it is ever run. Of a checkpoint in another layout
-    (``bertwright.model.foreign``) the names are Hugging Face's too.
+    (``bertwright.model.foreign``), ``foreign`` if it is open already, the names are Hugging Face's too.
 
     Raises:
         CheckpointError: no such file, or a damaged one.
     """
+    if foreign is not None:
+        return foreign.tensors()
     for whole, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_bin)):
         if (folder / whole).is_file():
             return read(folder / whole)

@@ -64,7 +64,7 @@ def load_masked(
     with torch.device("meta"):
         model = MaskedLanguageModel(config)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    notes = []
+    notes = list(loaded.file_notes)
     head = {} if is_new else _head_of(find_folder(name)[0], state[_TABLE], names)
     for ours, theirs in names.head:
         if theirs in head:

@@ -1,4 +1,4 @@
-"""Texts to token ids: WordPiece (Devlin et al. 2019, arXiv 1810.04805, section 3), byte-level byte-pair encoding
+"""Texts to token ids: WordPiece (``bertwright.model.wordpiece``), byte-level byte-pair encoding
 (``bertwright.model.byte_level``) or whatever else a tokenizer.json says; by ``nanotoken`` where it gives exactly the
 ids of Hugging Face's ``tokenizers``, else by ``tokenizers``.
 """
@@ -27,6 +27,15 @@ import tokenizers
 
 from bertwright.errors import CheckpointError, DataError, UserError
 from bertwright.model.byte_level import byte_level_tokenizer, read_merges, read_vocabulary
+from bertwright.model.tokenizer_json import agreeing_config, as_transformers_reads
+from bertwright.model.tokenizer_settings import (
+    CONFIG,
+    SETTING_FILES,
+    TokenizerSettings,
+    check_ids,
+    read_settings,
+)
+from bertwright.model.wordpiece import read_vocabulary_lines, wordpiece_tokenizer
 
 # Compared on load: whatever differs between the two tokenizers sends everything to the slower one.
 PROBES = (
@@ -44,6 +53,10 @@ PROBES = (
     "x̶̧͓̱͇̲̜͍ ｆｕｌｌｗｉｄｔｈ ①②③ ½ … — ‘quotes’ “double” ⁉ \U000e0001",
     "1,234,567.89 2024-05-06T07:08:09Z +49(0)30-123 C++/C# x_y_z ~`^|\\",
 )
+
+# Added tokens that are probed too, but for those that every tokenizer has.
+_USUAL_MARKS = frozenset(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+_MOST_PROBED_TOKENS = 256
 
 # Stands after each text in what nanotoken reads: no byte of valid UTF-8 (RFC 3629, section 1), so it is in no text.
 _TEXT_END = b"\xff"
@@ -73,10 +86,18 @@ class Tokenizer:
             version of ``tokenizers`` wrote its file.
         engine: "nanotoken" or "tokenizers", and ``reason``, why.
         hugging_face_files: other tokenizer files to keep beside a saved model, by name.
+        notes: what a user should know about how its files were read.
     """
 
-    def __init__(self, json_text: str, hugging_face_files: dict[str, str] | None = None, source: str = "") -> None:
+    def __init__(
+        self,
+        json_text: str,
+        hugging_face_files: dict[str, str] | None = None,
+        source: str = "",
+        notes: Sequence[str] = (),
+    ) -> None:
         self.hugging_face_files = dict(hugging_face_files or {})
+        self.notes = list(notes)
         try:
             exact = tokenizers.Tokenizer.from_str(json_text)
         except Exception as error:  # noqa: BLE001 - the Rust binding raises bare Exception for any damaged file
@@ -434,22 +455,30 @@ def _fast_tokenizer(json_text: str, exact: tokenizers.Tokenizer) -> tuple[Any, s
     """nanotoken's tokenizer if it gives the same ids on all probes, else None; and the reason."""
     if _num_threads() <= _MOST_THREADS_WITH_LARGE_CACHES:
         nanotoken.set_cache_entries(_LARGE_CACHE_ENTRIES)
+    probes = [*PROBES, *_probes_of_added_tokens(exact)]
     try:
         fast = nanotoken.Tokenizer.from_json(json_text)
-        found = [row.tolist() for row in fast.encode_batch(list(PROBES))]
+        found = [row.tolist() for row in fast.encode_batch(probes)]
     except (ValueError, TypeError, RuntimeError) as error:
         return None, f"nanotoken does not take this tokenizer ({error})"
-    expected = [encoding.ids for encoding in exact.encode_batch(list(PROBES))]
-    for probe, ours, theirs in zip(PROBES, found, expected, strict=True):
+    expected = [encoding.ids for encoding in exact.encode_batch(probes)]
+    for probe, ours, theirs in zip(probes, found, expected, strict=True):
         if ours != theirs:
             return None, f"nanotoken gives other ids than tokenizers for {probe!r}"
     # Once more on the way that Arrow's texts go.
     with _TextsFile() as file:
-        file.fill([_with_text_ends(pa.array(PROBES, pa.large_string()))])
+        file.fill([_with_text_ends(pa.array(probes, pa.large_string()))])
         read = fast.encode_files(nanotoken.TextFileSource(file.path, separator=_TEXT_END)).to_list()
     if read != expected:
         return None, "nanotoken gives other ids than tokenizers for texts that it reads from a file"
-    return fast, f"nanotoken gives the ids of tokenizers on {len(PROBES)} probes"
+    return fast, f"nanotoken gives the ids of tokenizers on {len(probes)} probes"
+
+
+def _probes_of_added_tokens(exact: tokenizers.Tokenizer) -> list[str]:
+    """Texts with the added tokens but for the usual marks, in words and apart, in either case."""
+    tokens = [token.content for token in exact.get_added_tokens_decoder().values()]
+    others = [token for token in tokens if token not in _USUAL_MARKS][:_MOST_PROBED_TOKENS]
+    return [f"a {one} b{one}c {one}{one} {one.upper()} {one.lower()}d" for one in others]
 
 
 def _num_threads() -> int:
@@ -492,24 +521,21 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     foreign = None if has_own else importlib.import_module("bertwright.model.foreign").find_foreign(folder)
     if foreign is not None:
         files = {name: content.decode() for name, content in foreign.tokenizer_files().items()}
-        return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path))
+        return Tokenizer(files.pop("tokenizer.json"), files, str(foreign.path), list(dict.fromkeys(foreign.notes)))
     extra = {}
-    for name in ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt"):
+    for name in (*SETTING_FILES, "vocab.txt", "vocab.json", "merges.txt"):
         if (folder / name).is_file():
             extra[name] = _read_text(folder / name)
     if (folder / "tokenizer.json").is_file():
-        return Tokenizer(_read_text(folder / "tokenizer.json"), extra, str(folder / "tokenizer.json"))
+        return _from_json(_read_text(folder / "tokenizer.json"), extra, folder)
     if "vocab.txt" in extra:
-        config = _object(extra, folder, "tokenizer_config.json")
-        return tokenizer_from_vocabulary(extra["vocab.txt"], config, str(folder / "vocab.txt"), extra)
+        settings = read_settings(extra, folder)
+        source = str(folder / "vocab.txt")
+        return tokenizer_from_vocabulary(extra["vocab.txt"], settings.values, source, extra, settings)
     if "vocab.json" in extra and "merges.txt" in extra:
-        config = {
-            **_object(extra, folder, "special_tokens_map.json"),
-            **_object(extra, folder, "tokenizer_config.json"),
-        }
-        return tokenizer_from_merges(
-            extra["vocab.json"], extra["merges.txt"], config, str(folder / "vocab.json"), extra
-        )
+        settings = read_settings(extra, folder)
+        source = str(folder / "vocab.json")
+        return tokenizer_from_merges(extra["vocab.json"], extra["merges.txt"], settings.values, source, extra, settings)
     pieces = [name for name in _SENTENCEPIECE_FILES if (folder / name).is_file()]
     if pieces:
         raise CheckpointError(
@@ -525,29 +551,38 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 _SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 
 
-def _object(files: Mapping[str, str], folder: Path, name: str) -> dict[str, Any]:
-    try:
-        values = json.loads(files.get(name, "{}"))
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{folder / name}: not a JSON object")
-    return values
+def _from_json(json_text: str, files: dict[str, str], folder: Path) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, with what the files beside it say."""
+    source = str(folder / "tokenizer.json")
+    read = as_transformers_reads(json_text, files, folder)
+    built = Tokenizer(read.json_text, files, source, read.notes)
+    config = agreeing_config(files.get(CONFIG), read.settings, json.loads(built.json_text))
+    if config is not None:
+        built.hugging_face_files[CONFIG] = config
+    return built
 
 
 def tokenizer_from_merges(
-    vocabulary: str, merges: str, config: Mapping[str, Any], source: str, extra: dict[str, str] | None = None
+    vocabulary: str,
+    merges: str,
+    config: Mapping[str, Any],
+    source: str,
+    extra: dict[str, str] | None = None,
+    settings: TokenizerSettings | None = None,
 ) -> Tokenizer:
     """RoBERTa's byte-level tokenizer from the text of a vocab.json and of a merges.txt.
 
-    ``config`` is a tokenizer_config.json; see :func:`bertwright.model.byte_level.byte_level_tokenizer`.
+    ``config`` is a tokenizer_config.json; see :func:`bertwright.model.byte_level.byte_level_tokenizer`. ``settings``
+    say which tokens there are beside the vocabulary.
 
     Raises:
         CheckpointError: they are damaged, or do not belong together.
     """
     ids = read_vocabulary(vocabulary, source)
     pairs = read_merges(merges, str(Path(source).with_name("merges.txt")))
-    built = byte_level_tokenizer(ids, pairs, config, source)
+    built = byte_level_tokenizer(ids, pairs, config, source, None if settings is None else settings.added)
+    if settings is not None:
+        check_ids(built, settings, source)
     files = {**(extra or {}), "vocab.json": vocabulary, "merges.txt": merges}
     files.setdefault(
         "tokenizer_config.json",
@@ -557,42 +592,28 @@ def tokenizer_from_merges(
 
 
 def tokenizer_from_vocabulary(
-    vocabulary: str, config: Mapping[str, Any], source: str, extra: dict[str, str] | None = None
+    vocabulary: str,
+    config: Mapping[str, Any],
+    source: str,
+    extra: dict[str, str] | None = None,
+    settings: TokenizerSettings | None = None,
 ) -> Tokenizer:
     """BERT's WordPiece tokenizer from the lines of a vocab.txt.
 
-    Of ``config``, a tokenizer_config.json, ``do_lower_case``, ``strip_accents`` and ``tokenize_chinese_chars`` count.
+    ``config`` is a tokenizer_config.json; see :func:`bertwright.model.wordpiece.wordpiece_tokenizer`. ``settings`` say
+    which tokens there are beside the vocabulary.
 
     Raises:
-        CheckpointError: [PAD], [UNK], [CLS], [SEP] or [MASK] is missing.
+        CheckpointError: [PAD], [UNK], [CLS], [SEP] or [MASK] is missing; a setting or an added token that cannot be.
     """
-    lines = vocabulary.removesuffix("\n").split("\n")  # not splitlines: a token may be an exotic line separator
-    ids = {token.removesuffix("\r"): i for i, token in enumerate(lines)}
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    missing = [token for token in special if token not in ids]
-    if missing:
-        raise CheckpointError(f"{source}: no {', '.join(missing)} among {len(ids):,} lines; expected BERT's vocab.txt")
-    built = tokenizers.Tokenizer(tokenizers.models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    lowercase, accents = bool(config.get("do_lower_case", True)), config.get("strip_accents")
-    built.normalizer = tokenizers.normalizers.BertNormalizer(
-        lowercase=lowercase,
-        strip_accents=accents if isinstance(accents, bool) else None,
-        handle_chinese_chars=bool(config.get("tokenize_chinese_chars", True)),
-    )
-    built.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
-    built.post_processor = tokenizers.processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    built.decoder = tokenizers.decoders.WordPiece(prefix="##")
-    built.add_special_tokens(special)
+    ids = read_vocabulary_lines(vocabulary)
+    built = wordpiece_tokenizer(ids, config, source, () if settings is None else settings.added)
+    if settings is not None:
+        check_ids(built, settings, source)
     files = dict(extra or {})
     files["vocab.txt"] = vocabulary
-    files.setdefault(
-        "tokenizer_config.json",
-        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lowercase, "model_max_length": 512}, indent=2),
-    )
+    said = {"tokenizer_class": "BertTokenizer", "do_lower_case": config.get("do_lower_case", True)}
+    files.setdefault(CONFIG, json.dumps({**said, "model_max_length": 512}, indent=2))
     return Tokenizer(built.to_str(), files, source)
 
 

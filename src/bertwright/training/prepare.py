@@ -33,7 +33,7 @@ from bertwright.training.student import (
     teaching_of,
     unlabelled_for,
 )
-from bertwright.training.teacher import Teacher, like_teacher, load_teacher
+from bertwright.training.teacher import Teacher, check_match_hidden, like_teacher, load_teacher
 from bertwright.training.trace import weights_sha256
 
 
@@ -132,6 +132,8 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     if isinstance(config, DistillConfig):
         teacher = load_teacher(config.teacher)
         config = like_teacher(config, teacher.settings)
+        advice = "Train a teacher with --pooling mean or --long-texts head"
+        check_match_hidden(config, f"the teacher {teacher.name}", teacher.loaded, teacher.settings.long_texts, advice)
     started = time.perf_counter()
     sources = _read(config, teacher, reporter)
     phases.spent("read", time.perf_counter() - started)
@@ -225,6 +227,7 @@ def _load(config: TrainConfig, train: LabelledTexts) -> Loaded:
             f"--long-texts windows with --freeze-encoder needs a linear classifier, but {title}'s has a layer of its "
             "own. Pass --pooling mean, or do not freeze the encoder"
         )
+    check_match_hidden(config, "the student", loaded, config.long_texts, "Pass --pooling mean or --long-texts head")
     return loaded
 
 
@@ -257,8 +260,8 @@ def _teaching(
     ragged = None
     if unlabelled is not None:
         ragged = token_ids_of(unlabelled, loaded.tokenizer, loaded.settings, config.tokenizer or config.model, reporter)
-    held_out = [texts for texts in (sources.validation, sources.test) if texts is not None]
-    say_teacher(teacher, loaded.model, sources.train, unlabelled, sources.test, reporter)
+    held_out = [(splits[name].texts, splits[name].ragged) for name in ("validation", "test") if name in splits]
+    say_teacher(teacher, loaded.model, sources.train, unlabelled, sources.validation, sources.test, reporter)
     return teaching_of(
         teacher, sources.given, sources.train, splits["train"].ragged, unlabelled, ragged, held_out, reporter
     )

@@ -175,6 +175,7 @@ def _data(prepared: Prepared) -> dict[str, Any]:
         "validation_texts": 0 if sources.validation is None else len(sources.validation),
         "test_texts": 0 if sources.test is None else len(sources.test),
         "train_sha256": sources.train.sha256,
+        "train_files_sha256": list(sources.train.files_sha256),
         "test_sha256": None if sources.test is None else sources.test.sha256,
         "truncated_share": sum(split.ragged.num_truncated for split in splits) / num_texts,
         "in_windows_share": sum(split.ragged.num_in_windows for split in splits) / num_texts,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bertwright.config import DistillConfig, TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled, read_unlabelled
 from bertwright.data.ragged import Ragged, joined_ragged
-from bertwright.data.split import shared_texts
+from bertwright.data.split import alike_texts, same_token_ids
 from bertwright.errors import DataError
 from bertwright.model.heads import TextClassifier
 from bertwright.progress import Reporter
@@ -103,20 +103,22 @@ def teaching_of(
     train_ids: Ragged,
     unlabelled: LabelledTexts | None,
     unlabelled_ids: Ragged | None,
-    held_out: Sequence[LabelledTexts],
+    held_out: Sequence[tuple[LabelledTexts, Ragged]],
     reporter: Reporter,
 ) -> Teaching:
     """What a student learns from: ``train``, some of ``given``, and ``unlabelled`` texts with their token ids.
 
-    Unlabelled texts that stand among the ``held_out`` ones are left out, and that is said: the student would learn what
-    its teacher says of texts that it is judged on.
+    Unlabelled texts that are held-out ones are left out, and that is said: the student would learn what its teacher
+    says of texts that it is judged on. Those are texts that look the same (``alike_texts``) and those that the student
+    reads as the same: by its token ids, so that neither case nor unknown characters, nor an end that is cut off, hide
+    them. ``held_out`` are texts with the student's token ids.
     """
     places = np.searchsorted(given.rows, train.rows)
     if unlabelled is None or unlabelled_ids is None:
         return Teaching(teacher, [given], train_ids, places)
     shared = np.zeros(len(unlabelled), bool)
-    for texts in held_out:
-        shared |= shared_texts(texts, unlabelled)
+    for texts, ids in held_out:
+        shared |= alike_texts(texts, unlabelled) | same_token_ids(ids, unlabelled_ids)
     kept = np.flatnonzero(~shared)
     num_left_out = len(unlabelled) - len(kept)
     if num_left_out:
@@ -134,6 +136,7 @@ def say_teacher(
     student: TextClassifier,
     train: LabelledTexts,
     unlabelled: LabelledTexts | None,
+    validation: LabelledTexts | None,
     test: LabelledTexts | None,
     reporter: Reporter,
 ) -> None:
@@ -143,15 +146,20 @@ def say_teacher(
     if ours > theirs:
         reporter.say("the student is larger than its teacher: fine-tuning it alone may do as well")
     learnt = learnt_from_sha256(teacher.name)
-    if unlabelled is None and learnt == train.sha256:
+    if unlabelled is None and (train.sha256 in learnt or learnt.issuperset(train.files_sha256)):
         reporter.say(
             "the teacher learnt from these texts, and says little more of them than their labels do: texts that it "
             "does not know (--unlabelled FILE) teach more"
         )
-    if test is not None and learnt == test.sha256:
+    if test is not None and not learnt.isdisjoint((test.sha256, *test.files_sha256)):
         reporter.warn(
-            f"the teacher {teacher.name} learnt from the test files: what is measured on them is too good. Pass others "
-            "with --test"
+            f"the teacher {teacher.name} learnt from the test files, or some of them: what is measured on them is too "
+            "good. Pass others with --test"
+        )
+    if test is None and validation is not None and not learnt.isdisjoint((validation.sha256, *validation.files_sha256)):
+        reporter.say(
+            "the teacher learnt from the files that the validation texts are of: what it says of them, and so what is "
+            "measured on them, may be too good. Pass texts that it does not know with --test"
         )
 
 
@@ -174,6 +182,7 @@ def unlabelled_record(teaching: Teaching, unlabelled: LabelledTexts | None) -> d
         "unlabelled_texts": 0 if unlabelled is None else len(unlabelled) - teaching.num_left_out,
         "unlabelled_left_out": teaching.num_left_out,
         "unlabelled_sha256": None if unlabelled is None else unlabelled.sha256,
+        "unlabelled_files_sha256": [] if unlabelled is None else list(unlabelled.files_sha256),
     }
 
 

@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import nn
 
 from bertwright import runs
-from bertwright.config import DistillConfig, MachineSettings, TrainConfig
+from bertwright.config import DistillConfig, LongTexts, MachineSettings, TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_ids_of
@@ -124,6 +124,22 @@ def like_teacher(config: DistillConfig, settings: ClassifierSettings) -> Distill
             "of several. Leave out --match-hidden, or train the teacher with --window-pooling mean"
         )
     return followed
+
+
+def check_match_hidden(config: TrainConfig, who: str, loaded: Loaded, long_texts: LongTexts, advice: str) -> None:
+    """Make sure that ``loaded`` gives one vector for each text, if ``--match-hidden`` asks for them.
+
+    Raises:
+        UserError: it reads ``long_texts`` in windows, of whose vectors its classifier can make nothing.
+    """
+    if not isinstance(config, DistillConfig) or not config.match_hidden or long_texts != "windows":
+        return
+    if not loaded.model.windows_have_features:
+        title = loaded.model.config.family.title
+        raise UserError(
+            f"--match-hidden with --long-texts windows needs a linear classifier, but {who} has one with a layer of "
+            f"its own, as {title}'s. {advice}, or leave out --match-hidden"
+        )
 
 
 def check_labels(texts: LabelledTexts, teacher: Teacher) -> None:
@@ -366,13 +382,17 @@ def known_test_metrics(teacher: str, test_sha256: str | None) -> dict[str, Any]:
     return {}
 
 
-def learnt_from_sha256(teacher: str) -> str | None:
-    """The hash of the files that the teacher's run learnt from, where that is on record."""
+def learnt_from_sha256(teacher: str) -> frozenset[str]:
+    """The hashes of the files that the teacher's run learnt from, of each and of all of one kind; those on record."""
     for folder in (Path(teacher), Path(teacher).parent):
         if runs.is_run(folder):
             try:
                 data = (runs.open_run(folder).result or {}).get("data")
             except RunError:
                 continue
-            return data.get("train_sha256") if isinstance(data, dict) else None
-    return None
+            data = data if isinstance(data, dict) else {}
+            found = [data.get("train_sha256"), data.get("unlabelled_sha256")]
+            for name in ("train_files_sha256", "unlabelled_files_sha256"):
+                found += data[name] if isinstance(data.get(name), list) else []
+            return frozenset(one for one in found if isinstance(one, str))
+    return frozenset()
