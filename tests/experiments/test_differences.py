@@ -11,7 +11,7 @@ import pytest
 from tests.experiments.made_runs import make_run, scores_of, texts_of
 
 from bertwright import runs as write_runs
-from bertwright.config import TrainConfig
+from bertwright.config import DistillConfig
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import write_predictions
 from bertwright.evaluation.significance import delong, delong_test, mcnemar
@@ -123,7 +123,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_contender(tmp_path):
 
 def test_how_a_run_is_kept_and_followed_makes_no_other_setting(tmp_path):
     texts = texts_of("classes", 60)
-    settings = TrainConfig(train=("x",), model="m").model_dump(mode="json")
+    settings = DistillConfig(teacher="t", train=("x",), model="m").model_dump(mode="json")
     assert set(settings) > HOW_KEPT
     paths = [make_run(tmp_path / "s-0", texts, scores_of(texts, 1.0, 0), seed=0)]
     for seed, name in enumerate(sorted(HOW_KEPT - {"output"}), start=1):
