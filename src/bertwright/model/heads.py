@@ -127,18 +127,7 @@ class TextClassifier(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """What computes the encoder, and why: for a run's environment.json."""
-        weight = self.encoder.embeddings.token.weight
-        if self.cpu_encoder is not None:
-            kernel, reason = "kernels", self.cpu_encoder.describe()
-        else:
-            dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-            kernel, reason = choose_kernel(weight.device, weight.dtype, dropout, self.config.head_dim)
-        return {
-            "attention_kernel": kernel,
-            "attention_kernel_reason": reason,
-            "compile": "off" if self.encoder.fast is None else self.encoder.fast.name,
-            "compile_reason": self.kernels_reason,
-        }
+        return describe_encoder(self.encoder, self.training, self.kernels_reason)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Parameters of all but the classifier: what ``--freeze-encoder`` freezes."""
@@ -213,6 +202,22 @@ class TextClassifier(nn.Module):
         """What computes the encoder on a CPU, if the C kernels do."""
         fast = self.encoder.fast
         return fast if isinstance(fast, CpuEncoder) else None
+
+
+def describe_encoder(encoder: Encoder, training: bool, compile_reason: str) -> dict[str, str]:
+    """What computes an encoder, and why."""
+    weight, fast = encoder.embeddings.token.weight, encoder.fast
+    if isinstance(fast, CpuEncoder):
+        kernel, reason = "kernels", fast.describe()
+    else:
+        dropout = encoder.config.attention_probs_dropout_prob if training else 0.0
+        kernel, reason = choose_kernel(weight.device, weight.dtype, dropout, encoder.config.head_dim)
+    return {
+        "attention_kernel": kernel,
+        "attention_kernel_reason": reason,
+        "compile": "off" if fast is None else fast.name,
+        "compile_reason": compile_reason,
+    }
 
 
 def _mean_of_tokens(x: Tensor, batch: Batch) -> Tensor:

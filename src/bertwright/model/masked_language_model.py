@@ -18,6 +18,7 @@ from bertwright.model.compiled import load_kernels
 from bertwright.model.cpu_encoder import CpuEncoder, why_not
 from bertwright.model.encoder import Encoder, EncoderLayer, ModelConfig
 from bertwright.model.gpu_encoder import GpuEncoder, Work, why_not_compile
+from bertwright.model.heads import describe_encoder
 from bertwright.model.tied_cross_entropy import PlainCrossEntropy, Scored, TileCrossEntropy
 
 TABLE = "encoder.embeddings.token.weight"
@@ -126,19 +127,8 @@ class MaskedLanguageModel(nn.Module):
 
     def describe(self) -> dict[str, str]:
         """What computes the model, and why: for a run's environment.json."""
-        weight = self.encoder.embeddings.token.weight
-        if self.cpu_encoder is not None:
-            kernel, reason = "kernels", self.cpu_encoder.describe()
-        else:
-            dropout = self.config.attention_probs_dropout_prob if self.training else 0.0
-            kernel, reason = choose_kernel(weight.device, weight.dtype, dropout, self.config.head_dim)
-        return {
-            "attention_kernel": kernel,
-            "attention_kernel_reason": reason,
-            "cross_entropy": self.output.name,
-            "compile": "off" if self.encoder.fast is None else self.encoder.fast.name,
-            "compile_reason": self.kernels_reason,
-        }
+        found = describe_encoder(self.encoder, self.training, self.kernels_reason)
+        return {**found, "cross_entropy": self.output.name}
 
     def release_memory(self) -> None:
         """Let go of the memory that is kept for the next batch."""
