@@ -23,6 +23,8 @@ _ENTRY_POINTS = {
     "agreement": "bertwright.experiments.agreement",
     "sweep": "bertwright.experiments.sweep",
     "open_sweep": "bertwright.experiments.sweep",
+    "plan": "bertwright.benchmarking.plan",
+    "check_plan": "bertwright.benchmarking.plan",
 }
 
 __all__ = ["__version__", *_ENTRY_POINTS]

@@ -87,6 +87,16 @@ app.command(
     name="sweep",
     help="Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped.",
 )
+app.command(
+    f"{_COMMANDS}:plan",
+    name="plan",
+    help="Foretell time, memory and cost of a training or a scoring, here and on other machines, from a minute of it.",
+)
+app.command(
+    f"{_COMMANDS}:plan_check",
+    name="plan-check",
+    help="Set what bertwright plan foretold beside what happened in a run.",
+)
 runs_app.command(f"{_COMMANDS}:runs_list", name="list", help="List the runs in a folder, oldest first.")
 runs_app.command(
     f"{_COMMANDS}:runs_show",

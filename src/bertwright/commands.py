@@ -27,6 +27,8 @@ from bertwright.config import (
     EvaluateSettings,
     InspectConfig,
     InspectSettings,
+    PlanConfig,
+    PlanSettings,
     PredictSettings,
     PretrainSettings,
     ReportConfig,
@@ -417,6 +419,46 @@ def sweep(
         found = run_sweep(with_flags(values, flags), reporter)
     if json_line:
         _print_json(found.record())
+
+
+def plan(
+    *files: Annotated[
+        str,
+        Parameter(help=f"Files that the training or scoring will read (txt: label ||| text): {_FORMATS}."),
+    ],
+    settings: Annotated[PlanSettings, Flags] = PlanSettings(),
+    config: ConfigFile = None,
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Foretell time, memory and cost of a training, or with --run of a scoring, from a minute of it."""
+    values = _given(settings, config)
+    data = files or values.pop("train", ())
+    values.pop("train", None)
+    resolved = build(PlanConfig, {**values, "data": data})
+
+    from bertwright.benchmarking.plan import run_plan
+
+    made = run_plan(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(made)
+
+
+def plan_check(
+    run: Annotated[str, Parameter(help="Folder of the finished run.")],
+    plan_file: Annotated[
+        str | None, Parameter(name="--plan", help="File of the plan; RUN.plan.json if not given.")
+    ] = None,
+    json_line: Json = False,
+) -> None:
+    """Set what bertwright plan foretold beside what happened in the run."""
+    from bertwright.benchmarking.plan import check_plan
+
+    checked = check_plan(
+        expand_home(run), None if plan_file is None else expand_home(plan_file), _reporter(json_line, False)
+    )
+    if json_line:
+        _print_json(checked)
 
 
 def bench_infer(

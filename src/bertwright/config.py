@@ -37,6 +37,7 @@ _PATHS = {
     *("teacher", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
+    *("plan", "measured"),
 }
 
 
@@ -341,6 +342,50 @@ class TrainConfig(TrainSettings):
         if not self.train:
             raise ValueError("no training file given: name at least one file of labelled texts")
         return self
+
+
+class PlanSettings(TrainSettings):
+    """Settings of planning: those of the training that is planned, and how it is tried out."""
+
+    run: str | None = Field(
+        None, description="Plan the scoring of the files with this run's classifier, instead of a training."
+    )
+    plan: str | None = Field(None, description="File of the plan; beside --output, which is not made, if not given.")
+    probe_seconds: float = Field(60.0, gt=0, le=3600, description="Seconds for trying the work out on this machine.")
+    machines: tuple[str, ...] = Field(
+        (), description="Machines of the price table to plan for: words of their names, with commas between."
+    )
+    num_machines: int = Field(10, ge=0, description="How many other machines to show, the cheapest first.")
+    measured: tuple[str, ...] = Field(
+        (), description="File of bench train or bench infer lines from another machine; may be repeated."
+    )
+
+
+class PlanConfig(PlanSettings):
+    """What is planned: a training on files, or the scoring of them."""
+
+    data: tuple[str, ...] = Field(description="Files of texts.")
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if not self.data:
+            raise ValueError("nothing to plan: name the files that the training or scoring will read")
+        if self.run is not None:
+            for name in ("test", "validation", "validation_share", "steps", "epochs", "freeze_encoder", "model"):
+                if name in self.model_fields_set:
+                    flag = "--" + name.replace("_", "-")
+                    raise ValueError(f"{flag} is of a training, and --run plans a scoring: leave one of them out")
+        return self
+
+    def training(self) -> TrainConfig:
+        """The training that is planned, as ``bertwright train`` would be given it."""
+        given = {name: getattr(self, name) for name in self.model_fields_set if name in TrainConfig.model_fields}
+        return build(TrainConfig, {**given, "train": self.data})
+
+    def scoring(self) -> EvaluateConfig:
+        """The scoring that is planned, as ``bertwright evaluate`` would be given it."""
+        given = {name: getattr(self, name) for name in self.model_fields_set if name in EvaluateConfig.model_fields}
+        return build(EvaluateConfig, {**given, "data": self.data})
 
 
 class DistillSettings(TrainSettings):

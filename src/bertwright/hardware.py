@@ -170,6 +170,15 @@ def peak_process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB (getrusage(2))
 
 
+def available_bytes() -> int | None:
+    """Memory that a process could still have without swapping; None where the system does not tell (Linux does)."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) * 1024 if found else None
+
+
 def peak_gpu_bytes(device: torch.device) -> int | None:
     """Most GPU memory that torch has held at once; None on a CPU."""
     import torch

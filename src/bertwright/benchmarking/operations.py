@@ -24,7 +24,6 @@ def forward_operations(config: ModelConfig, lengths: np.ndarray, num_labels: int
                                     feed-forward                  2 x 2 S h f
                                     attention                     2 x 2 h T
         embeddings of another width e, projected                  2 T e h
-        embeddings of another width e, projected                  2 T e h
         head                        pooler ("first" alone)        2 S h h
                                     classifier                    2 S h c
     """

@@ -67,7 +67,7 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, re
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     learner = None
     if trained is None and not (config.freeze_encoder and config.cache_features):
-        learner = _whole_model(prepared, reporter)
+        learner = whole_model(prepared, reporter)
     chosen = model.describe()
     reporter.say(
         f"computing on {machine.device} in {machine.dtype_name}: {machine.dtype_reason}; "
@@ -153,7 +153,7 @@ def _all_texts(prepared: Prepared) -> list[LabelledTexts]:
     return [*(split.texts for split in prepared.splits.values()), *more]
 
 
-def _whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
+def whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
     """What trains the whole model on the training texts, or its classifier on what a frozen encoder gives of them."""
     config, machine = prepared.config, prepared.machine
     learnt, num_limited = prepared.learnt.limited(machine.token_budget)

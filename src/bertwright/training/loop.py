@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -290,6 +290,37 @@ def fit(
         training.optimizer.close()
 
 
+def timed_steps(
+    learner: Learner,
+    objective: Objective,
+    config: TrainConfig,
+    learning_rate: float,
+    originals: dict[str, Tensor],
+    batches: Iterable[np.ndarray],
+    reporter: Reporter,
+    num_copies: int = 0,
+) -> Iterator[float]:
+    """Learn from ``batches``, the rows of each, as ``fit`` would; gives the seconds of each step, one by one.
+
+    To find out what a training costs: the weights change, and nothing of it is kept. ``num_copies`` of the weights are
+    made at the end, as ``fit`` keeps them beside those that learn.
+    """
+    training = _Training(
+        learner, objective, config, learning_rate, originals, None, "", lambda line: None, reporter, None, None
+    )
+    try:
+        learner.train_mode(True)
+        with settled_objects():
+            for rows in itertools.islice(batches, training.num_steps):
+                started = time.perf_counter()
+                training.try_step(rows)
+                yield time.perf_counter() - started
+            copies = [training.optimizer.master_state() for _ in range(num_copies)]
+            del copies
+    finally:
+        training.optimizer.close()
+
+
 class _Training:
     """A training on its way; see ``fit``. All that the next step depends on is in ``progress``, the optimizer, the
     losses, the averaged weights, the best state and torch's random state."""
@@ -382,6 +413,12 @@ class _Training:
         return steps > 0 and (steps == self.num_steps or steps % self.eval_every == 0)
 
     # --- a step -------------------------------------------------------------------------------------------------
+
+    def try_step(self, rows: np.ndarray) -> None:
+        """A step that is waited for, whatever the device."""
+        self._step(rows)
+        if self.learner.device.type == "cuda":
+            torch.cuda.synchronize(self.learner.device)
 
     def _step(self, rows: np.ndarray) -> str:
         """Learn from a batch, the texts ``rows``; returns a note for whoever watches."""

@@ -26,7 +26,7 @@ from bertwright.training.student import teacher_record, unlabelled_record
 from bertwright.training.trace import trace_of
 
 # More training texts than this are sampled for the metrics of the training texts.
-_MOST_TRAIN_METRIC_TEXTS = 50_000
+MOST_TRAIN_METRIC_TEXTS = 50_000
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def _keep(settled: Settled, predictor: Predictor, phases: Phases) -> None:
 def _sampled(name: str, split: Split, config: TrainConfig, reporter: Reporter) -> Split:
     """The split; of many training texts a sample."""
     num_texts = len(split.texts)
-    if name != "train" or num_texts <= _MOST_TRAIN_METRIC_TEXTS:
+    if name != "train" or num_texts <= MOST_TRAIN_METRIC_TEXTS:
         return split
     generator = np.random.default_rng(purpose_seed(config.seed, "train metrics"))
-    rows = np.sort(generator.choice(num_texts, _MOST_TRAIN_METRIC_TEXTS, replace=False))
+    rows = np.sort(generator.choice(num_texts, MOST_TRAIN_METRIC_TEXTS, replace=False))
     reporter.say(f"train metrics: a sample of {len(rows):,} of the {num_texts:,} training texts")
     return Split(split.texts.take(rows), split.ragged.take(rows))
 

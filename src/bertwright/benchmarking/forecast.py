@@ -1,0 +1,147 @@
+"""From what was tried out to what the whole will take: seconds, memory, the largest batch. Torch is never imported.
+
+A training step costs a part that is always the same, a part for each token and a part for each pair of tokens of a
+text, which attention computes. The three are found from the steps that were tried out; the tokens of every step that
+will be taken are known, since the order of the texts follows from the seed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+if TYPE_CHECKING:
+    from bertwright.benchmarking.probe import Memory, Probe, Steps
+
+# How much faster or slower a machine is from one minute to the next, as a share: others use it, too. The steps that
+# were tried out cannot tell. docs/plan.md has what was foretold beside what happened.
+_DRIFT = 0.15
+# What takes a moment is off by a moment: files that are in memory already or not, first calls.
+_SLACK_S = 0.3
+_MEMORY_SPREAD = 0.10
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is expected, and between which bounds it should lie."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def within(cls, value: float, share: float, slack: float = 0.0) -> Estimate:
+        """``value``, less or more by the factor 1 + ``share``, and by ``slack`` besides."""
+        return cls(value, max(0.0, value / (1 + share) - slack), value * (1 + share) + slack)
+
+    def record(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job will take on this machine.
+
+    Attributes:
+        seconds: by phase, as result.json names them: "read", "tokenize", "train", "infer", "total".
+        compute_s: the seconds of ``seconds["total"]`` that the encoder computes; the rest is reading and writing.
+        memory: "peak_process_bytes" and, on a GPU, "peak_gpu_bytes".
+        held: bytes at the peak of a training, by what holds them.
+        most_tokens: as many could be computed at once before memory runs out; None: not known.
+    """
+
+    seconds: dict[str, Estimate]
+    compute_s: Estimate
+    memory: dict[str, Estimate]
+    held: dict[str, int]
+    most_tokens: int | None
+
+
+def forecast(probe: Probe) -> Forecast:
+    """Foretell the whole from a part."""
+    scoring_s = {name: _scoring_s(probe, operations) for name, operations in probe.to_score.items()}
+    train_s, train_error = 0.0, 0.0
+    if probe.steps is not None:
+        train_s, train_error = steps_s(probe.steps)
+    train_s += scoring_s.pop("features", 0.0)
+    judging_s = probe.num_evaluations * scoring_s.get("validation", 0.0)
+    compute_s = train_s + judging_s + sum(scoring_s.values())
+    share = math.hypot(_DRIFT, 2 * train_error)
+    seconds = {name: Estimate.within(probe.phases[name], _DRIFT, _SLACK_S) for name in ("read", "tokenize")}
+    if probe.steps is not None:
+        seconds["train"] = Estimate.within(train_s, share, _SLACK_S)
+    if probe.held_out is not None:
+        seconds["infer"] = Estimate.within(scoring_s[probe.held_out], _DRIFT, _SLACK_S)
+    seconds["total"] = Estimate.within(compute_s + sum(probe.phases.values()), share, _SLACK_S)
+    memory = {"peak_process_bytes": Estimate.within(probe.memory.peak, _MEMORY_SPREAD)}
+    if probe.memory.peak_gpu is not None:
+        memory["peak_gpu_bytes"] = Estimate.within(probe.memory.peak_gpu, _MEMORY_SPREAD)
+    return Forecast(
+        seconds=seconds,
+        compute_s=Estimate.within(compute_s, share),
+        memory=memory,
+        held={} if probe.steps is None else held(probe.memory),
+        most_tokens=most_tokens(probe.memory),
+    )
+
+
+def _scoring_s(probe: Probe, operations: int) -> float:
+    return probe.scoring.seconds * operations / probe.scoring.operations
+
+
+def steps_s(steps: Steps) -> tuple[float, float]:
+    """The seconds of all steps, and the standard error of that as a share, by the steps that were tried out."""
+    amounts = np.stack([np.ones(len(steps.tokens)), steps.tokens, steps.pairs], axis=1)
+    amounts = amounts / amounts.max(axis=0)
+    tried = amounts[steps.tried]
+    # Divided by their own size: a step counts by how far it is off in per cent, and a hiccup in a long one for no more.
+    costs, _ = nnls(tried / steps.seconds[:, None], np.ones(len(steps.seconds)))
+    expected = tried @ costs
+    # What such a fit leaves out, the odd step that takes much longer, is part of what the whole will take.
+    correction = steps.seconds.sum() / expected.sum()
+    error = float((steps.seconds / expected).std() / math.sqrt(len(steps.seconds)))
+    return float((amounts @ costs).sum() * correction), error
+
+
+def held(memory: Memory) -> dict[str, int]:
+    """The bytes at the heaviest step by what holds them.
+
+    Weights, their gradients and the optimizer's moments are counted; activations are what is left.
+    """
+    activations = memory.heavy - memory.before - memory.gradients - memory.optimizer
+    return {
+        "libraries, texts and token ids": max(0, memory.before - memory.weights),
+        "weights": memory.weights,
+        "gradients": memory.gradients,
+        "optimizer": memory.optimizer,
+        "activations": max(0, activations),
+    }
+
+
+def most_tokens(memory: Memory) -> int | None:
+    """How many tokens could be computed at once; None where two steps of different size tell nothing of it."""
+    more_tokens, more_bytes = memory.heavy_tokens - memory.light_tokens, memory.heavy - memory.light
+    if memory.available is None or more_tokens <= 0 or more_bytes <= 0:
+        return None
+    room = memory.before + memory.available - memory.light
+    return max(0, memory.light_tokens + int(room * more_tokens / more_bytes))
+
+
+def usd(seconds: Estimate, usd_per_hour: float) -> Estimate:
+    """What so many seconds cost."""
+    return Estimate(*(usd_per_hour * value / 3600 for value in (seconds.value, seconds.low, seconds.high)))
+
+
+def record(found: Forecast) -> dict[str, Any]:
+    """As it goes into a plan."""
+    return {
+        "seconds": {name: one.record() for name, one in found.seconds.items()},
+        "compute_s": found.compute_s.record(),
+        "memory": {name: one.record() for name, one in found.memory.items()},
+        "held": found.held,
+        "most_tokens": found.most_tokens,
+    }

@@ -1,0 +1,221 @@
+"""The acts of planning: foretell what a training or a scoring takes, here and elsewhere; check what was foretold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bertwright import hardware, runs
+from bertwright.benchmarking.forecast import Forecast, forecast, record, usd
+from bertwright.benchmarking.machines import (
+    Here,
+    Throughput,
+    elsewhere,
+    load_throughputs,
+    measured_elsewhere,
+    this_machine,
+)
+from bertwright.benchmarking.show_plan import check_table, show_plan
+from bertwright.config import EvaluateConfig, PlanConfig, TrainConfig, build, explain
+from bertwright.errors import RunError, UserError
+from bertwright.prices import load_prices, selected
+from bertwright.progress import Reporter
+
+if TYPE_CHECKING:
+    from bertwright.benchmarking.probe import Probe
+
+_MOST_BYTES = 16 << 20
+SUFFIX = ".plan.json"
+
+
+def plan(data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """What training on ``data``, or with ``run=...`` scoring it, will take here and on other machines, as a record.
+
+    ``settings`` are those of ``bertwright plan``, with underscores. The process should have done little before: the
+    memory that is foretold is that of the whole process.
+
+    Raises:
+        UserError: what the training or the scoring would refuse, too; or a plan that is in the way.
+    """
+    files = (data,) if isinstance(data, str | Path) else tuple(data)
+    return run_plan(build(PlanConfig, {**settings, "data": files}), Reporter(quiet=quiet, results=not quiet))
+
+
+def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
+    """Try the work out, foretell the whole, show and write the plan; gives its record."""
+    from bertwright.benchmarking.probe import probe_scoring, probe_training
+    from bertwright.training.settings import resolve_early
+
+    planned = config.scoring() if config.run is not None else resolve_early(config.training())
+    path = _plan_file(config, planned)
+    if path.exists() and not config.overwrite:
+        raise RunError(f"{path} exists; pass another --plan, or --overwrite to replace it")
+    if config.plan is not None and not path.absolute().parent.is_dir():
+        raise RunError(f"{path}: there is no folder {path.absolute().parent}")
+    path.parent.mkdir(parents=True, exist_ok=True)  # before any work: who may not write there learns it now
+    prices, prices_file = load_prices()
+    chosen = selected(prices, [word for part in config.machines for word in part.split(",") if word])
+    if isinstance(planned, TrainConfig):
+        probe = probe_training(planned, config.probe_seconds, reporter)
+    else:
+        probe = probe_scoring(planned, config.probe_seconds, reporter)
+    found = forecast(probe)
+    other_s = found.seconds["total"].value - found.compute_s.value
+    others = []
+    if config.measured:
+        act, operations_per_s = _rate(probe, found)
+        others += measured_elsewhere(config.measured, act, operations_per_s, found.compute_s, other_s)
+    throughputs = load_throughputs()
+    here = _here(planned, probe, throughputs)
+    if here is not None:
+        others += elsewhere(chosen, here, found.compute_s, other_s, throughputs)
+    result = {
+        "act": "plan",
+        "planned": planned.act if isinstance(planned, TrainConfig) else "evaluate",
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": planned.model_dump(mode="json", exclude_none=True),
+        "environment": hardware.describe(hardware.choose_device(planned.device)),
+        "chosen": probe.chosen,
+        "num_texts": probe.num_texts,
+        "steps": None if probe.steps is None else len(probe.steps.tokens),
+        "tried": {
+            "steps": None if probe.steps is None else len(probe.steps.tried),
+            "texts_scored": probe.scoring.texts,
+        },
+        **record(found),
+        "usd_per_hour": config.usd_per_hour,
+        "usd": None if config.usd_per_hour is None else usd(found.seconds["total"], config.usd_per_hour).record(),
+        "here": None if here is None else {"name": here.name, "source": here.source},
+        "prices": str(prices_file.name),
+        "elsewhere": [one.record() for one in others],
+    }
+    show_plan(result, config.num_machines, reporter)
+    runs.write_json(path, result)
+    reporter.say(f"plan: {path}")
+    return result
+
+
+def _plan_file(config: PlanConfig, planned: TrainConfig | EvaluateConfig) -> Path:
+    if config.plan is not None:
+        return Path(config.plan)
+    if planned.output is not None:
+        return Path(planned.output.rstrip("/") + SUFFIX)
+    return Path("runs") / (Path(config.data[0]).name.split(".")[0] + "-scored" + SUFFIX)
+
+
+def _rate(probe: Probe, found: Forecast) -> tuple[str, float]:
+    """What the encoder mostly does, as bench names it, and its useful operations a second of that."""
+    if probe.training_operations:
+        return "train", probe.training_operations / found.seconds["train"].value
+    return "infer", probe.scoring.operations / probe.scoring.seconds
+
+
+def _here(planned: TrainConfig | EvaluateConfig, probe: Probe, throughputs: Sequence[Throughput]) -> Here | None:
+    gpu = hardware.describe(hardware.choose_device(planned.device)).get("gpu")
+    return this_machine(gpu, hardware.cpu_bfloat16_feature(), int(probe.chosen["threads"]), throughputs)
+
+
+# --- what happened ------------------------------------------------------------------------------------------------
+
+
+class _Estimate(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    value: float = Field(ge=0)
+    low: float = Field(ge=0)
+    high: float = Field(ge=0)
+
+
+class _Plan(BaseModel):
+    """What a check reads of a plan; a file is not trusted to hold it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    planned: str
+    made: str
+    config: dict[str, Any]
+    seconds: dict[str, _Estimate]
+    memory: dict[str, _Estimate]
+
+
+def check_plan(run: str | Path, plan: str | Path | None = None, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Set what was foretold beside what happened in the finished ``run``; shown and given as a record.
+
+    ``plan`` is the file that ``bertwright plan`` wrote; ``RUN.plan.json`` if not given.
+
+    Raises:
+        UserError: there is no plan, or it is damaged or of another kind of work; the run has not finished.
+    """
+    folder = Path(run)
+    opened = runs.open_run(folder)
+    if opened.result is None:
+        raise RunError(f"{folder} has not finished: there is nothing yet to set the plan beside")
+    path = Path(plan) if plan is not None else Path(str(run).rstrip("/") + SUFFIX)
+    found = _read_plan(path)
+    if found.planned != opened.act:
+        raise RunError(f"{path}: plans a run of {found.planned}, but {folder} is one of {opened.act}")
+    rows = []
+    for kind, estimates in (("seconds", found.seconds), ("memory", found.memory)):
+        for name, estimate in estimates.items():
+            happened = (opened.result.get(kind) or {}).get(name)
+            if happened is not None:
+                rows.append(_row(kind, name, estimate, happened))
+    result = {
+        "act": "plan-check",
+        "run": str(run),
+        "plan": str(path),
+        "planned_before": found.made,
+        "resumed": opened.result.get("resumed") or 0,
+        "differing_settings": _differing(found.config, opened.settings),
+        "rows": rows,
+    }
+    (reporter or Reporter()).show(check_table(result))
+    return result
+
+
+def _row(kind: str, name: str, estimate: _Estimate, happened: float) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "what": name,
+        "planned": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
+        "happened": happened,
+        "off_by": None if happened == 0 else estimate.value / happened - 1,
+        "within": estimate.low <= happened <= estimate.high,
+    }
+
+
+def _differing(planned: dict[str, Any], settings: dict[str, Any]) -> list[str]:
+    """Settings that the run did not have as they were planned, where they change what it takes."""
+    no_matter = {"output", "overwrite", "resume", "usd_per_hour", "track", "checkpoint_minutes", "checkpoint_steps"}
+    unset: tuple[Any, ...] = (None, [], False)
+    return sorted(
+        name
+        for name, value in planned.items()
+        if name not in no_matter
+        and name in settings
+        and settings[name] != value
+        and not (value in unset and settings[name] in unset)
+    )
+
+
+def _read_plan(path: Path) -> _Plan:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path}: found more than {_MOST_BYTES >> 20} MiB, expected a plan")
+        return _Plan.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise RunError(f"{path}: there is no such plan. Make one before the run, with bertwright plan") from None
+    except ValidationError as error:
+        raise RunError(
+            f"{path}: it is no plan ({explain(error)}); expected a file that bertwright plan wrote"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is not JSON"
+        raise RunError(f"{path}: cannot be read ({reason}); expected a file that bertwright plan wrote") from None

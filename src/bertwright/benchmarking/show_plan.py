@@ -1,0 +1,166 @@
+"""A plan, and what became of it, as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bertwright.evaluation.extremes import one_line
+from bertwright.progress import Reporter, duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PHASES = {
+    "read": "reading the texts",
+    "tokenize": "tokenising",
+    "train": "training",
+    "infer": "scoring the held-out texts",
+    "total": "all of it",
+    "peak_process_bytes": "memory, peak of the process",
+    "peak_gpu_bytes": "memory, peak of the GPU",
+}
+
+
+def show_plan(plan: Mapping[str, Any], num_machines: int, reporter: Reporter) -> None:
+    """The tables of a plan: this machine, what holds the memory, other machines."""
+    reporter.show(_here_table(plan))
+    if plan["held"]:
+        reporter.show(_held_table(plan))
+    if plan["most_tokens"] is not None:
+        reporter.show(_most_tokens(plan))
+    others = sorted(plan["elsewhere"], key=lambda one: (one["kind"] != "measured", _cost(one)))
+    if others and num_machines:
+        shown = others[:num_machines]
+        reporter.show(_elsewhere_table(shown, len(others), plan))
+        for line in _remarks(shown):
+            reporter.show(line)
+
+
+def _table(title: str, caption: str = "", show_header: bool = True) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, show_header=show_header
+    )
+    if caption:
+        table.caption, table.caption_justify = Text(caption), "left"
+    return table
+
+
+def _here_table(plan: Mapping[str, Any]) -> Table:
+    chosen = plan["chosen"]
+    texts = ", ".join(f"{count:,} {name}" for name, count in plan["num_texts"].items())
+    what = "scoring" if plan["steps"] is None else f"a training of {plan['steps']:,} steps"
+    table = _table(
+        f"On this machine: {what}; texts: {texts}",
+        f"{chosen['device']}, {chosen['dtype']}, {chosen['threads']} threads; {_tried(plan)}",
+    )
+    table.add_column("")
+    for name in ("expected", "from", "to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, estimate in plan["seconds"].items():
+        table.add_row(_PHASES[name], *(duration(estimate[key]) for key in ("value", "low", "high")))
+    for name, estimate in plan["memory"].items():
+        table.add_row(_PHASES[name], *(_mib(estimate[key]) for key in ("value", "low", "high")))
+    if plan["usd"] is not None:
+        table.add_row("cost", *(_usd(plan["usd"][key]) for key in ("value", "low", "high")))
+    return table
+
+
+def _tried(plan: Mapping[str, Any]) -> str:
+    tried = plan["tried"]
+    scored = f"{tried['texts_scored']:,} texts scored"
+    return f"tried out: {scored}" if tried["steps"] is None else f"tried out: {tried['steps']:,} steps, {scored}"
+
+
+def _held_table(plan: Mapping[str, Any]) -> Table:
+    table = _table("What holds the memory at the step of the most tokens", show_header=False)
+    table.add_column("")
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    most = max(plan["held"].values()) or 1
+    for name, held in plan["held"].items():
+        table.add_row(name, _mib(held), "█" * round(30 * held / most))
+    return table
+
+
+def _most_tokens(plan: Mapping[str, Any]) -> str:
+    most, config = plan["most_tokens"], plan["config"]
+    longest = config.get("max_length") or 1
+    return (
+        f"\nmemory would do for about {most:,} tokens at once: {most // longest:,} texts of {longest:,} tokens in a "
+        f"batch. Larger batches are cut by --token-budget ({plan['chosen']['token_budget']:,})"
+    )
+
+
+def _elsewhere_table(shown: list[Any], num_all: int, plan: Mapping[str, Any]) -> Table:
+    here = plan["here"]
+    caption = f"{len(shown)} of {num_all}; x: times as fast as this one"
+    if here is not None:
+        caption += f", taken as {one_line(here['name'])}: {here['source']}"
+    table = _table("On other machines: rough and unofficial", caption)
+    table.add_column("machine", overflow="fold")
+    table.add_column("with", overflow="fold")
+    for name in ("USD/h", "x", "time", "from", "to", "USD", "from", "to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("by")
+    for one in shown:
+        seconds, cost, hour = one["seconds"], one["usd"], one["usd_per_hour"]
+        table.add_row(
+            one_line(one["machine"]),
+            one_line(one["accelerator"]).removeprefix("none (CPU: ").removesuffix(")"),
+            "-" if hour is None else f"{hour:.2f}",
+            f"{one['times_as_fast']:.3g}",
+            *(duration(seconds[key]) for key in ("value", "low", "high")),
+            *("-" if cost is None else _usd(cost[key]) for key in ("value", "low", "high")),
+            one["kind"],
+        )
+    return table
+
+
+def _remarks(shown: list[Any]) -> list[str]:
+    lines = [
+        "A ratio of two machines is a guess from other software's results with BERT-large, no result for this job: "
+        "small models use a GPU less well. One line of bench from the other machine (--measured FILE) is worth more."
+    ]
+    if any(one["num_idle"] for one in shown):
+        lines.append("One accelerator is used, also where a machine has more; its price is that of all.")
+    dates = sorted({one["as_of"] for one in shown if one["as_of"]})
+    if dates:
+        lines.append(f"Prices are of {dates[0]}" + (f" to {dates[-1]}." if len(dates) > 1 else "."))
+    return lines
+
+
+def _cost(one: Mapping[str, Any]) -> float:
+    return float("inf") if one["usd"] is None else one["usd"]["value"]
+
+
+def check_table(checked: Mapping[str, Any]) -> Table:
+    """What was foretold, and what happened."""
+    caption = f"planned {checked['planned_before']}"
+    if checked["differing_settings"]:
+        caption += "; the run had other settings: " + ", ".join(checked["differing_settings"])
+    if checked["resumed"]:
+        caption += f"; the run was stopped and gone on with {checked['resumed']} times"
+    table = _table("What was planned, and what happened", caption)
+    table.add_column("")
+    for name in ("planned", "from", "to", "happened", "planned is off by"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("within")
+    for row in checked["rows"]:
+        shown = _mib if row["kind"] == "memory" else duration
+        off = "" if row["off_by"] is None else f"{row['off_by']:+.0%}"
+        values = (shown(row[key]) for key in ("planned", "low", "high", "happened"))
+        table.add_row(_PHASES.get(row["what"], row["what"]), *values, off, "yes" if row["within"] else "no")
+    return table
+
+
+def _mib(count: float) -> str:
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def _usd(value: float) -> str:
+    return f"{value:,.4f}" if value < 1 else f"{value:,.2f}"

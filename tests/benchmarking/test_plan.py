@@ -1,0 +1,184 @@
+"""Planning from end to end: small trainings and scorings foretold, done, and set side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import bertwright
+from bertwright.cli import main
+from bertwright.errors import RunError, UserError
+
+TINY = {"model": "bert-tiny", "max_length": 32, "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def planned(examples, tmp_path_factory):
+    """A plan of a small training with validation texts, and the training."""
+    folder = tmp_path_factory.mktemp("planned")
+    settings = {**TINY, "test": examples / "comments_test.csv", "validation_share": 0.1, "epochs": 4}
+    settings |= {"output": folder / "runs" / "tiny", "usd_per_hour": 2.0, "quiet": True}
+    found = bertwright.plan(examples / "comments_train.csv", probe_seconds=3, **settings)
+    files = {path.name for path in (folder / "runs").iterdir()}
+    run = bertwright.train(examples / "comments_train.csv", **settings)
+    return found, files, run
+
+
+def test_a_plan_leaves_nothing_but_itself(planned):
+    assert planned[1] == {"tiny.plan.json"}
+
+
+def test_a_plan_counts_the_texts_and_steps_of_the_run(planned):
+    found, _, run = planned
+    assert found["steps"] == run.result["steps"]
+    data = run.result["data"]
+    assert found["num_texts"] == {
+        "train": data["train_texts"],
+        "validation": data["validation_texts"],
+        "test": data["test_texts"],
+    }
+    assert found["tried"]["steps"] >= 2
+    assert list(found["seconds"]) == ["read", "tokenize", "train", "infer", "total"]
+    assert found["usd"]["value"] == pytest.approx(2.0 * found["seconds"]["total"]["value"] / 3600)
+    assert set(found["held"]) == {"libraries, texts and token ids", "weights", "gradients", "optimizer", "activations"}
+
+
+def test_a_plan_is_of_the_order_of_what_happens(planned):
+    """Machines are noisy and this training short: only mistakes by a factor are told from chance."""
+    found, _, run = planned
+    for name in ("train", "total"):
+        assert 0.3 < found["seconds"][name]["value"] / run.result["seconds"][name] < 3
+    peak = found["memory"]["peak_process_bytes"]["value"] / run.result["memory"]["peak_process_bytes"]
+    assert 0.7 < peak < 1.4
+
+
+def test_a_check_sets_the_plan_beside_the_run(planned, capfd):
+    _, _, run = planned
+    with pytest.raises(SystemExit) as stop:
+        main(["plan-check", str(run.path), "--json"])
+    assert stop.value.code == 0
+    out, err = capfd.readouterr()
+    checked = json.loads(out)
+    assert [row["what"] for row in checked["rows"]] == [
+        "read",
+        "tokenize",
+        "train",
+        "infer",
+        "total",
+        "peak_process_bytes",
+    ]
+    for row in checked["rows"]:
+        assert row["within"] == (row["low"] <= row["happened"] <= row["high"])
+        assert row["off_by"] == pytest.approx(row["planned"] / row["happened"] - 1)
+    assert checked["differing_settings"] == []
+    assert "What was planned, and what happened" in err
+
+
+def test_a_check_names_settings_that_the_run_had_otherwise(planned, examples, tmp_path):
+    found, _, _ = planned
+    run = bertwright.train(
+        examples / "comments_train.csv", **TINY, test=examples / "comments_test.csv", output=tmp_path / "r", quiet=True
+    )
+    (tmp_path / "r.plan.json").write_text(json.dumps(found))
+    checked = bertwright.check_plan(run.path)
+    assert set(checked["differing_settings"]) == {"epochs", "validation_share"}
+
+
+def test_a_frozen_encoder_is_planned(examples, tmp_path):
+    found = bertwright.plan(
+        examples / "comments_train.csv",
+        **TINY,
+        freeze_encoder=True,
+        epochs=3,
+        probe_seconds=1,
+        plan=tmp_path / "frozen.plan.json",
+        quiet=True,
+    )
+    assert found["seconds"]["train"]["value"] > 0
+    assert found["steps"] == 3 * -(-found["num_texts"]["train"] // 32)
+
+
+def test_a_scoring_is_planned_and_checked(planned, examples, tmp_path):
+    _, _, run = planned
+    settings = {"run": run.path, "dtype": "float32", "output": tmp_path / "evaluation", "quiet": True}
+    found = bertwright.plan(examples / "comments_test.csv", probe_seconds=1, **settings)
+    assert found["planned"] == "evaluate"
+    assert list(found["seconds"]) == ["read", "tokenize", "infer", "total"]
+    assert found["num_texts"] == {"test": 244}
+    del settings["run"]
+    bertwright.evaluate(run.path, examples / "comments_test.csv", **settings)
+    checked = bertwright.check_plan(tmp_path / "evaluation")
+    assert [row["what"] for row in checked["rows"]] == ["read", "tokenize", "infer", "total", "peak_process_bytes"]
+    with pytest.raises(RunError, match="plans a run of evaluate, but"):
+        bertwright.check_plan(run.path, tmp_path / "evaluation.plan.json")
+
+
+def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path, capfd, monkeypatch):
+    from bertwright import hardware
+
+    monkeypatch.setattr(hardware, "cpu_bfloat16_feature", lambda: "amx_bf16")
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                "plan",
+                str(examples / "comments_train.csv"),
+                "--model=bert-tiny",
+                "--max-length=32",
+                "--dtype=float32",
+                "--probe-seconds=1",
+                "--machines=lambda,h100",
+                f"--output={tmp_path / 'x'}",
+            ]
+        )
+    assert stop.value.code == 0
+    out = capfd.readouterr().out
+    assert "On other machines: rough and unofficial" in out
+    assert "4.29" in out
+    assert "lambda/gpu" in out
+    assert "no result for this job" in out
+    assert "One accelerator is used" in out
+    assert "memory would do for about" in out or "What holds the memory" in out
+
+
+def test_a_plan_that_is_there_is_not_replaced_by_itself(examples, tmp_path):
+    path = tmp_path / "my.plan.json"
+    path.write_text("mine")
+    with pytest.raises(RunError, match="exists; pass another --plan, or --overwrite"):
+        bertwright.plan(examples / "comments_train.csv", **TINY, plan=path, quiet=True)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"run": "runs/x", "epochs": 2}, "--epochs is of a training"),
+        ({"probe_seconds": 0}, "--probe-seconds: found 0"),
+        ({"plan": "nowhere/my.plan.json"}, "there is no folder"),
+        ({"machnes": "x"}, "did you mean machines"),
+    ],
+)
+def test_settings_that_make_no_plan_are_refused(examples, settings, message):
+    with pytest.raises(UserError, match=message):
+        bertwright.plan(examples / "comments_train.csv", **settings, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such plan"),
+        ("{", "it is not JSON"),
+        ("[]", "it is no plan"),
+        ("{}", "it is no plan"),
+        ("[" * 100_000, "it is not JSON"),
+        (json.dumps({"planned": "train", "made": "", "config": {}, "seconds": {"total": 3}, "memory": {}}), "no plan"),
+        ('{"planned": "train", "made": "", "config": {}, "seconds": {}, "memory": {"x": NaN}}', "no plan"),
+    ],
+)
+def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, text, message):
+    path = tmp_path / "damaged.plan.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RunError, match=message) as error:
+        bertwright.check_plan(planned[2].path, path)
+    assert "\n" not in str(error.value)
