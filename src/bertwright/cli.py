@@ -111,6 +111,11 @@ bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scorin
 bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")
 bench_app.command(f"{_COMMANDS}:bench_pretrain", name="pretrain", help="Measure learning from texts without labels.")
 bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")
+bench_app.command(
+    f"{_COMMANDS}:bench_merge",
+    name="merge",
+    help="Set results of many machines side by side: what a job takes and costs on each, and which machine pays.",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,8 @@ from cyclopts import Parameter
 from bertwright.config import (
     BenchInferConfig,
     BenchInferSettings,
+    BenchMergeConfig,
+    BenchMergeSettings,
     BenchPretrainConfig,
     BenchPretrainSettings,
     BenchTokenizeConfig,
@@ -511,6 +513,20 @@ def bench_tokenize(
 
     resolved = build(BenchTokenizeConfig, {**_given(settings, None), "data": data})
     _print_json(run_tokenize(resolved, _reporter(json_line, quiet)))
+
+
+def bench_merge(
+    *results: Annotated[str, Parameter(help="Files that bertwright bench wrote, and folders of runs.")],
+    settings: Annotated[BenchMergeSettings, Flags] = BenchMergeSettings(),
+    json_line: Json = False,
+) -> None:
+    """Set results of many machines side by side: what a job takes and costs on each, and which machine pays."""
+    from bertwright.benchmarking.merge import run_merge
+
+    resolved = build(BenchMergeConfig, {**_given(settings, None), "results": results})
+    merged_works = run_merge(resolved, _reporter(json_line, False))
+    if json_line:
+        _print_json(merged_works)
 
 
 def _given(settings: Settings, config: str | None) -> dict[str, Any]:

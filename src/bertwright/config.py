@@ -37,7 +37,7 @@ _PATHS = {
     *("teacher", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
-    *("plan", "measured"),
+    *("plan", "measured", "results"),
 }
 
 
@@ -750,6 +750,27 @@ class BenchTokenizeConfig(BenchTokenizeSettings):
     """Measuring tokenising, as asked for: its settings and its files."""
 
     data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
+class BenchMergeSettings(Settings):
+    """How results of many machines are set side by side."""
+
+    train_texts: int = Field(1_000_000, ge=1, description="Texts that the job learns from.")
+    epochs: float = Field(1.0, gt=0, description="Times that it learns from each.")
+    infer_texts: int = Field(500_000, ge=1, description="Texts that it scores.")
+    price: tuple[str, ...] = Field(
+        (), description="MACHINE=USD: an hour of the machine whose name has this in it; may be repeated."
+    )
+    output: str | None = Field(None, description="File for the whole record, .json.")
+    overwrite: bool = Field(False, description="Replace the output file.")
+
+
+class BenchMergeConfig(BenchMergeSettings):
+    """Which results are set side by side."""
+
+    results: tuple[str, ...] = Field(
+        min_length=1, description="Files that bertwright bench wrote, and folders of runs."
+    )
 
 
 class ReportSettings(Settings):

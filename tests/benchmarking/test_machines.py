@@ -12,10 +12,10 @@ from bertwright.benchmarking.machines import (
     elsewhere,
     load_throughputs,
     measured_elsewhere,
-    read_lines,
     this_machine,
     throughput_of,
 )
+from bertwright.benchmarking.result_lines import read_lines
 from bertwright.errors import UserError
 from bertwright.prices import SHIPPED, Price, read_prices
 

@@ -15,7 +15,6 @@ are no result of MLPerf's for this job: what comes out is a rough, unofficial gu
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -25,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from bertwright.benchmarking.forecast import Estimate, usd
+from bertwright.benchmarking.result_lines import damaged, rates_of, read_lines
 from bertwright.errors import UserError
 from bertwright.prices import Price
 
 # Clouds sell a core of these as two virtual CPUs.
 _CPUS_PER_CORE = 2
-_MOST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -214,12 +213,12 @@ def measured_elsewhere(
                 low=other_s + compute_s.low / ratio["max"],
                 high=other_s + compute_s.high / ratio["min"],
             )
-            environment, price = line["environment"], line.get("usd_per_hour")
-            device = environment.get("gpu") or environment.get("cpu") or "unknown"
+            measured = rates_of(line, path)
+            price = measured.usd_per_hour
             found.append(
                 Elsewhere(
-                    machine=str(device),
-                    accelerator=f"{environment.get('num_threads') or '?'} threads, {line.get('dtype') or '?'}",
+                    machine=measured.device,
+                    accelerator=f"{measured.num_threads or '?'} threads, {measured.dtype or '?'}",
                     usd_per_hour=price,
                     times_as_fast=ratio["median"],
                     seconds=estimate,
@@ -233,42 +232,9 @@ def measured_elsewhere(
 
 def _operations_per_s(line: dict[str, Any], path: str) -> dict[str, float]:
     """Useful operations a second of ours in a bench line: median, min, max."""
-    try:
-        ours = next(one for one in line["contenders"] if one["name"] == "bertwright")
-        whole = float(line["useful_operations"]) / float(line["num_texts"])
-        rates = {name: float(ours["texts_per_s"][name]) * whole for name in ("median", "min", "max")}
-        if not isinstance(line["environment"], dict) or not all(0 < rate < math.inf for rate in rates.values()):
-            raise ValueError
-        price = line.get("usd_per_hour")
-        if price is not None and not (isinstance(price, int | float) and 0 <= price < math.inf):
-            raise ValueError
-    except (KeyError, TypeError, ValueError, StopIteration, ZeroDivisionError):
-        raise UserError(f"{path}: a line lacks what bench writes; expected a file of bertwright bench") from None
-    return rates
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line.
-
-    Raises:
-        UserError: it cannot be read, or a line is no JSON object; with the line.
-    """
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{path}: found more than {_MOST_BYTES >> 20} MiB, expected lines of bertwright bench")
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise UserError(f"{path}: cannot be read ({reason}); expected lines of bertwright bench") from None
-    found = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise UserError(f"{path}, line {number:,}: expected a JSON object as bertwright bench writes it")
-        found.append(value)
-    return found
+    found = rates_of(line, path)
+    operations = line.get("useful_operations")
+    if not isinstance(operations, int | float) or not operations > 0:
+        raise damaged(path)
+    whole = operations / found.num_texts
+    return {name: getattr(found.texts_per_s, name) * whole for name in ("median", "min", "max")}

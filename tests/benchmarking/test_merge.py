@@ -1,0 +1,174 @@
+"""Results of many machines side by side: rates, dollars, verdicts; what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import bertwright
+from bertwright.benchmarking.merge import Job, Machine, merge, verdicts
+from bertwright.benchmarking.result_lines import Rates, Spread
+from bertwright.cli import main
+from bertwright.config import BenchMergeConfig, build
+from bertwright.errors import UserError
+
+
+def line(case, device, texts_per_s, *, threads=2, usd_per_hour=None, measured="2026-11-20T10:00:00+00:00", **changes):
+    rates = {"median": texts_per_s, "min": texts_per_s / 2, "max": texts_per_s * 2}
+    return {
+        "case": case,
+        "measured": measured,
+        "model": "bert-base from somewhere",
+        "max_length": 220,
+        "data_sha256": "a",
+        "num_texts": 64,
+        "dtype": "bfloat16",
+        "usd_per_hour": usd_per_hour,
+        "environment": {"cpu": device, "num_threads": threads},
+        "contenders": [{"name": "bertwright", "texts_per_s": rates}],
+    } | changes
+
+
+def write(path, *lines):
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+    return str(path)
+
+
+def merged(*results, **settings):
+    job = {"train_texts": 1000, "epochs": 2, "infer_texts": 500}
+    return merge(build(BenchMergeConfig, {**job, **settings, "results": results}))
+
+
+@pytest.fixture
+def slow(tmp_path):
+    rates = {"tokenize": 150.0, "train": 20.0, "infer": 50.0}
+    return write(tmp_path / "slow.jsonl", *(line(case, "Slow", rate, usd_per_hour=1.0) for case, rate in rates.items()))
+
+
+def fast(tmp_path, times, usd_per_hour):
+    rates = {"tokenize": 150.0, "train": 20.0, "infer": 50.0}
+    lines = [line(case, "Fast", times * rate, usd_per_hour=usd_per_hour) for case, rate in rates.items()]
+    return write(tmp_path / "fast.jsonl", *lines)
+
+
+def test_a_job_takes_what_its_texts_take_at_each_rate(slow):
+    (work,) = merged(slow)
+    (machine,) = work.machines
+    assert machine.seconds(work.job) == pytest.approx({"tokenize": 10.0, "train": 100.0, "infer": 10.0, "total": 120.0})
+    record = work.record()["machines"][0]
+    assert record["usd"] == pytest.approx(120 / 3600)
+    assert record["texts_per_s"]["train"] == {"median": 20.0, "min": 10.0, "max": 40.0}
+
+
+def test_the_dearer_machine_pays_always_where_it_is_faster_by_more_than_its_price(slow, tmp_path):
+    (work,) = merged(slow, fast(tmp_path, 4, 3.0))
+    assert [machine.name for machine in work.machines] == ["Slow, 2 threads", "Fast, 2 threads"]
+    assert work.record()["machines"][1]["times_as_fast"] == pytest.approx({"tokenize": 4, "train": 4, "infer": 4})
+    (verdict,) = work.verdicts
+    assert "3.0 times the price, 4.0 times as fast" in verdict
+    assert "pays always" in verdict
+
+
+def test_else_it_pays_for_those_whose_time_is_worth_it(slow, tmp_path):
+    (verdict,) = merged(slow, fast(tmp_path, 2, 4.0))[0].verdicts
+    # 120 s for 1 USD an hour, or 60 s for 4: 1/30 USD more buys 1/60 h.
+    assert "pays when an hour less of waiting is worth $2.00 or more" in verdict
+
+
+def test_and_never_where_it_is_no_faster(slow, tmp_path):
+    (verdict,) = merged(slow, fast(tmp_path, 0.5, 4.0))[0].verdicts
+    assert "never pays" in verdict
+
+
+def test_a_machine_that_costs_nothing_has_a_verdict():
+    def machine(name, rate, price):
+        rates = Rates("x", name, None, None, "m", None, "", 1, Spread(rate, rate, rate), price, "")
+        return Machine(name, dict.fromkeys(("tokenize", "train", "infer"), rates), usd_per_hour=price)
+
+    (verdict,) = verdicts([machine("free", 1.0, 0.0), machine("dear", 2.0, 1.0)], Job(10, 1, 10))
+    assert "a price, 2.0 times as fast" in verdict
+
+
+def test_a_given_price_counts_for_the_machines_that_it_names(slow, tmp_path):
+    (work,) = merged(slow, fast(tmp_path, 2, None), price=("fast=8",))
+    assert [machine.usd_per_hour for machine in work.machines] == [1.0, 8.0]
+
+
+def test_threads_tell_machines_apart(tmp_path):
+    path = write(tmp_path / "one.jsonl", line("train", "Xeon", 10.0, threads=1), line("train", "Xeon", 17.0, threads=2))
+    (work,) = merged(path)
+    assert {machine.name for machine in work.machines} == {"Xeon, 1 thread", "Xeon, 2 threads"}
+
+
+def test_of_two_lines_of_a_machine_the_newer_one_counts(tmp_path):
+    older = line("train", "Xeon", 10.0, measured="2026-01-01T00:00:00+00:00")
+    (work,) = merged(write(tmp_path / "one.jsonl", line("train", "Xeon", 20.0), older))
+    assert work.machines[0].rates["train"].texts_per_s.median == 20.0
+
+
+def test_other_texts_are_left_out_and_named(slow, tmp_path):
+    other = write(tmp_path / "other.jsonl", line("train", "Other", 99.0, data_sha256="b", measured="2025-01-01"))
+    (work,) = merged(slow, fast(tmp_path, 2, 4.0), other)
+    assert [machine.name for machine in work.machines] == ["Slow, 2 threads", "Fast, 2 threads"]
+    assert work.left_out == ["train on Other, 2 threads: measured on other texts (other.jsonl)"]
+
+
+@pytest.mark.parametrize("change", [{"max_length": 128}, {"model": "bert-tiny"}])
+def test_other_work_stands_in_a_table_of_its_own(slow, tmp_path, change):
+    works = merged(slow, write(tmp_path / "other.jsonl", line("train", "Other", 99.0, **change)))
+    assert sorted(len(work.machines) for work in works) == [1, 1]
+
+
+def test_where_the_model_is_from_does_not_matter(slow, tmp_path):
+    (work,) = merged(
+        slow, write(tmp_path / "other.jsonl", line("infer", "Other", 9.0, model="bert-base, trained on x"))
+    )
+    assert len(work.machines) == 2
+
+
+def test_a_run_brings_its_quality(examples, tmp_path, capfd):
+    settings = {"model": "bert-tiny", "max_length": 32, "dtype": "float32", "usd_per_hour": 1.0, "quiet": True}
+    run = bertwright.train(
+        examples / "comments_train.csv", test=examples / "comments_test.csv", output=tmp_path / "run", **settings
+    )
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", str(run.path), "--json", f"--output={tmp_path / 'merged.json'}"])
+    assert stop.value.code == 0
+    out, err = capfd.readouterr()
+    (work,) = json.loads(out)["works"]
+    assert json.loads((tmp_path / "merged.json").read_text())["works"] == [work]
+    (machine,) = work["machines"]
+    assert machine["quality"] == {"roc_auc": run.metrics["test"]["roc_auc"]}
+    assert machine["texts_per_s"]["train"]["median"] == run.result["rates"]["train_texts_per_s"]
+    assert machine["usd"] == pytest.approx(machine["seconds"]["total"] / 3600)
+    assert f"roc_auc {run.metrics['test']['roc_auc']:.4f}" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "found no line of bench tokenize, train or infer"),
+        ("null", "line 1: expected a JSON object"),
+        (json.dumps({"case": "train"}), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 1.0, num_texts=True)), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 0.0)), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 1.0)).replace("1.0", "NaN", 1), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 1.0, environment=[])), "lacks what bench writes"),
+    ],
+)
+def test_what_is_no_result_is_refused_in_one_line(tmp_path, text, message):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        merged(str(path))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("price", "message"),
+    [("fast", "expected MACHINE=USD"), ("fast=x", "expected MACHINE=USD"), ("none=1", "no such machine; found Slow")],
+)
+def test_prices_that_are_none_are_refused(slow, price, message):
+    with pytest.raises(UserError, match=message):
+        merged(slow, price=(price,))
