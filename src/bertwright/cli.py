@@ -112,6 +112,11 @@ bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure traini
 bench_app.command(f"{_COMMANDS}:bench_pretrain", name="pretrain", help="Measure learning from texts without labels.")
 bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")
 bench_app.command(
+    f"{_COMMANDS}:bench_mlperf",
+    name="mlperf",
+    help="Measure scoring with MLPerf's load generator: one at a time, all at once, at random moments. Unofficial.",
+)
+bench_app.command(
     f"{_COMMANDS}:bench_merge",
     name="merge",
     help="Set results of many machines side by side: what a job takes and costs on each, and which machine pays.",

@@ -14,6 +14,8 @@ from bertwright.config import (
     BenchInferSettings,
     BenchMergeConfig,
     BenchMergeSettings,
+    BenchMlperfConfig,
+    BenchMlperfSettings,
     BenchPretrainConfig,
     BenchPretrainSettings,
     BenchTokenizeConfig,
@@ -513,6 +515,19 @@ def bench_tokenize(
 
     resolved = build(BenchTokenizeConfig, {**_given(settings, None), "data": data})
     _print_json(run_tokenize(resolved, _reporter(json_line, quiet)))
+
+
+def bench_mlperf(
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
+    settings: Annotated[BenchMlperfSettings, Flags] = BenchMlperfSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure scoring with MLPerf's load generator: one at a time, all at once, at random moments. Unofficial."""
+    from bertwright.benchmarking.mlperf import run_mlperf
+
+    resolved = build(BenchMlperfConfig, {**_given(settings, None), "data": data})
+    _print_json(run_mlperf(resolved, _reporter(json_line, quiet)))
 
 
 def bench_merge(

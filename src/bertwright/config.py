@@ -37,7 +37,7 @@ _PATHS = {
     *("teacher", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
-    *("plan", "measured", "results"),
+    *("plan", "measured", "results", "logs"),
 }
 
 
@@ -736,6 +736,50 @@ class BenchPretrainConfig(BenchPretrainSettings):
     """Measuring pretraining, as asked for: its settings and its files."""
 
     data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
+class BenchMlperfSettings(CostSettings, ScoringMachineSettings):
+    """Settings of measuring with MLPerf's load generator."""
+
+    run: str | None = Field(None, description="Score with this run's classifier, instead of --model.")
+    model: str = Field(
+        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+    )
+    official_shape: bool = Field(
+        False, description="BERT-large with random weights on 384 tokens, as MLPerf's samples have: no texts are read."
+    )
+    scenarios: tuple[Literal["SingleStream", "Offline", "Server"], ...] = Field(
+        ("SingleStream", "Offline", "Server"), description="Which scenarios are run; may be repeated."
+    )
+    seconds: float = Field(600.0, gt=0, description="The least that each scenario lasts; MLPerf's rules ask for 600.")
+    latency_ms: float = Field(130.0, gt=0, description="Server: 99 of 100 answers are there within this.")
+    server_qps: float | None = Field(None, gt=0, description="Server: samples a second; searched for if not given.")
+    search_seconds: float = Field(20.0, gt=0, description="Server: seconds of each run that searches for the rate.")
+    num_texts: int = Field(2048, ge=1, description="Texts that samples are drawn from.")
+    max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
+    text_column: str | None = Field(None, description="Column that holds the texts; found by its name if not given.")
+    on_bad_row: Literal["error", "skip"] = Field(
+        "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
+    )
+    logs: str | None = Field(None, description="Folder for LoadGen's logs; they are not kept if not given.")
+    output: str | None = Field(None, description="File, or folder for one, that the line of JSON is added to.")
+    seed: int = Field(0, ge=0, description="Which texts are drawn, random weights, and when LoadGen sends.")
+
+
+class BenchMlperfConfig(BenchMlperfSettings):
+    """What is measured with MLPerf's load generator."""
+
+    data: tuple[str, ...] = Field((), description="Files of texts.")
+
+    @model_validator(mode="after")
+    def _texts_or_shape(self) -> Self:
+        if self.official_shape and (self.data or self.run is not None or "model" in self.model_fields_set):
+            raise ValueError("--official-shape takes no texts, --model or --run: its samples and its model are given")
+        if not self.official_shape and not self.data:
+            raise ValueError("no file given: name at least one file of texts, or pass --official-shape")
+        if self.run is not None and "model" in self.model_fields_set:
+            raise ValueError("--run and --model exclude each other: give one of them")
+        return self
 
 
 class BenchTokenizeSettings(BenchSettings):

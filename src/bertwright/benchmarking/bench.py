@@ -82,7 +82,7 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
     for line in _remarks(result):
         reporter.warn(line)
     if config.output is not None:
-        _append(result_file(config.output, result), result)
+        append_line(result_file(config.output, result), result)
     if not found[0].ran:
         raise UserError(f"bertwright itself did not run: {found[0].reason}")
     return result
@@ -231,7 +231,8 @@ def result_file(output: str, result: dict[str, Any]) -> Path:
     return path / ("-".join(part for part in parts if part) + ".jsonl")
 
 
-def _append(path: Path, result: dict[str, Any]) -> None:
+def append_line(path: Path, result: dict[str, Any]) -> None:
+    """Add a record to a file of lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n")

@@ -172,7 +172,7 @@ def prepare_infer(config: BenchInferConfig, folder: Path, reporter: Reporter) ->
     found = read_unlabelled(config.data, config.text_column, config.on_bad_row)
     if config.run is not None:
         loaded = load_classifier(config.run)
-        _check_kind(config.run, loaded.settings.kind)
+        check_kind(config.run, loaded.settings.kind)
     else:
         loaded = load_for_training(
             config.model, ("0", "1"), config.pooling, config.max_length, config.seed, config.tokenizer
@@ -182,7 +182,7 @@ def prepare_infer(config: BenchInferConfig, folder: Path, reporter: Reporter) ->
     case = _case("infer", config, folder, loaded, len(texts), max_length)
     lengths = _write(case, loaded, texts, None, reporter)
     operations = forward_operations(loaded.model.config, lengths, case.num_labels, case.pooling)
-    return Prepared(case, _describe(config.data, found.sha256, loaded, lengths), operations)
+    return Prepared(case, describe_texts(config.data, found.sha256, loaded, lengths), operations)
 
 
 def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) -> Prepared:
@@ -193,7 +193,7 @@ def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) ->
     from bertwright.model.checkpoint import load_for_training
 
     found = read_labelled(config.data, config)
-    _check_kind(config.data[0], found.kind)
+    check_kind(config.data[0], found.kind)
     # The library has attention dropout by default; the fast kernels of both sides have none. Without it for all.
     loaded = load_for_training(
         config.model,
@@ -212,10 +212,10 @@ def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) ->
     case = _case("train", config, folder, loaded, len(chosen), config.max_length)
     lengths = _write(case, loaded, chosen.texts, chosen.label_ids, reporter)
     operations = training_operations(loaded.model.config, lengths, case.num_labels, case.pooling)
-    return Prepared(case, _describe(config.data, found.sha256, loaded, lengths), operations)
+    return Prepared(case, describe_texts(config.data, found.sha256, loaded, lengths), operations)
 
 
-def _check_kind(source: str, kind: LabelKind) -> None:
+def check_kind(source: str, kind: LabelKind) -> None:
     """Raise unless there are classes: results of contenders are compared as softmax over them.
 
     Raises:
@@ -401,7 +401,8 @@ def _write_texts(case: Case, texts: pa.ChunkedArray) -> None:
         writer.write_table(table)
 
 
-def _describe(data: tuple[str, ...], sha256: str, loaded: Loaded, lengths: np.ndarray) -> dict[str, Any]:
+def describe_texts(data: tuple[str, ...], sha256: str, loaded: Loaded, lengths: np.ndarray) -> dict[str, Any]:
+    """What a record says of the texts, of ``lengths`` (texts,) tokens, and of the model."""
     p50, p90 = np.percentile(lengths, [50, 90])
     return {
         "data": [Path(file).name for file in data],
