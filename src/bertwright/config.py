@@ -37,7 +37,7 @@ _PATHS = {
     *("teacher", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
-    *("plan", "measured", "results", "logs"),
+    *("plan", "measured", "results", "logs", "report"),
 }
 
 
@@ -806,7 +806,8 @@ class BenchMergeSettings(Settings):
         (), description="MACHINE=USD: an hour of the machine whose name has this in it; may be repeated."
     )
     output: str | None = Field(None, description="File for the whole record, .json.")
-    overwrite: bool = Field(False, description="Replace the output file.")
+    report: str | None = Field(None, description="File for a page of it, .html.")
+    overwrite: bool = Field(False, description="Replace these files.")
 
 
 class BenchMergeConfig(BenchMergeSettings):

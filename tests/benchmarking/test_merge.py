@@ -172,3 +172,36 @@ def test_what_is_no_result_is_refused_in_one_line(tmp_path, text, message):
 def test_prices_that_are_none_are_refused(slow, price, message):
     with pytest.raises(UserError, match=message):
         merged(slow, price=(price,))
+
+
+def test_the_page_tells_all_of_it_and_runs_nothing(slow, tmp_path, capfd):
+    """What names a machine comes from a file of somebody's: it is shown, never run."""
+    hostile = write(
+        tmp_path / "hostile.jsonl",
+        *(line(case, "<script>alert(1)</script>", 99.0, usd_per_hour=9.0) for case in ("tokenize", "train", "infer")),
+    )
+    page = tmp_path / "machines.html"
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", slow, hostile, f"--report={page}"])
+    assert stop.value.code == 0
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "http://" not in text.replace("http://www.w3.org/", "")
+    assert "times the price" in text
+    assert text.count('role="img"') == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", slow, f"--report={page}"])
+    assert stop.value.code == 2
+    assert "exists; pass another --report" in capfd.readouterr().err
+    assert page.read_text() == text
+
+
+def test_nothing_is_written_where_a_file_is_no_result(slow, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text("{")
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", slow, str(bad), f"--report={tmp_path / 'p.html'}", f"--output={tmp_path / 'o.json'}"])
+    assert stop.value.code == 2
+    assert not (tmp_path / "p.html").exists()
+    assert not (tmp_path / "o.json").exists()

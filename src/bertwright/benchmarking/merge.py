@@ -32,6 +32,11 @@ class Job:
     epochs: float
     infer_texts: int
 
+    def words(self) -> str:
+        """The job in a few words."""
+        times = "once" if self.epochs == 1 else f"{self.epochs:g} times"
+        return f"{self.train_texts:,} texts learnt from {times}, {self.infer_texts:,} scored"
+
     def num_texts(self, phase: str) -> float:
         return {
             "tokenize": self.train_texts + self.infer_texts,
@@ -124,18 +129,28 @@ def run_merge(config: BenchMergeConfig, reporter: Reporter) -> dict[str, Any]:
     """
     from bertwright.benchmarking.show_merge import show_works
 
-    output = None if config.output is None else Path(config.output)
-    if output is not None:
-        if output.exists() and not config.overwrite:
-            raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
-        if not output.absolute().parent.is_dir():
-            raise RunError(f"{output}: there is no folder {output.absolute().parent}")
+    for flag in ("output", "report"):
+        if (path := getattr(config, flag)) is not None:
+            _check_free(Path(path), flag, config.overwrite)
     works = merge(config)
     show_works(works, reporter)
     result = {"act": "merge", "works": [work.record() for work in works]}
-    if output is not None:
-        runs.write_json(output, result)
+    if config.report is not None:
+        from bertwright.benchmarking.merge_page import merge_page
+        from bertwright.reporting.page import write_page
+
+        write_page(merge_page(works), Path(config.report))
+        reporter.say(f"report: {config.report}")
+    if config.output is not None:
+        runs.write_json(Path(config.output), result)
     return result
+
+
+def _check_free(path: Path, flag: str, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise RunError(f"{path} exists; pass another --{flag}, or --overwrite to replace it")
+    if not path.absolute().parent.is_dir():
+        raise RunError(f"{path}: there is no folder {path.absolute().parent}")
 
 
 def merge(config: BenchMergeConfig) -> list[Work]:

@@ -29,10 +29,9 @@ def _table(work: Work) -> Table:
 
     job = work.job
     length = "" if work.max_length is None else f", at most {work.max_length} tokens"
-    title = (
-        f"{work.model}{length}: {job.train_texts:,} texts learnt from {job.epochs:g} times, {job.infer_texts:,} scored"
+    table = Table(
+        title=Text(f"{work.model}{length}: {job.words()}"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
     )
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("machine", overflow="fold")
     for phase in PHASES:
         table.add_column(_HEADINGS[phase], justify="right")
