@@ -31,7 +31,7 @@ from bertwright.training.learn import whole_model
 from bertwright.training.loop import HeadOnFeatures, WholeModel, num_steps_of, timed_steps
 from bertwright.training.phases import Phases
 from bertwright.training.prepare import Machine, Prepared, prepare
-from bertwright.training.record import MOST_TRAIN_METRIC_TEXTS
+from bertwright.training.record import MOST_TRAIN_METRIC_TEXTS, held_by_weights
 from bertwright.training.settings import resolve_early
 
 # Shares of the time to try things out: the rest is for training steps, or for scoring where nothing is trained.
@@ -159,7 +159,6 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
     steps, marks = _try_steps(
         prepared, learner, num_steps, (1 - _SCORING_SHARE) * seconds, 2 if num_evaluations > 1 else 1, reporter
     )
-    num_weights = sum(parameter.numel() for _, parameter in learner.named_parameters())
     del learner
     save_s = _save_s(prepared, output)
     reporter.say(f"trying out scoring for about {_SCORING_SHARE * seconds:.0f} s")
@@ -181,9 +180,7 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
         peak=hardware.peak_process_bytes(),
         peak_gpu=hardware.peak_gpu_bytes(machine.device),
         available=available,
-        weights=4 * num_weights + (0 if machine.dtype == torch.float32 else 2 * num_weights),
-        gradients=num_weights * machine.dtype.itemsize,
-        optimizer={"adamw": 8, "adam": 8, "adamax": 8, "sgd": 4}[config.optimizer] * num_weights,
+        **held_by_weights(prepared),
         light=marks[0],
         heavy=marks[1],
         light_tokens=marks[2],

@@ -325,9 +325,15 @@ def _resources(material: Material) -> Section:
         "resources",
         "Time and memory",
         "Time and memory",
-        plots=_present(phases_plot(material), memory_plot(material.memory)),
+        plots=_present(phases_plot(material), memory_plot(material.memory, _held_bytes(result))),
         tables=tables,
     )
+
+
+def _held_bytes(result: Mapping[str, Any]) -> dict[str, int]:
+    """What a training held for its weights, as far as it is on record."""
+    held = object_in(result, "memory", "held_bytes")
+    return {name: int(value) for name, value in held.items() if is_finite(value) and value >= 0}
 
 
 def _again(material: Material) -> Section:

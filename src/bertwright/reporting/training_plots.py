@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -215,30 +215,78 @@ def _draw_phases(figure: Figure, palette: Palette, parts: Sequence[tuple[str, fl
     axes.grid(visible=False, axis="y")
 
 
-def memory_plot(memory: MemoryTrace | None) -> Plot | None:
-    """Memory over time, the phases marked; None with fewer than two samples."""
+def memory_plot(memory: MemoryTrace | None, held_bytes: Mapping[str, int] | None = None) -> Plot | None:
+    """Memory over time, the phases marked; None with fewer than two samples.
+
+    ``held_bytes`` are what a training holds for its "weights", "gradients" and "optimizer": then it is shown which part
+    of the memory while it learnt they are, where it was computed on the CPU.
+    """
     if memory is None or len(memory) < 2:
         return None
+    bands = () if memory.gpu_bytes is not None or not held_bytes else _bands(memory, held_bytes)
     most = int(memory.process_bytes.argmax())
     held, phase = size_words(memory.process_bytes[most]), in_one_line(memory.phases[most], 60)
     words = f"The process held most, {held}, while {phase}."
     if memory.gpu_bytes is not None:
         words += f" The GPU's peak was {size_words(memory.gpu_bytes.max())}."
+    if bands:
+        parts = ", ".join(f"{name} {size_words(held)}" for name, held in bands)
+        words += f" While it learnt it held at most: {parts}; the first and the last are what counting leaves."
     return Plot(
         "memory",
         "Memory over time",
         f"{words} Vertical lines are where a phase begins.",
-        functools.partial(_draw_memory, memory=memory),
+        functools.partial(_draw_memory, memory=memory, bands=bands),
+        height=245 if not bands else 285,
     )
 
 
-def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace) -> None:
+_TRAINING = "training"
+
+
+def _bands(memory: MemoryTrace, held_bytes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    """What the memory was while the model learnt, from below: names and bytes, that add up to the most held then.
+
+    Empty where the trace has too few samples to tell. Weights, gradients and the optimizer are counted. The model was
+    loaded before, so that what was held before, less its weights, is libraries, texts and token ids.
+    """
+    while_learning = [i for i, phase in enumerate(memory.phases) if phase == _TRAINING]
+    if len(while_learning) < 2 or while_learning[0] == 0:
+        return ()
+    counted = [(name, int(held_bytes.get(name, 0))) for name in ("weights", "gradients", "optimizer")]
+    before = int(memory.process_bytes[while_learning[0] - 1])
+    most = int(memory.process_bytes[while_learning].max())
+    below = max(0, before - counted[0][1])
+    rest = most - below - sum(held for _, held in counted)
+    if rest < 0:
+        return ()
+    return (("libraries and texts", below), *counted, ("activations", rest))
+
+
+def _draw_bands(
+    axes: Any, palette: Palette, memory: MemoryTrace, bands: Sequence[tuple[str, int]], divisor: float
+) -> None:
+    """The bands lie one upon the other, cut off by what was held."""
+    chosen = [i for i, phase in enumerate(memory.phases) if phase == _TRAINING]
+    x, held = memory.elapsed_s[chosen], memory.process_bytes[chosen] / divisor
+    below = np.zeros(len(chosen))
+    for number, (name, size) in enumerate(bands):
+        above = np.minimum(below + size / divisor, held)
+        color = palette.series[(number + 1) % len(palette.series)]
+        axes.fill_between(x, below, above, color=color, alpha=0.55, linewidth=0, label=name)
+        below = above
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.05, 1.0), ncols=3, fontsize=9, columnspacing=1)
+
+
+def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace, bands: Sequence[tuple[str, int]] = ()) -> None:
     axes = figure.subplots()
     divisor, unit = (2**30, "GiB") if memory.process_bytes.max() >= 1 << 30 else (2**20, "MiB")
     x = memory.elapsed_s
     shown_x, shown_y = thinned(x, memory.process_bytes / divisor)
     axes.fill_between(shown_x, shown_y, color=palette.series[0], alpha=0.15, linewidth=0)
-    axes.plot(shown_x, shown_y, color=palette.series[0], label="process")
+    axes.plot(shown_x, shown_y, color=palette.series[0], label="_process" if bands else "process")
+    if bands:
+        _draw_bands(axes, palette, memory, bands, divisor)
     if memory.gpu_bytes is not None:
         thin_line(axes, x, memory.gpu_bytes / divisor, color=palette.series[1], linestyle="--", label="GPU")
         axes.legend(loc="lower right")

@@ -20,6 +20,7 @@ from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.steps import FILE as STEPS
 from bertwright.steps import write_trace
+from bertwright.training.held_memory import held_bytes
 from bertwright.training.phases import Phases, Trained
 from bertwright.training.prepare import Prepared, Split
 from bertwright.training.student import teacher_record, unlabelled_record
@@ -149,6 +150,7 @@ def result_of(
         "memory": {
             "peak_process_bytes": hardware.peak_process_bytes(),
             "peak_gpu_bytes": hardware.peak_gpu_bytes(prepared.machine.device),
+            "held_bytes": held_by_weights(prepared),
         },
         "cost": hardware.cost(config.usd_per_hour, total_s),
         "metrics": {"train": {}, "validation": {}, "test": {}} | metrics,
@@ -164,6 +166,16 @@ def result_of(
         result["teacher"] = teacher_record(prepared.teaching, prepared.loaded.model, sources.test)
         result["data"] |= unlabelled_record(prepared.teaching, sources.unlabelled)
     return result
+
+
+def held_by_weights(prepared: Prepared) -> dict[str, int]:
+    """Bytes that the training holds for weights, gradients and the optimizer."""
+    config, model = prepared.config, prepared.loaded.model
+    num_weights = sum(parameter.numel() for parameter in model.parameters())
+    num_learning = num_weights
+    if config.freeze_encoder:
+        num_learning = sum(parameter.numel() for parameter in model.classifier.parameters())
+    return held_bytes(num_learning, num_weights - num_learning, prepared.machine.dtype.itemsize, config.optimizer)
 
 
 def _data(prepared: Prepared) -> dict[str, Any]:
