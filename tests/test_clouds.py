@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,8 @@ _PARSE = "import sys, sky; print(sky.Task.from_yaml(sys.argv[1]).envs)"
 def test_the_commands_of_the_task_are_there(examples):
     lines = (examples / "clouds" / "bench.yaml").read_text().splitlines()
     (line,) = [line for line in lines if line.strip().startswith("bertwright bench")]
-    flags = {word for word in line.split() if word.startswith("--")}
+    flags = set(re.findall(r"--[a-z-]+", line))
+    assert "--usd-per-hour" in flags
     (cases,) = [line for line in lines if line.strip().startswith("for case in")]
     for case in cases.split(" in ")[1].split(";")[0].split():
         done = subprocess.run(

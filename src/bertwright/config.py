@@ -353,7 +353,10 @@ class PlanSettings(TrainSettings):
     plan: str | None = Field(None, description="File of the plan; beside --output, which is not made, if not given.")
     probe_seconds: float = Field(60.0, gt=0, le=3600, description="Seconds for trying the work out on this machine.")
     machines: tuple[str, ...] = Field(
-        (), description="Machines of the price table to plan for: words of their names, with commas between."
+        (), description="Machines of the price table to plan for: words of their names; several with commas between."
+    )
+    dtype: ScoringDtype = Field(  # type: ignore[assignment]  # a scoring can do what a training can, and int8
+        "auto", description="What the encoder computes in; auto takes bfloat16 where it is fast; int8 with --run alone."
     )
     num_machines: int = Field(10, ge=0, description="How many other machines to show, the cheapest first.")
     measured: tuple[str, ...] = Field(
@@ -371,10 +374,14 @@ class PlanConfig(PlanSettings):
         if not self.data:
             raise ValueError("nothing to plan: name the files that the training or scoring will read")
         if self.run is not None:
-            for name in ("test", "validation", "validation_share", "steps", "epochs", "freeze_encoder", "model"):
-                if name in self.model_fields_set:
-                    flag = "--" + name.replace("_", "-")
-                    raise ValueError(f"{flag} is of a training, and --run plans a scoring: leave one of them out")
+            known = {
+                *EvaluateConfig.model_fields,
+                *(PlanSettings.model_fields.keys() - TrainSettings.model_fields.keys()),
+            }
+            other = sorted(self.model_fields_set - known - {"data", "pair_column"})
+            if other:
+                flag = "--" + other[0].replace("_", "-")
+                raise ValueError(f"{flag} is of a training, and --run plans a scoring: leave one of them out")
         return self
 
     def training(self) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import platform
@@ -171,12 +172,21 @@ def peak_process_bytes() -> int:
 
 
 def available_bytes() -> int | None:
-    """Memory that a process could still have without swapping; None where the system does not tell (Linux does)."""
+    """Memory that a process could still have without swapping; None where the system does not tell (Linux does).
+
+    In a container no more than its limit leaves (cgroup v2).
+    """
     try:
         found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) * 1024 if found else None
+    if found is None:
+        return None
+    available = int(found[1]) * 1024
+    with contextlib.suppress(OSError, ValueError):  # no such limit, or "max"
+        limit, held = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        available = max(0, min(available, limit - held))
+    return available
 
 
 def peak_gpu_bytes(device: torch.device) -> int | None:

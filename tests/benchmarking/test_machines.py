@@ -11,7 +11,7 @@ from bertwright.benchmarking.machines import (
     Here,
     elsewhere,
     load_throughputs,
-    measured_elsewhere,
+    read_measured,
     this_machine,
     throughput_of,
 )
@@ -52,12 +52,16 @@ def test_every_accelerator_of_the_price_table_is_known_or_left_out_on_purpose():
         ("NVIDIA A100-80GB PCIe", "NVIDIA A100-80GB"),
         ("NVIDIA H100-80GB PCIe", "NVIDIA H100-80GB PCIe"),
         ("NVIDIA H100-80GB", "NVIDIA H100-80GB"),
-        ("NVIDIA A10G", "NVIDIA A10"),
+        ("NVIDIA A10G", "NVIDIA A10G"),
+        ("NVIDIA A10", "NVIDIA A10"),
+        ("NVIDIA H100 NVL 94GB", "NVIDIA H100 NVL"),
+        ("NVIDIA GH200 96GB", "NVIDIA GH200"),
+        ("NVIDIA V100-32GB", "NVIDIA V100"),
         ("NVIDIA L40S", "NVIDIA L40S"),
         ("NVIDIA L4", "NVIDIA L4"),
     ],
 )
-def test_the_longest_name_that_fits_is_taken(accelerator, expected):
+def test_the_name_with_the_most_words_that_fit_is_taken(accelerator, expected):
     found = throughput_of(price(accelerator), load_throughputs())
     assert found is not None
     assert found[1].name == expected
@@ -72,6 +76,8 @@ def test_the_longest_name_that_fits_is_taken(accelerator, expected):
         ("NVIDIA A100-SXM4-40GB", "NVIDIA A100-40GB"),
         ("NVIDIA A100 80GB PCIe", "NVIDIA A100-80GB"),
         ("NVIDIA H100 PCIe", "NVIDIA H100-80GB PCIe"),
+        ("NVIDIA H100 NVL", "NVIDIA H100 NVL"),
+        ("NVIDIA A10G", "NVIDIA A10G"),
         ("NVIDIA L4", "NVIDIA L4"),
         ("Tesla T4", "NVIDIA T4"),
         ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"),
@@ -84,8 +90,9 @@ def test_a_gpu_is_found_by_its_drivers_name(gpu, expected):
     assert found.samples_per_s == next(one.samples_per_s for one in table if one.name == expected)
 
 
-def test_a_gpu_that_nobody_measured_is_not_guessed():
-    assert this_machine("NVIDIA GeForce GTX 1080", None, 1, load_throughputs()) is None
+@pytest.mark.parametrize("gpu", ["NVIDIA GeForce GTX 1080", "NVIDIA L40", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"])
+def test_a_gpu_that_nobody_measured_is_not_guessed(gpu):
+    assert this_machine(gpu, None, 1, load_throughputs()) is None
 
 
 def test_cpus_count_by_their_cores():
@@ -126,7 +133,8 @@ def bench_line(**changes):
 def test_a_measured_machine_is_as_fast_as_its_line_says(tmp_path):
     path = tmp_path / "train-h200.jsonl"
     path.write_text(json.dumps(bench_line()) + "\n\n" + json.dumps({"case": "infer"}) + "\n")
-    (found,) = measured_elsewhere([str(path)], "train", 1_000.0, COMPUTE, 50.0)
+    (line,) = read_measured([str(path)], "train")
+    found = line.here(1_000.0, COMPUTE, 50.0)
     assert found.machine == "NVIDIA H200"
     assert found.times_as_fast == pytest.approx(10)  # 100 operations a text, 100 texts a second
     assert found.seconds.value == pytest.approx(150)
@@ -148,13 +156,16 @@ def test_a_measured_machine_is_as_fast_as_its_line_says(tmp_path):
         (json.dumps(bench_line(num_texts=0)), "lacks what bench writes"),
         (json.dumps(bench_line(environment=None)), "lacks what bench writes"),
         (json.dumps(bench_line(usd_per_hour="3")), "lacks what bench writes"),
+        (json.dumps(bench_line(useful_operations=10**400)), "lacks what bench writes"),
+        (json.dumps(bench_line()).replace("6400", "1e999"), "lacks what bench writes"),
+        (json.dumps(bench_line(useful_operations=True)), "lacks what bench writes"),
     ],
 )
 def test_a_file_that_is_no_bench_result_is_refused_in_one_line(tmp_path, text, message):
     path = tmp_path / "lines.jsonl"
     path.write_text(text)
     with pytest.raises(UserError, match=message) as error:
-        measured_elsewhere([str(path)], "train", 1.0, COMPUTE, 0.0)
+        read_measured([str(path)], "train")
     assert "\n" not in str(error.value)
 
 

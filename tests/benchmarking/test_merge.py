@@ -61,38 +61,98 @@ def test_a_job_takes_what_its_texts_take_at_each_rate(slow):
     assert record["texts_per_s"]["train"] == {"median": 20.0, "min": 10.0, "max": 40.0}
 
 
-def test_the_dearer_machine_pays_always_where_it_is_faster_by_more_than_its_price(slow, tmp_path):
+def test_a_machine_that_is_faster_by_more_than_its_price_is_the_cheapest_for_the_job(slow, tmp_path):
     (work,) = merged(slow, fast(tmp_path, 4, 3.0))
     assert [machine.name for machine in work.machines] == ["Slow, 2 threads", "Fast, 2 threads"]
     assert work.record()["machines"][1]["times_as_fast"] == pytest.approx({"tokenize": 4, "train": 4, "infer": 4})
-    (verdict,) = work.verdicts
-    assert "3.0 times the price, 4.0 times as fast" in verdict
-    assert "pays always" in verdict
+    least, never = work.verdicts
+    assert least == "The job costs least on Fast, 2 threads: $0.0250 in 30.0 s."
+    assert never.startswith(
+        "Slow, 2 threads does not pay: the job costs $0.0333 there, and Fast, 2 threads is no slower"
+    )
 
 
 def test_else_it_pays_for_those_whose_time_is_worth_it(slow, tmp_path):
-    (verdict,) = merged(slow, fast(tmp_path, 2, 4.0))[0].verdicts
+    least, verdict = merged(slow, fast(tmp_path, 2, 4.0))[0].verdicts
+    assert "costs least on Slow, 2 threads" in least
+    assert "Fast, 2 threads is 2.0 times as fast as Slow, 2 threads" in verdict
     # 120 s for 1 USD an hour, or 60 s for 4: 1/30 USD more buys 1/60 h.
     assert "pays when an hour less of waiting is worth $2.00 or more" in verdict
 
 
-def test_and_never_where_it_is_no_faster(slow, tmp_path):
-    (verdict,) = merged(slow, fast(tmp_path, 0.5, 4.0))[0].verdicts
-    assert "never pays" in verdict
+def test_a_dearer_machine_that_is_slower_does_not_pay(slow, tmp_path):
+    _, verdict = merged(slow, fast(tmp_path, 0.5, 4.0))[0].verdicts
+    assert verdict.startswith("Fast, 2 threads does not pay")
 
 
-def test_a_machine_that_costs_nothing_has_a_verdict():
-    def machine(name, rate, price):
-        rates = Rates("x", name, None, None, "m", None, "", 1, Spread(rate, rate, rate), price, "")
-        return Machine(name, dict.fromkeys(("tokenize", "train", "infer"), rates), usd_per_hour=price)
+def test_a_difference_within_the_spread_is_called_one(slow, tmp_path):
+    """Each line's rates go from half of the median to twice as much."""
+    _, close = merged(slow, fast(tmp_path, 1.5, 4.0))[0].verdicts
+    assert "within the spread of what was measured" in close
+    _, clear = merged(slow, fast(tmp_path, 10, 400.0))[0].verdicts
+    assert "within the spread" not in clear
 
-    (verdict,) = verdicts([machine("free", 1.0, 0.0), machine("dear", 2.0, 1.0)], Job(10, 1, 10))
-    assert "a price, 2.0 times as fast" in verdict
+
+def machine(name, rate, price):
+    rates = Rates("x", name, None, None, "m", None, "", "", 1, Spread(rate, rate, rate), price, "")
+    return Machine(name, dict.fromkeys(("tokenize", "train", "infer"), rates), usd_per_hour=price)
+
+
+def test_each_machine_is_judged_by_the_best_of_all_not_by_its_neighbour():
+    found = verdicts([machine("A", 4.0, 1.0), machine("B", 1.0, 2.0), machine("C", 2.0, 3.0)], Job(10, 1, 10))
+    assert found[0].startswith("The job costs least on A")
+    assert [line.split(" does not pay")[0] for line in found[1:]] == ["B", "C"]
+
+
+def test_at_one_price_the_faster_machine_is_the_cheaper_one():
+    found = verdicts([machine("one thread", 1.0, 2.0), machine("two threads", 1.7, 2.0)], Job(10, 1, 10))
+    assert found[0].startswith("The job costs least on two threads")
+    assert found[1].startswith("one thread does not pay")
+
+
+def test_machines_that_cost_nothing_have_verdicts():
+    found = verdicts([machine("free", 1.0, 0.0), machine("dear", 2.0, 1.0)], Job(10, 1, 10))
+    assert found[0].startswith("The job costs least on free: $0.00")
+    assert "pays when" in found[1]
+    assert verdicts([machine("alone", 1.0, 1.0)], Job(10, 1, 10)) == []
 
 
 def test_a_given_price_counts_for_the_machines_that_it_names(slow, tmp_path):
     (work,) = merged(slow, fast(tmp_path, 2, None), price=("fast=8",))
     assert [machine.usd_per_hour for machine in work.machines] == [1.0, 8.0]
+
+
+@pytest.mark.parametrize(("given", "expected"), [("L4=8", 8.0), ("L40S=8", None), ("l4, 2 threads=8", 8.0)])
+def test_a_price_is_for_whole_words_of_a_name(tmp_path, given, expected):
+    path = write(tmp_path / "one.jsonl", line("train", "NVIDIA L4", 10.0), line("train", "NVIDIA L40S", 10.0))
+    (work,) = merged(path, price=(given,))
+    assert {one.name: one.usd_per_hour for one in work.machines}["NVIDIA L4, 2 threads"] == expected
+
+
+def test_lines_of_other_cases_and_of_runs_that_failed_are_passed_over(slow, tmp_path):
+    failed = line("train", "Broken", 1.0)
+    failed["contenders"][0]["texts_per_s"] = None
+    other = write(tmp_path / "other.jsonl", {"case": "mlperf"}, {"case": "quality"}, failed)
+    (work,) = merged(slow, other)
+    assert [machine.name for machine in work.machines] == ["Slow, 2 threads"]
+    with pytest.raises(UserError, match="found no rates"):
+        merged(other)
+
+
+def test_another_dtype_is_named_when_it_gives_way(tmp_path):
+    older = line("train", "Xeon", 10.0, dtype="float32", measured="2026-01-01T00:00:00+00:00")
+    (work,) = merged(write(tmp_path / "one.jsonl", line("train", "Xeon", 20.0), older))
+    assert work.left_out == ["train on Xeon, 2 threads in float32: measured before that in bfloat16"]
+
+
+def test_a_name_from_a_file_is_no_markup(slow, tmp_path, capfd):
+    odd = write(tmp_path / "odd.jsonl", line("train", "Xeon [/bold] \x1b[31m[red]", 10.0))
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", slow, odd])
+    out, err = capfd.readouterr()
+    assert stop.value.code == 0, err
+    assert "[/bold]" in out
+    assert "\x1b[31m" not in out
 
 
 def test_threads_tell_machines_apart(tmp_path):
@@ -118,6 +178,11 @@ def test_other_texts_are_left_out_and_named(slow, tmp_path):
 def test_other_work_stands_in_a_table_of_its_own(slow, tmp_path, change):
     works = merged(slow, write(tmp_path / "other.jsonl", line("train", "Other", 99.0, **change)))
     assert sorted(len(work.machines) for work in works) == [1, 1]
+
+
+def test_mean_pooling_is_other_work(slow, tmp_path):
+    works = merged(slow, write(tmp_path / "other.jsonl", line("train", "Other", 99.0, pooling="mean")))
+    assert {work.model for work in works} == {"bert-base", "bert-base, mean pooling"}
 
 
 def test_where_the_model_is_from_does_not_matter(slow, tmp_path):
@@ -148,7 +213,8 @@ def test_a_run_brings_its_quality(examples, tmp_path, capfd):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "found no line of bench tokenize, train or infer"),
+        ("", "found no line of bench"),
+        (json.dumps({"a": 1}), "found no line of bench"),
         ("null", "line 1: expected a JSON object"),
         (json.dumps({"case": "train"}), "lacks what bench writes"),
         (json.dumps(line("train", "x", 1.0, num_texts=True)), "lacks what bench writes"),
@@ -188,7 +254,7 @@ def test_the_page_tells_all_of_it_and_runs_nothing(slow, tmp_path, capfd):
     assert "<script>alert" not in text
     assert "&lt;script&gt;alert(1)" in text
     assert "http://" not in text.replace("http://www.w3.org/", "")
-    assert "times the price" in text
+    assert "The job costs least on" in text
     assert text.count('role="img"') == 1
     with pytest.raises(SystemExit) as stop:
         main(["bench", "merge", slow, f"--report={page}"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bertwright.benchmarking import mlperf
-from bertwright.benchmarking.loadgen import SCENARIOS, LoadSettings, Subject, read_summary, run
+from bertwright.benchmarking import loadgen, mlperf
+from bertwright.benchmarking.loadgen import SCENARIOS, LoadResult, LoadSettings, Subject, read_summary, run
 from bertwright.benchmarking.mlperf import search_rate
 from bertwright.benchmarking.mlperf_published import DIFFERENCES, Published, load_published, nearest
 from bertwright.cli import main
@@ -163,6 +164,8 @@ def test_all_scenarios_from_end_to_end(capfd, examples, tmp_path):
 def test_the_official_shape_stands_beside_published_results_with_what_differs(capfd, monkeypatch):
     pytest.importorskip("mlperf_loadgen")
     monkeypatch.setattr(mlperf, "OFFICIAL_MODEL", "bert-tiny")
+    monkeypatch.setattr(mlperf, "RULES_SECONDS", 0.5)
+    monkeypatch.setattr(mlperf, "RULES_OFFLINE_SAMPLES", 100)
     code, out, err = call(
         capfd, "--official-shape", "--scenarios=Offline", "--scenarios=SingleStream", "--seconds=0.5", "--dtype=float32"
     )
@@ -170,9 +173,92 @@ def test_the_official_shape_stands_beside_published_results_with_what_differs(ca
     result = json.loads(out.splitlines()[-1])
     assert result["text_tokens"]["mean"] == 384
     assert result["differences"] == list(DIFFERENCES)
-    assert "published results of bert-99" in out
+    offline = result["scenarios"][0]
+    assert ("Offline: published results of bert-99" in out) == offline["valid"]
     assert "unofficial" in out
     assert out.count("differs:") == len(DIFFERENCES)
+
+
+def test_a_run_that_is_shorter_than_the_rules_stands_beside_nothing(capfd, monkeypatch):
+    pytest.importorskip("mlperf_loadgen")
+    monkeypatch.setattr(mlperf, "OFFICIAL_MODEL", "bert-tiny")
+    code, out, err = call(capfd, "--official-shape", "--scenarios=SingleStream", "--seconds=0.3", "--dtype=float32")
+    assert code == 0, err
+    assert "published" not in out
+    assert "differs: shorter than the rules ask: 0.3 s, not 600 s" in out
+
+
+class Measure(mlperf._Measure):
+    """A machine that answers Server's 99th percentile in ``rate`` ms at ``rate`` samples a second."""
+
+    def __init__(self, limit):
+        from bertwright.config import BenchMlperfConfig, build
+        from bertwright.progress import Reporter
+
+        settings = {"data": ("x",), "seconds": 60, "search_seconds": 1, "latency_ms": 100}
+        super().__init__(build(BenchMlperfConfig, settings), None, None, None, Reporter(quiet=True))
+        self.limit, self.asked = limit, []
+
+    def run(self, scenario, qps, seconds, folder=""):
+        self.asked.append((qps, seconds))
+        p99 = qps if seconds < 60 else qps * self.limit
+        held = p99 <= 100
+        line = f"Result is : {'VALID' if held else 'INVALID'}"
+        return LoadResult(scenario, line, qps, "samples_per_s", {"p99_ms": p99}, qps, seconds)
+
+
+def test_a_rate_that_a_whole_run_does_not_hold_is_lowered_until_it_does():
+    measure = Measure(limit=1.2)
+    found = measure.server(200.0)
+    assert found.valid
+    assert found.seconds == 60
+    assert 70 < found.value <= 100 / 1.2
+    assert len(measure.searched) == len(measure.asked)
+
+
+def test_where_no_rate_holds_the_other_scenarios_are_kept(capsys):
+    class Slow(Measure):
+        def run(self, scenario, qps, seconds, folder=""):
+            found = super().run(scenario, qps, seconds, folder)
+            return replace(found, result_line="Result is : INVALID", latency_ms={"p99_ms": 1e9})
+
+    measure = Slow(limit=1.0)
+    measure.results.append("SingleStream's")
+    measure.scenario("Server", {"Offline": 200.0})
+    assert len(measure.results) == 2
+    assert not measure.results[1].valid
+    assert "no rate was found that holds 100 ms" in capsys.readouterr().err
+
+
+def test_all_samples_are_answered_once_and_many_together(monkeypatch):
+    """Whatever comes while others are computed; with a load generator that only counts."""
+    import numpy as np
+
+    from bertwright.data.ragged import Ragged
+
+    class Sample:
+        def __init__(self, number):
+            self.id, self.index = number, number % 4
+
+    answered, sizes = [], []
+
+    class Predictor:
+        def logits(self, ragged):
+            sizes.append(len(ragged))
+
+    class LoadGen:
+        QuerySampleResponse = staticmethod(lambda number, data, size: number)
+        QuerySamplesComplete = staticmethod(answered.extend)
+
+    ragged = Ragged(np.ones(40, np.uint16), np.arange(0, 41, 10, dtype=np.int64), 0)
+    monkeypatch.setattr(loadgen, "load_generator", lambda: LoadGen)
+    subject = Subject(Predictor(), ragged, 45)
+    for first in range(0, 1000, 10):
+        subject.issue([Sample(number) for number in range(first, first + 10)])
+    subject.close()
+    assert answered == list(range(1000))
+    assert sum(sizes) == 1000
+    assert max(sizes) == 4  # 45 tokens hold four texts of ten
 
 
 @pytest.mark.parametrize(

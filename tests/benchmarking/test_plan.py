@@ -10,6 +10,7 @@ import bertwright
 from bertwright.cli import main
 from bertwright.errors import RunError, UserError
 
+EMPTY = {"planned": "train", "made": "", "config": {}, "chosen": {}, "steps": 1, "seconds": {}, "memory": {}}
 TINY = {"model": "bert-tiny", "max_length": 32, "dtype": "float32"}
 
 
@@ -71,7 +72,7 @@ def test_a_check_sets_the_plan_beside_the_run(planned, capfd):
     for row in checked["rows"]:
         assert row["within"] == (row["low"] <= row["happened"] <= row["high"])
         assert row["off_by"] == pytest.approx(row["planned"] / row["happened"] - 1)
-    assert checked["differing_settings"] == []
+    assert checked["differences"] == []
     assert "What was planned, and what happened" in err
 
 
@@ -82,7 +83,8 @@ def test_a_check_names_settings_that_the_run_had_otherwise(planned, examples, tm
     )
     (tmp_path / "r.plan.json").write_text(json.dumps(found))
     checked = bertwright.check_plan(run.path)
-    assert set(checked["differing_settings"]) == {"epochs", "validation_share"}
+    assert any(line.startswith("epochs 1.0, not 4.0") for line in checked["differences"])
+    assert any("steps, not" in line for line in checked["differences"])
 
 
 def test_a_frozen_encoder_is_planned(examples, tmp_path):
@@ -95,7 +97,10 @@ def test_a_frozen_encoder_is_planned(examples, tmp_path):
         plan=tmp_path / "frozen.plan.json",
         quiet=True,
     )
-    assert found["seconds"]["train"]["value"] > 0
+    seconds = found["seconds"]
+    # The encoder computes each text once for learning, once for judging; ten epochs of the classifier are nothing.
+    assert seconds["total"]["value"] < 20 * max(seconds["train"]["value"], 1.0)
+    assert seconds["train"]["value"] > 0
     assert found["steps"] == 3 * -(-found["num_texts"]["train"] // 32)
 
 
@@ -114,6 +119,29 @@ def test_a_scoring_is_planned_and_checked(planned, examples, tmp_path):
         bertwright.check_plan(run.path, tmp_path / "evaluation.plan.json")
 
 
+def test_the_scoring_of_texts_without_labels_is_planned(planned, tmp_path):
+    (tmp_path / "texts.csv").write_text("text\n" + "\n".join(f"good morning {i}" for i in range(50)) + "\n")
+    found = bertwright.plan(
+        tmp_path / "texts.csv", run=planned[2].path, dtype="int8", probe_seconds=0.5, plan=tmp_path / "p", quiet=True
+    )
+    assert found["num_texts"] == {"test": 50}
+    assert found["chosen"]["dtype"] == "int8"
+
+
+def test_texts_in_windows_are_planned(examples, tmp_path):
+    found = bertwright.plan(
+        examples / "comments_train.csv",
+        model="bert-tiny",
+        max_length=8,
+        long_texts="windows",
+        dtype="float32",
+        probe_seconds=1,
+        plan=tmp_path / "windows.plan.json",
+        quiet=True,
+    )
+    assert found["seconds"]["train"]["value"] > 0
+
+
 def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path, capfd, monkeypatch):
     from bertwright import hardware
 
@@ -125,9 +153,9 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
                 str(examples / "comments_train.csv"),
                 "--model=bert-tiny",
                 "--max-length=32",
-                "--dtype=float32",
+                "--dtype=bfloat16",
                 "--probe-seconds=1",
-                "--machines=lambda,h100",
+                "--machines=lambda h100,gcp l4",
                 f"--output={tmp_path / 'x'}",
             ]
         )
@@ -153,6 +181,10 @@ def test_a_plan_that_is_there_is_not_replaced_by_itself(examples, tmp_path):
     ("settings", "message"),
     [
         ({"run": "runs/x", "epochs": 2}, "--epochs is of a training"),
+        ({"run": "runs/x", "recipe": "best"}, "--recipe is of a training"),
+        ({"machines": "h100,nonesuch"}, "no machine of the price table is called 'nonesuch'"),
+        ({"measured": "none.jsonl"}, "none.jsonl: cannot be read"),
+        ({"dtype": "int8"}, "--dtype"),
         ({"probe_seconds": 0}, "--probe-seconds: found 0"),
         ({"plan": "nowhere/my.plan.json"}, "there is no folder"),
         ({"machnes": "x"}, "did you mean machines"),
@@ -171,8 +203,24 @@ def test_settings_that_make_no_plan_are_refused(examples, settings, message):
         ("[]", "it is no plan"),
         ("{}", "it is no plan"),
         ("[" * 100_000, "it is not JSON"),
-        (json.dumps({"planned": "train", "made": "", "config": {}, "seconds": {"total": 3}, "memory": {}}), "no plan"),
-        ('{"planned": "train", "made": "", "config": {}, "seconds": {}, "memory": {"x": NaN}}', "no plan"),
+        (
+            json.dumps(
+                {
+                    "planned": "train",
+                    "made": "",
+                    "config": {},
+                    "chosen": {},
+                    "steps": 1,
+                    "seconds": {"total": 3},
+                    "memory": {},
+                }
+            ),
+            "no plan",
+        ),
+        (
+            json.dumps({**EMPTY, "memory": {"x": float("nan")}}),
+            "no plan",
+        ),
     ],
 )
 def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, text, message):

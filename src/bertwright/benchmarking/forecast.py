@@ -8,14 +8,12 @@ will be taken are known, since the order of the texts follows from the seed.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
-
-if TYPE_CHECKING:
-    from bertwright.benchmarking.probe import Memory, Probe, Steps
+from scipy.stats import t
 
 # How much faster or slower a machine is from one minute to the next, as a share: others use it, too. The steps that
 # were tried out cannot tell. docs/plan.md has what was foretold beside what happened.
@@ -23,6 +21,86 @@ _DRIFT = 0.15
 # What takes a moment is off by a moment: files that are in memory already or not, first calls.
 _SLACK_S = 0.3
 _MEMORY_SPREAD = 0.10
+_LEAST_FOR_THREE_COSTS = 12
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The optimizer steps of a training, and those that were tried out.
+
+    Attributes:
+        tokens, pairs: (steps,) of every step of the training: its tokens, and the sum of its texts' squared lengths.
+        tried: (tried,) int64, which of them were timed.
+        seconds: (tried,) how long each took.
+    """
+
+    tokens: np.ndarray
+    pairs: np.ndarray
+    tried: np.ndarray
+    seconds: np.ndarray
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A part of the texts that was scored: their ``operations``, ``tokens``, number, and the seconds that took."""
+
+    texts: int
+    tokens: int
+    operations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of the process, or of the GPU where that computes.
+
+    Attributes:
+        before: held before the first step: libraries, texts, token ids, the model.
+        weights, gradients, optimizer: what a training holds of each, by the number of weights.
+        light, heavy: held after a step of few tokens, and after the one of the most.
+        light_tokens, heavy_tokens: the tokens of those two, as many as are computed at once.
+        peak: the most held by the end.
+        available: what could still be had at the start.
+    """
+
+    before: int
+    peak: int
+    peak_gpu: int | None
+    available: int | None
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    light: int = 0
+    heavy: int = 0
+    light_tokens: int = 0
+    heavy_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What was measured.
+
+    Attributes:
+        phases: seconds of what was done whole: "read", "tokenize", "load" and "save", the last two of the model, and
+            "warm_up", by which the first step was slower than the second.
+        steps: of a training; None of a scoring.
+        to_score: operations of scoring each split once, by its name; of a frozen encoder's texts "features", too.
+        held_out: the split whose scoring is recorded as "infer".
+        num_evaluations: how often the encoder computes the validation texts on the way: once, if it is frozen.
+        training_operations: useful ones of the whole training; 0 of a scoring.
+        chosen: what was chosen for this machine.
+    """
+
+    phases: dict[str, float]
+    steps: Steps | None
+    scoring: Scoring
+    to_score: dict[str, int]
+    held_out: str | None
+    memory: Memory
+    num_texts: dict[str, int]
+    num_evaluations: int = 0
+    training_operations: int = 0
+    chosen: dict[str, str | int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +148,7 @@ def forecast(probe: Probe) -> Forecast:
     train_s += scoring_s.pop("features", 0.0)
     judging_s = probe.num_evaluations * scoring_s.get("validation", 0.0)
     compute_s = train_s + judging_s + sum(scoring_s.values())
-    share = math.hypot(_DRIFT, 2 * train_error)
+    share = math.hypot(_DRIFT, train_error)
     seconds = {name: Estimate.within(probe.phases[name], _DRIFT, _SLACK_S) for name in ("read", "tokenize")}
     if probe.steps is not None:
         seconds["train"] = Estimate.within(train_s, share, _SLACK_S)
@@ -94,17 +172,25 @@ def _scoring_s(probe: Probe, operations: int) -> float:
 
 
 def steps_s(steps: Steps) -> tuple[float, float]:
-    """The seconds of all steps, and the standard error of that as a share, by the steps that were tried out."""
+    """The seconds of all steps, and by which share they may be off, by the steps that were tried out (95 %).
+
+    With fewer than 12 of those, a step is taken to cost as much for each token: three costs could not be told apart.
+    """
     amounts = np.stack([np.ones(len(steps.tokens)), steps.tokens, steps.pairs], axis=1)
     amounts = amounts / amounts.max(axis=0)
+    count = len(steps.seconds)
+    if count < _LEAST_FOR_THREE_COSTS:
+        amounts = amounts[:, 1:2]
     tried = amounts[steps.tried]
     # Divided by their own size: a step counts by how far it is off in per cent, and a hiccup in a long one for no more.
-    costs, _ = nnls(tried / steps.seconds[:, None], np.ones(len(steps.seconds)))
+    costs, _ = nnls(tried / steps.seconds[:, None], np.ones(count))
     expected = tried @ costs
     # What such a fit leaves out, the odd step that takes much longer, is part of what the whole will take.
     correction = steps.seconds.sum() / expected.sum()
-    error = float((steps.seconds / expected).std() / math.sqrt(len(steps.seconds)))
-    return float((amounts @ costs).sum() * correction), error
+    freedom = max(1, count - amounts.shape[1])
+    spread = math.sqrt(float(((steps.seconds / expected - 1) ** 2).sum()) / freedom)
+    share = float(t.ppf(0.975, freedom)) * spread / math.sqrt(count)
+    return float((amounts @ costs).sum() * correction), share
 
 
 def held(memory: Memory) -> dict[str, int]:
@@ -112,9 +198,10 @@ def held(memory: Memory) -> dict[str, int]:
 
     Weights, their gradients and the optimizer's moments are counted; activations are what is left.
     """
-    activations = memory.heavy - memory.before - memory.gradients - memory.optimizer
+    below = max(0, memory.before - memory.weights)
+    activations = memory.heavy - below - memory.weights - memory.gradients - memory.optimizer
     return {
-        "libraries, texts and token ids": max(0, memory.before - memory.weights),
+        "libraries, texts and token ids": below,
         "weights": memory.weights,
         "gradients": memory.gradients,
         "optimizer": memory.optimizer,

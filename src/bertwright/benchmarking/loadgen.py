@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import re
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +35,9 @@ _RESULTS: dict[Scenario, tuple[str, str, float]] = {
     "Offline": (r"^Samples per second: ([\d.e+]+)", "samples_per_s", 1.0),
     "Server": (r"^Completed samples per second\s*: ([\d.e+]+)", "samples_per_s", 1.0),
 }
+_AFTER_FAILURE_S = 0.05
+RULES_SECONDS, RULES_OFFLINE_SAMPLES = 600.0, 24_576
+"""The least that MLPerf's rules ask of a scenario, and of Offline's one query. LoadGen judges by what it is given."""
 _LATENCIES = {"50.00": "p50_ms", "90.00": "p90_ms", "99.00": "p99_ms"}
 
 
@@ -43,6 +47,7 @@ class LoadSettings:
 
     Attributes:
         seconds: the least that it lasts.
+        least_samples: the least that are sent.
         expected_qps: samples a second: what Server sends, and what Offline makes its one query by.
         latency_ms: Server's answers must be there within this, 99 of 100 of them.
         log_folder: where LoadGen writes.
@@ -53,6 +58,7 @@ class LoadSettings:
     latency_ms: float
     log_folder: Path
     seed: int = 0
+    least_samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,58 +97,58 @@ class Subject:
         self.predictor, self.ragged, self.most_tokens = predictor, ragged, most_tokens
         self.lengths = ragged.lengths
         self.failure: Exception | None = None
-        self._waiting: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._arrived: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._lg = load_generator()
         self._worker = threading.Thread(target=self._work, name="loadgen-subject", daemon=True)
         self._worker.start()
 
     def issue(self, samples: Sequence[Any]) -> None:
         """Called by LoadGen, from threads of its own: take the samples and come back."""
-        self._waiting.put(list(samples))
+        self._arrived.put(list(samples))
 
     def close(self) -> None:
-        self._waiting.put(None)
+        """Answer what waits, and end the thread."""
+        self._arrived.put(None)
         self._worker.join()
 
     def _work(self) -> None:
-        waiting: list[Any] = []
+        ids, rows = np.zeros(0, np.uint64), np.zeros(0, np.int64)
         over = False
+        while not over or len(rows):
+            if not len(rows) or not self._arrived.empty():
+                over, new = self._take(over, wait=not len(rows))
+                ids = np.concatenate([ids, np.array([sample.id for sample in new], np.uint64)])
+                rows = np.concatenate([rows, np.array([sample.index for sample in new], np.int64)])
+            ends, first = np.cumsum(self.lengths[rows]), 0
+            while first < len(rows) and (first == 0 or self._arrived.empty()):
+                before = ends[first - 1] if first else 0
+                last = max(first + 1, int(np.searchsorted(ends, before + self.most_tokens, side="right")))
+                self._answer(ids[first:last], rows[first:last])
+                first = last
+            ids, rows = ids[first:], rows[first:]
+
+    def _take(self, over: bool, wait: bool) -> tuple[bool, list[Any]]:
+        """All samples that have come, and whether no more will."""
+        new: list[Any] = []
         while not over:
-            arrived = self._waiting.get()
-            while True:  # and all that came meanwhile
-                over = over or arrived is None
-                waiting.extend(arrived or ())
-                try:
-                    arrived = self._waiting.get_nowait()
-                except queue.Empty:
-                    break
-            first = 0
-            while first < len(waiting):
-                part = self._part(waiting, first)
-                self._answer(part)
-                first += len(part)
-                if not self._waiting.empty():
-                    break
-            waiting = waiting[first:]
-            if waiting and not over:
-                self._waiting.put([])  # go on with them, and with what came
+            try:
+                samples = self._arrived.get(block=wait and not new)
+            except queue.Empty:
+                break
+            over = samples is None
+            new.extend(samples or ())
+        return over, new
 
-    def _part(self, waiting: list[Any], first: int) -> list[Any]:
-        """Of those that wait from ``first`` on, as many as are computed together."""
-        candidates = waiting[first : first + self.most_tokens]  # a text has at least one token
-        ends = np.cumsum([self.lengths[sample.index] for sample in candidates])
-        return candidates[: max(1, int(np.searchsorted(ends, self.most_tokens, side="right")))]
-
-    def _answer(self, samples: list[Any]) -> None:
+    def _answer(self, ids: np.ndarray, rows: np.ndarray) -> None:
         if self.failure is None:
             try:
-                rows = np.array([sample.index for sample in samples], dtype=np.int64)
                 self.predictor.logits(self.ragged.take(rows))
             except Exception as failure:  # noqa: BLE001 - a process boundary
                 # LoadGen waits for every answer, in C++: an exception may not pass it. ``run`` raises it afterwards.
                 self.failure = failure
-        answers = [self._lg.QuerySampleResponse(sample.id, 0, 0) for sample in samples]
-        self._lg.QuerySamplesComplete(answers)
+        else:
+            time.sleep(_AFTER_FAILURE_S)  # the scenario cannot be ended sooner; it need not burn the CPU meanwhile
+        self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(int(one), 0, 0) for one in ids])
 
 
 def load_generator() -> Any:
@@ -169,7 +175,7 @@ def run(scenario: Scenario, subject: Subject, settings: LoadSettings) -> LoadRes
     asked.scenario = getattr(lg.TestScenario, scenario)
     asked.mode = lg.TestMode.PerformanceOnly
     asked.min_duration_ms = round(1000 * settings.seconds)
-    asked.min_query_count = 1
+    asked.min_query_count = settings.least_samples
     asked.sample_index_rng_seed = asked.schedule_rng_seed = asked.qsl_rng_seed = settings.seed + 1
     if scenario == "SingleStream":
         asked.single_stream_expected_latency_ns = round(1e9 / settings.expected_qps)

@@ -17,14 +17,14 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from bertwright.benchmarking.forecast import Estimate, usd
-from bertwright.benchmarking.result_lines import damaged, rates_of, read_lines
+from bertwright.benchmarking.result_lines import Rates, Spread, damaged, finite, has_rates, rates_of, read_lines
 from bertwright.errors import UserError
 from bertwright.prices import Price
 
@@ -111,12 +111,11 @@ def this_machine(
     """This machine's place in the table: by its GPU's name, or by what its cores multiply; None: it has none there.
 
     Args:
-        cpu_feature: as ``hardware.cpu_bfloat16_feature`` names it.
+        cpu_feature: as ``hardware.cpu_bfloat16_feature`` names it; None also where it is not used.
         num_cores: that compute.
     """
     if gpu is not None:
-        accelerators = [one for one in throughputs if one.unit == "accelerator"]
-        one = _longest(accelerators, lambda name: _same_gpu(name, gpu))
+        one = _most_alike(throughputs, gpu)
         return None if one is None else Here(gpu, one.samples_per_s, one.source)
     kinds = {"amx_bf16": "CPU with AMX", "avx512_bf16": "CPU with AVX512-BF16", None: "CPU without bfloat16"}
     name = kinds.get(cpu_feature)
@@ -126,32 +125,43 @@ def this_machine(
     return Here(f"{num_cores} cores, {name}", num_cores * one.samples_per_s, one.source)
 
 
-def _same_gpu(name: str, gpu: str) -> bool:
-    """Whether a GPU that its driver calls "NVIDIA A100-SXM4-40GB", "NVIDIA H100 PCIe" or "Tesla T4" is ``name``."""
-    wanted, found = ({*re.split(r"[ -]", words)} - {"NVIDIA", "Tesla"} for words in (name, gpu))
-    memory, found_memory = ({word for word in words if re.fullmatch(r"\d+GB", word)} for words in (wanted, found))
-    return wanted - memory <= found and (memory <= found or not found_memory)
-
-
-def _longest(throughputs: Sequence[Throughput], fits: Callable[[str], bool]) -> Throughput | None:
-    """The one with the longest name of those that fit."""
-    return max((one for one in throughputs if fits(one.name)), key=lambda one: len(one.name), default=None)
-
-
 def throughput_of(price: Price, throughputs: Sequence[Throughput]) -> tuple[float, Throughput] | None:
     """The rate of a machine of the price table, of one accelerator or of all cores; None: not known.
 
     A training uses one accelerator, also where the machine has more.
     """
     if price.num_accelerators:
-        accelerators = [one for one in throughputs if one.unit == "accelerator"]
-        one = _longest(accelerators, price.accelerator.startswith)
+        one = _most_alike(throughputs, price.accelerator)
         return None if one is None else (one.samples_per_s, one)
-    cores = [one for one in throughputs if one.unit == "core"]
-    one = _longest(cores, lambda name: name in price.accelerator)
-    if one is None or price.num_cpus is None:
+    cores = [one for one in throughputs if one.unit == "core" and one.name in price.accelerator]
+    if not cores or price.num_cpus is None:
         return None
-    return one.samples_per_s * price.num_cpus / _CPUS_PER_CORE, one
+    return cores[0].samples_per_s * price.num_cpus / _CPUS_PER_CORE, cores[0]
+
+
+def _most_alike(throughputs: Sequence[Throughput], accelerator: str) -> Throughput | None:
+    """The accelerator whose words all stand in ``accelerator``, as drivers and sellers call it; of several, the one
+    with the most.
+
+    Its memory may be left out ("NVIDIA H100 PCIe"), but not be another. A part of a GPU is none.
+    """
+    found, found_memory = _words(accelerator)
+    if "MIG" in found:
+        return None
+
+    def fits(one: Throughput) -> bool:
+        words, memory = _words(one.name)
+        return words <= found and (memory <= found_memory or not found_memory)
+
+    fitting = [one for one in throughputs if one.unit == "accelerator" and fits(one)]
+    return max(fitting, key=lambda one: len(_words(one.name)[0]), default=None)
+
+
+def _words(name: str) -> tuple[set[str], set[str]]:
+    """The words of an accelerator's name, and those of its memory, such as "80GB"."""
+    words = {*re.split(r"[ -]+", name)} - {"NVIDIA", "Tesla"}
+    memory = {word for word in words if re.fullmatch(r"\d+GB", word)}
+    return words - memory, memory
 
 
 def elsewhere(
@@ -190,51 +200,54 @@ def _scaled(compute_s: Estimate, other_s: float, ratio: float, spread: float) ->
     return Estimate(other_s + value, other_s + value / factor, other_s + value * factor)
 
 
-def measured_elsewhere(
-    paths: Sequence[str], act: str, operations_per_s: float, compute_s: Estimate, other_s: float
-) -> list[Elsewhere]:
-    """The job on machines where ``bench train`` (``act`` "train") or ``bench infer`` was measured, from their lines.
+@dataclass(frozen=True)
+class Measured:
+    """A line of bench from another machine: useful operations a second, median, smallest and largest."""
 
-    ``operations_per_s`` are the useful ones of the job that was tried out here.
+    rates: Rates
+    operations_per_s: Spread
+    source: str
+
+    def here(self, operations_per_s: float, compute_s: Estimate, other_s: float) -> Elsewhere:
+        """The job there, whose useful operations a second were ``operations_per_s`` here."""
+        there, price = self.operations_per_s, self.rates.usd_per_hour
+        seconds = Estimate(
+            value=other_s + compute_s.value * operations_per_s / there.median,
+            low=other_s + compute_s.low * operations_per_s / there.max,
+            high=other_s + compute_s.high * operations_per_s / there.min,
+        )
+        return Elsewhere(
+            machine=self.rates.device,
+            accelerator=f"{self.rates.num_threads or '?'} threads, {self.rates.dtype or '?'}",
+            usd_per_hour=price,
+            times_as_fast=there.median / operations_per_s,
+            seconds=seconds,
+            usd=None if price is None else usd(seconds, price),
+            kind="measured",
+            source=self.source,
+        )
+
+
+def read_measured(paths: Sequence[str], act: str) -> list[Measured]:
+    """The lines of ``bench train`` (``act`` "train") or ``bench infer`` in files from other machines.
 
     Raises:
         UserError: a file that cannot be read, or that holds no such line.
     """
     found = []
     for path in paths:
-        lines = [line for line in read_lines(Path(path)) if line.get("case") == act]
+        lines = [line for line in read_lines(Path(path)) if line.get("case") == act and has_rates(line)]
         if not lines:
             raise UserError(f"{path}: found no line of bench {act}, expected at least one")
         for line in lines:
-            rates = _operations_per_s(line, path)
-            ratio = {name: rate / operations_per_s for name, rate in rates.items()}
-            estimate = Estimate(
-                value=other_s + compute_s.value / ratio["median"],
-                low=other_s + compute_s.low / ratio["max"],
-                high=other_s + compute_s.high / ratio["min"],
-            )
-            measured = rates_of(line, path)
-            price = measured.usd_per_hour
-            found.append(
-                Elsewhere(
-                    machine=measured.device,
-                    accelerator=f"{measured.num_threads or '?'} threads, {measured.dtype or '?'}",
-                    usd_per_hour=price,
-                    times_as_fast=ratio["median"],
-                    seconds=estimate,
-                    usd=None if price is None else usd(estimate, price),
-                    kind="measured",
-                    source=f"{Path(path).name}, {line.get('measured', 'undated')}",
-                )
-            )
+            rates = rates_of(line, path)
+            try:
+                whole = finite(line.get("useful_operations")) / rates.num_texts
+            except (ValueError, OverflowError):
+                whole = 0.0
+            if not whole > 0:
+                raise damaged(path)
+            texts = rates.texts_per_s
+            operations = Spread(whole * texts.median, whole * texts.min, whole * texts.max)
+            found.append(Measured(rates, operations, f"{Path(path).name}, {rates.measured or 'undated'}"))
     return found
-
-
-def _operations_per_s(line: dict[str, Any], path: str) -> dict[str, float]:
-    """Useful operations a second of ours in a bench line: median, min, max."""
-    found = rates_of(line, path)
-    operations = line.get("useful_operations")
-    if not isinstance(operations, int | float) or not operations > 0:
-        raise damaged(path)
-    whole = operations / found.num_texts
-    return {name: getattr(found.texts_per_s, name) * whole for name in ("median", "min", "max")}

@@ -7,17 +7,19 @@ imported: the machine that compares needs none of what was compared.
 from __future__ import annotations
 
 import itertools
+import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bertwright import runs
-from bertwright.benchmarking.result_lines import Rates, Spread, rates_of, read_lines
+from bertwright.benchmarking.result_lines import Rates, Spread, has_rates, rates_of, read_lines
 from bertwright.config import BenchMergeConfig
 from bertwright.errors import RunError, UserError
-from bertwright.progress import Reporter
+from bertwright.progress import Reporter, duration
 
 PHASES = ("tokenize", "train", "infer")
 # What of a run's quality is shown: the first of these that it has.
@@ -63,9 +65,9 @@ class Machine:
     usd_per_hour: float | None = None
     sources: list[str] = field(default_factory=list)
 
-    def seconds(self, job: Job) -> dict[str, float]:
-        """Of each phase whose rate is known and, where all are, their sum as "total"."""
-        found = {name: job.num_texts(name) / rate.texts_per_s.median for name, rate in self.rates.items()}
+    def seconds(self, job: Job, which: Literal["median", "min", "max"] = "median") -> dict[str, float]:
+        """Of each phase whose rate is known and, where all are, their sum as "total"; by ``which`` rate."""
+        found = {name: job.num_texts(name) / getattr(rate.texts_per_s, which) for name, rate in self.rates.items()}
         if all(name in found for name in PHASES):
             found["total"] = sum(found.values())
         return found
@@ -161,31 +163,43 @@ def merge(config: BenchMergeConfig) -> list[Work]:
     """
     job = Job(config.train_texts, config.epochs, config.infer_texts)
     prices = _given_prices(config.price)
-    found: dict[tuple[str, int | None], dict[str, list[tuple[Rates, str]]]] = {}
-    quality: dict[tuple[str, int | None, str], tuple[str, float]] = {}
+    found: dict[_Key, dict[str, list[tuple[Rates, str]]]] = {}
+    quality: dict[tuple[_Key, str], tuple[str, float]] = {}
     for name in config.results:
-        rates, metric = _rates_of_run(Path(name)) if Path(name).is_dir() else (list(_rates_of_file(Path(name))), None)
+        rates, metric = _rates_of_run(Path(name)) if Path(name).is_dir() else (_rates_of_file(Path(name)), None)
         for one in rates:
-            key = (_base_name(one.model), one.max_length)
+            key = (_base_name(one.model), one.how, one.max_length)
             found.setdefault(key, {}).setdefault(one.case, []).append((one, name))
             if metric is not None:
-                quality[(*key, _machine_name(one))] = metric
+                quality[key, _machine_name(one)] = metric
+    if not found:
+        raise UserError("found no rates: no line of bench tokenize, train or infer in which bertwright ran")
     works = []
-    for (model, max_length), by_case in sorted(found.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
-        work = _work(model, max_length, job, by_case)
+    for key, by_case in sorted(found.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0)):
+        model, how, max_length = key
+        work = _work(f"{model}, {how}" if how else model, max_length, job, by_case)
         for machine in work.machines:
-            machine.quality = quality.get((model, max_length, machine.name))
+            machine.quality = quality.get((key, machine.name))
             for part, price in prices.items():
-                if part.lower() in machine.name.lower():
+                if _names(part, machine.name):
                     machine.usd_per_hour = price
         work.machines.sort(key=lambda one: (one.usd_per_hour is None, one.usd_per_hour or 0.0, one.name))
         work.verdicts = verdicts(work.machines, job)
         works.append(work)
     names = [machine.name for work in works for machine in work.machines]
     for part in prices:
-        if not any(part.lower() in name.lower() for name in names):
+        if not any(_names(part, name) for name in names):
             raise UserError(f"--price {part!r}: no such machine; found {', '.join(sorted(set(names)))}")
     return works
+
+
+_Key = tuple[str, str, int | None]
+"""The same work: the model, what is unusual about how it is used, and the most tokens of a text."""
+
+
+def _names(part: str, machine: str) -> bool:
+    """Whether ``part`` stands in the machine's name as whole words: "L4" is not "L40S"."""
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", machine, re.IGNORECASE) is not None
 
 
 def _given_prices(given: Sequence[str]) -> dict[str, float]:
@@ -202,12 +216,11 @@ def _given_prices(given: Sequence[str]) -> dict[str, float]:
     return prices
 
 
-def _rates_of_file(path: Path) -> Iterable[Rates]:
-    lines = [line for line in read_lines(path) if line.get("case") in PHASES]
-    if not lines:
-        raise UserError(f"{path}: found no line of bench tokenize, train or infer, expected at least one")
-    # A contender that failed, or was measured on no text of its own, is no result.
-    return [rates_of(line, path) for line in lines]
+def _rates_of_file(path: Path) -> list[Rates]:
+    lines = read_lines(path)
+    if not lines or not all("case" in line for line in lines):
+        raise UserError(f"{path}: found no line of bench, expected lines of bench tokenize, train or infer")
+    return [rates_of(line, path) for line in lines if line["case"] in PHASES and has_rates(line)]
 
 
 def _rates_of_run(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
@@ -216,10 +229,16 @@ def _rates_of_run(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
     if run.result is None:
         raise UserError(f"{path} has not finished: there are no rates to set side by side")
     result, environment = run.result, run.environment
+    data, settings = result["data"], run.settings
+    hashes = {
+        "tokenize": f"{data.get('train_sha256')} {data.get('test_sha256')}",
+        "train": str(data.get("train_sha256")),
+        "infer": str(data.get("test_sha256") or f"held out of {data.get('train_sha256')}"),
+    }
     found = []
     for phase in PHASES:
         rate = (result.get("rates") or {}).get(f"{phase}_texts_per_s")
-        if not isinstance(rate, int | float) or not rate > 0:
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
             continue
         found.append(
             Rates(
@@ -228,22 +247,38 @@ def _rates_of_run(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
                 num_threads=environment.get("num_threads"),
                 dtype=environment.get("dtype"),
                 model=str(result.get("model") or ""),
-                max_length=run.settings.get("max_length"),
-                data=str(result["data"].get("train_sha256") or result["data"].get("test_sha256") or ""),
+                max_length=settings.get("max_length"),
+                how=_how(settings),
+                data=hashes[phase],
                 num_texts=1,
                 texts_per_s=Spread(rate, rate, rate),
                 usd_per_hour=(result.get("cost") or {}).get("usd_per_hour"),
                 measured=run.started,
             )
         )
+    if not found:
+        raise UserError(f"{path}: a run of {run.act} has no rates of tokenising, training or scoring texts")
     held_out = (result["metrics"].get("test") or {}) or (result["metrics"].get("validation") or {})
     metric = next(((name, held_out[name]) for name in _QUALITY if held_out.get(name) is not None), None)
     return found, metric
 
 
+def _how(settings: Mapping[str, Any]) -> str:
+    """What is unusual about a run's work."""
+    words = []
+    if settings.get("freeze_encoder"):
+        words.append("frozen encoder")
+    if settings.get("pooling") == "mean":
+        words.append("mean pooling")
+    if settings.get("long_texts") not in (None, "head"):
+        words.append(f"long texts by {settings['long_texts']}")
+    return ", ".join(words)
+
+
 def _base_name(model: str) -> str:
-    """The model's name without what was said of where its weights are from, or what it was trained on."""
-    return model.split(" from ")[0].split(", ")[0] or "unknown model"
+    """The model's name without its owner, where its weights are from, or what it was trained on."""
+    name = model.split(" from ")[0].split(", ")[0]
+    return (name if name.startswith("folder ") else name.rpartition("/")[2]) or "unknown model"
 
 
 def _machine_name(rates: Rates) -> str:
@@ -268,41 +303,79 @@ def _work(model: str, max_length: int | None, job: Job, by_case: Mapping[str, li
         newest = {data: max(one.measured for one, _ in lines if one.data == data) for data in shared}
         chosen = max(shared, key=lambda data: (shared[data], newest[data]))
         for one, source in sorted(lines, key=lambda line: line[0].measured):
-            name = _machine_name(one)
+            name, where = _machine_name(one), Path(source).name
             if one.data != chosen:
-                left_out.append(f"{case} on {name}: measured on other texts ({Path(source).name})")
+                left_out.append(f"{case} on {name}: measured on other texts ({where})")
                 continue
             machine = machines.setdefault(name, Machine(name))
+            older = machine.rates.get(case)
+            if older is not None and older.dtype != one.dtype:
+                left_out.append(f"{case} on {name} in {older.dtype}: measured before that in {one.dtype}")
             machine.rates[case] = one
             machine.usd_per_hour = one.usd_per_hour if one.usd_per_hour is not None else machine.usd_per_hour
-            if Path(source).name not in machine.sources:
-                machine.sources.append(Path(source).name)
+            if where not in machine.sources:
+                machine.sources.append(where)
     return Work(model, max_length, job, list(machines.values()), sorted(set(left_out)))
 
 
 def verdicts(machines: Sequence[Machine], job: Job) -> list[str]:
-    """For each machine and the next dearer one, whether the dearer one pays, in words."""
-    priced = [one for one in machines if one.usd_per_hour is not None and "total" in one.seconds(job)]
-    return [_verdict(cheap, dear, job) for cheap, dear in itertools.pairwise(priced)]
+    """Which machine pays, in words: on which the job costs least, what dearer and faster ones buy, and which never pay.
+
+    Machines without a price, or without all rates, are not judged.
+    """
+    judged = [one for one in machines if one.usd_per_hour is not None and "total" in one.seconds(job)]
+    if len(judged) < 2:
+        return []
+    front: list[Machine] = []
+    for one in sorted(judged, key=lambda one: (_job_usd(one, job), one.seconds(job)["total"])):
+        if not front or one.seconds(job)["total"] < front[-1].seconds(job)["total"]:
+            front.append(one)
+    cheapest = front[0]
+    found = [
+        f"The job costs least on {cheapest.name}: {usd_words(_job_usd(cheapest, job))} in "
+        f"{duration(cheapest.seconds(job)['total'])}."
+    ]
+    found += [_faster(cheap, dear, job) for cheap, dear in itertools.pairwise(front)]
+    for one in judged:
+        if one not in front:
+            better = next(other for other in front if _is_as_good(other, one, job))
+            price = usd_words(_job_usd(one, job))
+            found.append(
+                f"{one.name} does not pay: the job costs {price} there, and {better.name} is no slower and no dearer"
+                f"{_spread_words(better, one, job)}."
+            )
+    return found
 
 
-def _verdict(cheap: Machine, dear: Machine, job: Job) -> str:
-    slow_s, fast_s = cheap.seconds(job)["total"], dear.seconds(job)["total"]
-    assert cheap.usd_per_hour is not None
-    assert dear.usd_per_hour is not None
-    cheap_usd, dear_usd = cheap.usd_per_hour * slow_s / 3600, dear.usd_per_hour * fast_s / 3600
-    price = f"{dear.usd_per_hour / cheap.usd_per_hour:.1f} times the price" if cheap.usd_per_hour else "a price"
-    line = f"{dear.name} beside {cheap.name}: {price}, {slow_s / fast_s:.1f} times as fast. "
-    if fast_s >= slow_s:
-        return line + "The dearer machine never pays: it is not faster."
-    if dear_usd <= cheap_usd:
-        return line + f"The dearer machine pays always: the job costs {_usd(dear_usd)} on it, not {_usd(cheap_usd)}."
-    hour = (dear_usd - cheap_usd) / ((slow_s - fast_s) / 3600)
+def _job_usd(machine: Machine, job: Job) -> float:
+    assert machine.usd_per_hour is not None
+    return machine.usd_per_hour * machine.seconds(job)["total"] / 3600
+
+
+def _is_as_good(one: Machine, other: Machine, job: Job) -> bool:
+    return _job_usd(one, job) <= _job_usd(other, job) and one.seconds(job)["total"] <= other.seconds(job)["total"]
+
+
+def _faster(cheap: Machine, dear: Machine, job: Job) -> str:
+    """What the faster of two machines buys, on which the job costs more."""
+    saved_h = (cheap.seconds(job)["total"] - dear.seconds(job)["total"]) / 3600
+    more_usd = _job_usd(dear, job) - _job_usd(cheap, job)
+    times = cheap.seconds(job)["total"] / dear.seconds(job)["total"]
+    line = f"{dear.name} is {times:.1f} times as fast as {cheap.name}{_spread_words(dear, cheap, job)}. "
+    if more_usd <= 0:
+        return line + "It costs no more."
     return line + (
-        f"The dearer machine pays when an hour less of waiting is worth {_usd(hour)} or more: it saves "
-        f"{(slow_s - fast_s) / 3600:.2f} h and costs {_usd(dear_usd - cheap_usd)} more."
+        f"The dearer machine pays when an hour less of waiting is worth {usd_words(more_usd / saved_h)} or more: it "
+        f"saves {saved_h:.2f} h and costs {usd_words(more_usd)} more."
     )
 
 
-def _usd(value: float) -> str:
-    return f"${value:,.2f}" if value >= 0.1 else f"${value:.4f}"
+def _spread_words(fast: Machine, slow: Machine, job: Job) -> str:
+    """A doubt, where the fast one at its slowest is slower than the slow one at its fastest."""
+    overlap = fast.seconds(job, "min")["total"] >= slow.seconds(job, "max")["total"]
+    return " (a difference within the spread of what was measured)" if overlap else ""
+
+
+def usd_words(value: float) -> str:
+    """Dollars, with as many decimals as tell something."""
+    return f"${value:,.2f}" if value >= 0.1 or value == 0 else f"${value:.4f}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,13 +17,21 @@ import pyarrow as pa
 from bertwright import hardware
 from bertwright.benchmarking.bench import append_line, busy_share, result_file
 from bertwright.benchmarking.cases import check_kind, describe_texts, sample
-from bertwright.benchmarking.loadgen import LoadResult, LoadSettings, Scenario, Subject, load_generator, run
+from bertwright.benchmarking.loadgen import (
+    RULES_OFFLINE_SAMPLES,
+    RULES_SECONDS,
+    LoadResult,
+    LoadSettings,
+    Scenario,
+    Subject,
+    load_generator,
+    run,
+)
 from bertwright.benchmarking.mlperf_published import DIFFERENCES, Published, load_published
 from bertwright.benchmarking.show_mlperf import show_mlperf
 from bertwright.config import BenchMlperfConfig
 from bertwright.data.columns import read_unlabelled
 from bertwright.data.ragged import Ragged
-from bertwright.errors import UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.model.checkpoint import load_classifier, load_for_training
 from bertwright.progress import Reporter
@@ -56,42 +65,59 @@ def run_mlperf(config: BenchMlperfConfig, reporter: Reporter) -> dict[str, Any]:
         else:
             logs = Path(config.logs)
         measure = _Measure(config, predictor, ragged, logs, reporter)
-        results: list[LoadResult] = []
-        searched: list[dict[str, Any]] = []
-        for scenario in config.scenarios:
-            if scenario == "SingleStream":
-                results.append(measure.run(scenario, single_qps, config.seconds))
-            elif scenario == "Offline":
-                results.append(measure.offline(offline_qps))
-                offline_qps = results[-1].value or offline_qps
-            else:
-                found, searched = measure.server(offline_qps)
-                results.append(found)
-    result = {
+        rates = {"SingleStream": single_qps, "Offline": offline_qps}
+        try:
+            for scenario in config.scenarios:
+                measure.scenario(scenario, rates)
+        finally:  # what was measured is kept, whatever becomes of the next
+            if measure.results:
+                result = _record(config, predictor, description, measure, busy)
+                show_mlperf(result, _published(config, measure.results), reporter)
+                if config.output is not None:
+                    append_line(result_file(config.output, result), result)
+    return result
+
+
+def _record(
+    config: BenchMlperfConfig,
+    predictor: Predictor,
+    description: dict[str, Any],
+    measure: _Measure,
+    busy: float | None,
+) -> dict[str, Any]:
+    differences = list(DIFFERENCES) if config.official_shape else []
+    if config.seconds < RULES_SECONDS:
+        differences.insert(0, f"shorter than the rules ask: {config.seconds:g} s, not {RULES_SECONDS:g} s")
+    return {
         "case": "mlperf",
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "unofficial": True,
         "official_shape": config.official_shape,
-        "differences": list(DIFFERENCES) if config.official_shape else [],
+        "differences": differences,
         **description,
         "dtype": predictor.describe()["dtype"],
         "seconds": config.seconds,
         "latency_limit_ms": config.latency_ms,
-        "scenarios": [{**asdict(one), "valid": one.valid} for one in results],
-        "server_search": searched,
+        "scenarios": [{**asdict(one), "valid": one.valid} for one in measure.results],
+        "server_search": measure.searched,
         "busy_share_at_start": busy,
         "usd_per_hour": config.usd_per_hour,
+        "usd_per_million_samples": {
+            one.scenario: config.usd_per_hour / 3600 / one.value * 1e6
+            for one in measure.results
+            if config.usd_per_hour is not None and one.unit == "samples_per_s" and one.value
+        },
         "environment": hardware.describe(predictor.device),
         "chosen": predictor.describe(),
         "peak_bytes": hardware.peak_process_bytes(),
     }
-    published: dict[str, list[Published]] = {}
-    if config.official_shape:
-        published |= {one.scenario: load_published(one.scenario) for one in results}
-    show_mlperf(result, published, reporter)
-    if config.output is not None:
-        append_line(result_file(config.output, result), result)
-    return result
+
+
+def _published(config: BenchMlperfConfig, results: Sequence[LoadResult]) -> dict[str, list[Published]]:
+    """What may stand beside the results: nothing, but where they are of the official shape and by the rules."""
+    if not config.official_shape or config.seconds < RULES_SECONDS:
+        return {}
+    return {one.scenario: load_published(one.scenario) for one in results if one.valid}
 
 
 class _Measure:
@@ -101,16 +127,30 @@ class _Measure:
         self, config: BenchMlperfConfig, predictor: Predictor, ragged: Ragged, logs: Path, reporter: Reporter
     ) -> None:
         self.config, self.predictor, self.ragged, self.logs, self.reporter = config, predictor, ragged, logs, reporter
+        self.results: list[LoadResult] = []
+        self.searched: list[dict[str, Any]] = []
+
+    def scenario(self, scenario: Scenario, rates: dict[str, float]) -> None:
+        """Run a scenario; ``rates`` are samples a second to expect, and Offline's result corrects them."""
+        if scenario == "SingleStream":
+            self.results.append(self.run(scenario, rates[scenario], self.config.seconds))
+        elif scenario == "Offline":
+            self.results.append(self.offline(rates[scenario]))
+            rates[scenario] = self.results[-1].value or rates[scenario]
+        else:
+            self.results.append(self.server(rates["Offline"]))
 
     def run(self, scenario: Scenario, qps: float, seconds: float, folder: str = "") -> LoadResult:
         config = self.config
         logs = self.logs / (folder or scenario)
         logs.mkdir(parents=True, exist_ok=True)
         budgets = _OFFLINE_BUDGETS if scenario == "Offline" else 1
+        least = RULES_OFFLINE_SAMPLES if scenario == "Offline" and seconds >= RULES_SECONDS else 1
         subject = Subject(self.predictor, self.ragged, budgets * self.predictor.token_budget)
         self.reporter.say(f"{scenario}: {seconds:g} s or more, {qps:,.1f} samples/s expected")
+        settings = LoadSettings(seconds, qps, config.latency_ms, logs, config.seed, least)
         try:
-            found = run(scenario, subject, LoadSettings(seconds, qps, config.latency_ms, logs, config.seed))
+            found = run(scenario, subject, settings)
         finally:
             subject.close()
         self.reporter.say(f"{scenario}: {found.result_line}")
@@ -123,37 +163,42 @@ class _Measure:
             found = self.run("Offline", 1.1 * found.value, self.config.seconds)
         return found
 
-    def server(self, offline_qps: float) -> tuple[LoadResult, list[dict[str, Any]]]:
-        """Server at the highest rate that holds: searched for in short runs, then run whole, and a little less until
-        it holds; and what was tried."""
-        config = self.config
-        tried: list[dict[str, Any]] = []
+    def server(self, offline_qps: float) -> LoadResult:
+        """Server at the highest rate that holds: searched for in short runs, then run whole, and less until it holds.
+
+        Where no rate holds, the result is that of the slowest that was tried, which LoadGen calls invalid.
+        """
+        config, latency_ms = self.config, self.config.latency_ms
+        slowest: list[LoadResult] = []
 
         def attempt(qps: float, seconds: float, folder: str) -> LoadResult:
             found = self.run("Server", qps, seconds, folder)
-            tried.append(
-                {"qps": qps, "seconds": seconds, "valid": found.valid, "p99_ms": found.latency_ms.get("p99_ms")}
-            )
+            p99_ms = found.latency_ms.get("p99_ms")
+            self.searched.append({"qps": qps, "seconds": seconds, "valid": found.valid, "p99_ms": p99_ms})
+            if not slowest or qps < slowest[0].expected_qps:
+                slowest[:] = [found]
             return found
 
         qps = config.server_qps
         if qps is None:
             qps = search_rate(
                 _FIRST_SHARE * offline_qps,
-                lambda rate: _holds(attempt(rate, config.search_seconds, "Server-search"), config.latency_ms),
+                lambda rate: _holds(attempt(rate, config.search_seconds, "Server-search"), latency_ms),
             )
             if qps is None:
-                raise UserError(
-                    f"Server: no rate was found that holds {config.latency_ms:g} ms; the slowest tried was "
-                    f"{min(one['qps'] for one in tried):,.2f} samples/s. Pass a larger --latency-ms"
+                self.reporter.warn(
+                    f"Server: no rate was found that holds {latency_ms:g} ms; the slowest tried was "
+                    f"{slowest[0].expected_qps:,.2f} samples/s. Pass a larger --latency-ms"
                 )
+                return slowest[0]
         found = attempt(qps, config.seconds, "Server")
         for _ in range(_MOST_LOWERED):
-            if found.valid or config.server_qps is not None:
+            # Where it is for too few samples that a run is invalid, fewer of them are no help.
+            if found.valid or config.server_qps is not None or _holds(found, latency_ms):
                 break
             qps *= _LESS
             found = attempt(qps, config.seconds, "Server")
-        return found, tried
+        return found
 
 
 def _holds(found: LoadResult, latency_ms: float) -> bool:
@@ -161,7 +206,7 @@ def _holds(found: LoadResult, latency_ms: float) -> bool:
     return found.latency_ms.get("p99_ms", float("inf")) <= latency_ms
 
 
-def search_rate(first: float, holds: Any) -> float | None:
+def search_rate(first: float, holds: Callable[[float], bool]) -> float | None:
     """The highest rate that ``holds``, to within a few per cent: doubled or halved from ``first``, then bisected.
 
     None: none of those tried did.

@@ -17,19 +17,46 @@ from bertwright.benchmarking.machines import (
     Throughput,
     elsewhere,
     load_throughputs,
-    measured_elsewhere,
+    read_measured,
     this_machine,
 )
 from bertwright.benchmarking.show_plan import check_table, show_plan
 from bertwright.config import EvaluateConfig, PlanConfig, TrainConfig, build, explain
 from bertwright.errors import RunError, UserError
-from bertwright.prices import load_prices, selected
+from bertwright.prices import Price, load_prices, selected
 from bertwright.progress import Reporter
 
 if TYPE_CHECKING:
     from bertwright.benchmarking.probe import Probe
 
 _MOST_BYTES = 16 << 20
+# Settings that change nothing of what a run takes, and such as are settled on the way.
+_NO_MATTER = {
+    *(
+        "output",
+        "overwrite",
+        "resume",
+        "usd_per_hour",
+        "track",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "num_extremes",
+    ),
+    *("run", "data", "dtype", "device"),
+}
+_RESOLVED = {
+    *(
+        "learning_rate",
+        "weight_decay",
+        "best_metric",
+        "validation_share",
+        "epochs",
+        "steps",
+        "tokenizer",
+        "token_budget",
+    ),
+    *("positive_label", "text_column", "label_column", "label_kind"),
+}
 SUFFIX = ".plan.json"
 
 
@@ -59,21 +86,25 @@ def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
         raise RunError(f"{path}: there is no folder {path.absolute().parent}")
     path.parent.mkdir(parents=True, exist_ok=True)  # before any work: who may not write there learns it now
     prices, prices_file = load_prices()
-    chosen = selected(prices, [word for part in config.machines for word in part.split(",") if word])
+    chosen = _chosen(prices, config.machines)
+    measured = read_measured(config.measured, "infer" if config.run is not None or config.freeze_encoder else "train")
     if isinstance(planned, TrainConfig):
         probe = probe_training(planned, config.probe_seconds, reporter)
     else:
         probe = probe_scoring(planned, config.probe_seconds, reporter)
     found = forecast(probe)
     other_s = found.seconds["total"].value - found.compute_s.value
-    others = []
-    if config.measured:
-        act, operations_per_s = _rate(probe, found)
-        others += measured_elsewhere(config.measured, act, operations_per_s, found.compute_s, other_s)
+    operations_per_s = _operations_per_s(probe, found)
+    others = [one.here(operations_per_s, found.compute_s, other_s) for one in measured]
     throughputs = load_throughputs()
     here = _here(planned, probe, throughputs)
-    if here is not None:
-        others += elsewhere(chosen, here, found.compute_s, other_s, throughputs)
+    if here is None:
+        reporter.say("other machines: no published rate fits this one or this dtype; --measured FILE gives another way")
+    else:
+        known = elsewhere(chosen, here, found.compute_s, other_s, throughputs)
+        if len(known) < len(chosen):
+            reporter.say(f"other machines: of {len(chosen) - len(known)} of {len(chosen)} no rate is known")
+        others += known
     result = {
         "act": "plan",
         "planned": planned.act if isinstance(planned, TrainConfig) else "evaluate",
@@ -108,16 +139,40 @@ def _plan_file(config: PlanConfig, planned: TrainConfig | EvaluateConfig) -> Pat
     return Path("runs") / (Path(config.data[0]).name.split(".")[0] + "-scored" + SUFFIX)
 
 
-def _rate(probe: Probe, found: Forecast) -> tuple[str, float]:
-    """What the encoder mostly does, as bench names it, and its useful operations a second of that."""
+def _chosen(prices: Sequence[Price], machines: Sequence[str]) -> list[Price]:
+    """The rows of the price table that each part between commas names by all of its words.
+
+    Raises:
+        UserError: a part that names none.
+    """
+    parts = [part for one in machines for part in one.split(",") if part.strip()]
+    if not parts:
+        return list(prices)
+    found: list[Price] = []
+    for part in parts:
+        rows = selected(prices, part.split())
+        if not rows:
+            raise UserError(
+                f"--machines: no machine of the price table is called {part.strip()!r}. See bertwright prices"
+            )
+        found += [row for row in rows if row not in found]
+    return found
+
+
+def _operations_per_s(probe: Probe, found: Forecast) -> float:
+    """Useful operations a second of what the encoder mostly does: learning or, where nothing of it learns, scoring."""
     if probe.training_operations:
-        return "train", probe.training_operations / found.seconds["train"].value
-    return "infer", probe.scoring.operations / probe.scoring.seconds
+        return probe.training_operations / found.seconds["train"].value
+    return probe.scoring.operations / probe.scoring.seconds
 
 
 def _here(planned: TrainConfig | EvaluateConfig, probe: Probe, throughputs: Sequence[Throughput]) -> Here | None:
+    """This machine's place; None also where its fast arithmetic is not used, which the rates are of."""
     gpu = hardware.describe(hardware.choose_device(planned.device)).get("gpu")
-    return this_machine(gpu, hardware.cpu_bfloat16_feature(), int(probe.chosen["threads"]), throughputs)
+    feature = hardware.cpu_bfloat16_feature()
+    if probe.chosen["dtype"] == "float32" and (gpu is not None or feature is not None):
+        return None
+    return this_machine(gpu, feature, int(probe.chosen["threads"]), throughputs)
 
 
 # --- what happened ------------------------------------------------------------------------------------------------
@@ -139,6 +194,8 @@ class _Plan(BaseModel):
     planned: str
     made: str
     config: dict[str, Any]
+    chosen: dict[str, Any]
+    steps: int | None
     seconds: dict[str, _Estimate]
     memory: dict[str, _Estimate]
 
@@ -171,7 +228,7 @@ def check_plan(run: str | Path, plan: str | Path | None = None, reporter: Report
         "plan": str(path),
         "planned_before": found.made,
         "resumed": opened.result.get("resumed") or 0,
-        "differing_settings": _differing(found.config, opened.settings),
+        "differences": _differences(found, opened),
         "rows": rows,
     }
     (reporter or Reporter()).show(check_table(result))
@@ -191,18 +248,25 @@ def _row(kind: str, name: str, estimate: _Estimate, happened: float) -> dict[str
     }
 
 
-def _differing(planned: dict[str, Any], settings: dict[str, Any]) -> list[str]:
-    """Settings that the run did not have as they were planned, where they change what it takes."""
-    no_matter = {"output", "overwrite", "resume", "usd_per_hour", "track", "checkpoint_minutes", "checkpoint_steps"}
+def _differences(plan: _Plan, run: runs.Run) -> list[str]:
+    """In what the run was not what was planned, where that changes what it takes; in words."""
     unset: tuple[Any, ...] = (None, [], False)
-    return sorted(
-        name
-        for name, value in planned.items()
-        if name not in no_matter
-        and name in settings
-        and settings[name] != value
-        and not (value in unset and settings[name] in unset)
-    )
+    found = []
+    # What follows from the model or the data is on record in a run, and open in a plan.
+    for name in sorted((plan.config.keys() | run.settings.keys()) - _NO_MATTER):
+        planned, happened = plan.config.get(name), run.settings.get(name)
+        if planned != happened and not (planned in unset and happened in unset):
+            if name in _RESOLVED and (planned is None or happened is None):
+                continue
+            found.append(f"{name} {happened!r}, not {planned!r}")
+    for name, words in (("device", "device"), ("dtype", "dtype"), ("threads", "num_threads")):
+        planned, happened = plan.chosen.get(name), run.environment.get(words)
+        if planned is not None and happened is not None and planned != happened:
+            found.append(f"{name} {happened}, not {planned}")
+    steps = (run.result or {}).get("steps")
+    if plan.steps is not None and steps is not None and steps != plan.steps:
+        found.append(f"{steps:,} steps, not {plan.steps:,}")
+    return found
 
 
 def _read_plan(path: Path) -> _Plan:

@@ -11,21 +11,22 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from bertwright import hardware
+from bertwright.benchmarking.forecast import Memory, Probe, Scoring, Steps
 from bertwright.benchmarking.operations import forward_operations, training_operations
 from bertwright.config import EvaluateConfig, TrainConfig
-from bertwright.data.batches import steps_per_epoch, training_batches
+from bertwright.data.batches import epoch_order, steps_per_epoch
+from bertwright.data.columns import read_unlabelled
 from bertwright.data.ragged import Ragged
-from bertwright.evaluation.evaluate import texts_to_score
+from bertwright.data.tokenize import token_ids_of
 from bertwright.evaluation.predictor import Predictor
 from bertwright.memory_trace import process_bytes
-from bertwright.model.checkpoint import save_model
+from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
 from bertwright.training.learn import whole_model
 from bertwright.training.loop import HeadOnFeatures, WholeModel, num_steps_of, timed_steps
@@ -41,84 +42,6 @@ _WARM_UP_STEPS = 2
 _FIRST_SAMPLE_TEXTS = 256
 _LEAST_STEPS = 2
 _MOST_PROBED_STEPS = 100_000
-
-
-@dataclass(frozen=True)
-class Steps:
-    """The optimizer steps of a training, and those that were tried out.
-
-    Attributes:
-        tokens, pairs: (steps,) of every step of the training: its tokens, and the sum of its texts' squared lengths.
-        tried: (tried,) int64, which of them were timed.
-        seconds: (tried,) how long each took.
-    """
-
-    tokens: np.ndarray
-    pairs: np.ndarray
-    tried: np.ndarray
-    seconds: np.ndarray
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """A part of the texts that was scored: their ``operations``, ``tokens``, number, and the seconds that took."""
-
-    texts: int
-    tokens: int
-    operations: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes of the process, or of the GPU where that computes.
-
-    Attributes:
-        before: held before anything was computed: libraries, texts, token ids, the model.
-        weights, gradients, optimizer: what a training holds of each, by the number of weights.
-        light, heavy: the most held after a step of few tokens, and after the one of the most.
-        light_tokens, heavy_tokens: the tokens of those two, as many as are computed at once.
-        peak: the most held by the end.
-        available: what could still be had at the start.
-    """
-
-    before: int
-    peak: int
-    peak_gpu: int | None
-    available: int | None
-    weights: int = 0
-    gradients: int = 0
-    optimizer: int = 0
-    light: int = 0
-    heavy: int = 0
-    light_tokens: int = 0
-    heavy_tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What was measured.
-
-    Attributes:
-        phases: seconds of what was done whole: "read", "tokenize", "load" and "save", the last two of the model.
-        steps: of a training; None of a scoring.
-        to_score: operations of scoring each split once, by its name; of a frozen encoder's texts "features", too.
-        held_out: the split whose scoring is recorded as "infer".
-        num_evaluations: how often the validation texts are scored on the way.
-        training_operations: useful ones of the whole training; 0 of a scoring.
-        chosen: what was chosen for this machine.
-    """
-
-    phases: dict[str, float]
-    steps: Steps | None
-    scoring: Scoring
-    to_score: dict[str, int]
-    held_out: str | None
-    memory: Memory
-    num_texts: dict[str, int]
-    num_evaluations: int = 0
-    training_operations: int = 0
-    chosen: dict[str, str | int] = field(default_factory=dict)
 
 
 def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> Probe:
@@ -137,7 +60,6 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
     prepared = prepare(config, machine, phases, reporter)
     config, loaded = prepared.config, prepared.loaded
     read_s, tokenize_s = phases.seconds("read"), phases.seconds("tokenize")
-    load_s = time.perf_counter() - started - read_s - tokenize_s
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     frozen = config.freeze_encoder and config.cache_features
     learner: WholeModel | HeadOnFeatures
@@ -148,16 +70,19 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
         learner = HeadOnFeatures(model, features, prepared.learnt.lengths, machine.device)
     else:
         learner = whole_model(prepared, reporter)
+    load_s = time.perf_counter() - started - read_s - tokenize_s
     available = _available_bytes(machine.device)
     before = _held_bytes(machine.device)
     num_steps = num_steps_of(config, prepared.objective.num_texts)
-    num_evaluations = 0
+    judged = 0
     if "validation" in prepared.splits:
         every = config.eval_every or steps_per_epoch(prepared.objective.num_texts, config.batch_size)
-        num_evaluations = num_steps // every + (num_steps % every > 0)
+        judged = num_steps // every + (num_steps % every > 0)
+    # The best state, and another while it takes its place; the mean of weights, and what lies by while that is judged.
+    num_copies = 1 + (judged > 1) + (config.average_weights > 0) * (1 + (judged > 0))
     reporter.say(f"trying out steps of the training for about {(1 - _SCORING_SHARE) * seconds:.0f} s")
-    steps, marks = _try_steps(
-        prepared, learner, num_steps, (1 - _SCORING_SHARE) * seconds, 2 if num_evaluations > 1 else 1, reporter
+    steps, marks, warm_up_s = _try_steps(
+        prepared, learner, num_steps, (1 - _SCORING_SHARE) * seconds, num_copies, reporter
     )
     del learner
     save_s = _save_s(prepared, output)
@@ -171,10 +96,10 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
     to_score["train"] = int(to_score["train"] * min(1.0, MOST_TRAIN_METRIC_TEXTS / num_train))
     if frozen:
         to_score["features"] = _scoring_operations(predictor, prepared.learnt)
-    lengths = prepared.learnt.lengths
-    epochs = num_steps * config.batch_size / len(lengths)
+    epochs = num_steps * config.batch_size / len(prepared.learnt)
     num_labels = model.classifier.linear.out_features
-    learnt_operations = training_operations(model.config, lengths, num_labels, model.pooling)
+    sequences = prepared.learnt.as_sequences().lengths
+    learnt_operations = training_operations(model.config, sequences, num_labels, model.pooling)
     memory = Memory(
         before=before,
         peak=hardware.peak_process_bytes(),
@@ -187,14 +112,14 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
         heavy_tokens=marks[3],
     )
     return Probe(
-        phases={"read": read_s, "tokenize": tokenize_s, "load": load_s, "save": save_s},
+        phases={"read": read_s, "tokenize": tokenize_s, "load": load_s, "warm_up": warm_up_s, "save": save_s},
         steps=steps,
         scoring=scoring,
         to_score=to_score,
         held_out=held_out,
         memory=memory,
         num_texts={name: len(split.texts) for name, split in prepared.splits.items()},
-        num_evaluations=num_evaluations,
+        num_evaluations=min(judged, 1) if frozen else judged,
         training_operations=0 if config.freeze_encoder else round(epochs * learnt_operations),
         chosen={
             "device": str(machine.device),
@@ -211,20 +136,28 @@ def probe_scoring(config: EvaluateConfig, seconds: float, reporter: Reporter) ->
     """Try out the scoring that ``config`` asks for, for about ``seconds`` besides reading and tokenising.
 
     Raises:
-        UserError: a run or texts that ``bertwright evaluate`` would refuse, too.
+        UserError: a run or texts that ``bertwright predict`` would refuse, too.
     """
     started = time.perf_counter()
-    read = texts_to_score(config.run, config.data, config, config, reporter)
-    load_s = time.perf_counter() - started - read.read_s - read.tokenize_s
-    predictor = read.predictor
+    predictor = Predictor.from_loaded(load_classifier(config.run), config)
+    reporter.say(predictor.summary())
+    load_s = time.perf_counter() - started
+    started = time.perf_counter()
+    texts = read_unlabelled(
+        config.data, config.text_column, config.on_bad_row, config.pair_column, config.group_columns
+    )
+    read_s = time.perf_counter() - started
+    started = time.perf_counter()
+    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings, config.run, reporter)
+    tokenize_s = time.perf_counter() - started
     available, before = _available_bytes(predictor.device), _held_bytes(predictor.device)
     reporter.say(f"trying out scoring for about {seconds:.0f} s")
-    scoring = _try_scoring(predictor, read.ragged, seconds, 0)
+    scoring = _try_scoring(predictor, ragged, seconds, 0)
     return Probe(
-        phases={"read": read.read_s, "tokenize": read.tokenize_s, "load": load_s, "save": 0.0},
+        phases={"read": read_s, "tokenize": tokenize_s, "load": load_s, "warm_up": 0.0, "save": 0.0},
         steps=None,
         scoring=scoring,
-        to_score={"test": _scoring_operations(predictor, read.ragged)},
+        to_score={"test": _scoring_operations(predictor, ragged)},
         held_out="test",
         memory=Memory(
             before=before,
@@ -232,7 +165,7 @@ def probe_scoring(config: EvaluateConfig, seconds: float, reporter: Reporter) ->
             peak_gpu=hardware.peak_gpu_bytes(predictor.device),
             available=available,
         ),
-        num_texts={"test": len(read.texts)},
+        num_texts={"test": len(texts)},
         chosen={
             "device": str(predictor.device),
             "threads": torch.get_num_threads(),
@@ -250,45 +183,65 @@ def _try_steps(
     seconds: float,
     num_copies: int,
     reporter: Reporter,
-) -> tuple[Steps, tuple[int, int, int, int]]:
-    """Steps of the training, timed; memory after a light and the heaviest one, and their tokens computed at once."""
-    config, objective = prepared.config, prepared.objective
-    batches = list(training_batches(objective.num_texts, config.batch_size, config.seed, num_steps))
-    lengths = prepared.learnt.lengths.astype(np.int64)
-    tokens = np.array([lengths[rows].sum() for rows in batches])
-    pairs = np.array([(lengths[rows] ** 2).sum() for rows in batches])
-    order = np.argsort(tokens, kind="stable")
-    light, heavy = int(order[0]), int(order[-1])
+) -> tuple[Steps, tuple[int, int, int, int], float]:
+    """Steps of the training, timed; memory held after a light and the heaviest one, and their tokens computed at once.
+
+    Last, by how many seconds the first step was slower than the second.
+    """
+    config, num_texts, batch_size = prepared.config, prepared.objective.num_texts, prepared.config.batch_size
+    lengths, squares = _lengths_and_squares(learner)
+    per_epoch = steps_per_epoch(num_texts, batch_size)
+    tokens, pairs = np.zeros(num_steps, np.int64), np.zeros(num_steps, np.int64)
+    starts = np.arange(0, num_texts, batch_size)
+    for epoch in range(-(-num_steps // per_epoch)):
+        order, of_epoch = epoch_order(num_texts, config.seed, epoch), slice(epoch * per_epoch, (epoch + 1) * per_epoch)
+        count = len(tokens[of_epoch])
+        tokens[of_epoch] = np.add.reduceat(lengths[order], starts)[:count]
+        pairs[of_epoch] = np.add.reduceat(squares[order], starts)[:count]
+
+    def rows_of(place: int) -> np.ndarray:
+        epoch, number = divmod(place, per_epoch)
+        return epoch_order(num_texts, config.seed, epoch)[number * batch_size : (number + 1) * batch_size]
+
+    light, heavy = int(tokens.argmin()), int(tokens.argmax())
     drawn = np.random.default_rng(0).permutation(num_steps)
     places: list[int] = []  # which step each of those tried out is
-    counted: list[float] = []
+    took: list[float] = []
     first_counted = _WARM_UP_STEPS + 1
     marks: list[int] = []
     deadline = math.inf
 
     def to_learn() -> Iterator[np.ndarray]:
         for place in itertools.chain([light] * _WARM_UP_STEPS, [heavy], itertools.cycle(drawn.tolist())):
-            if len(counted) >= _LEAST_STEPS and time.perf_counter() > deadline:
+            if len(took) >= first_counted + _LEAST_STEPS and time.perf_counter() > deadline:
                 return
             places.append(place)
-            yield batches[place]
+            yield rows_of(place)
 
     tried_config = config.model_copy(update={"steps": _MOST_PROBED_STEPS})
     rate = config.learning_rate or 0.0
     for step_s in timed_steps(
-        learner, objective, tried_config, rate, prepared.originals, to_learn(), reporter, num_copies
+        learner, prepared.objective, tried_config, rate, prepared.originals, to_learn(), reporter, num_copies
     ):
-        if len(places) in (_WARM_UP_STEPS, first_counted):
-            marks.append(_peak_bytes(learner.device))
+        took.append(step_s)
+        if len(took) in (_WARM_UP_STEPS, first_counted):
+            marks.append(_held_bytes(learner.device))
             deadline = time.perf_counter() + seconds
-        elif len(places) > first_counted:
-            counted.append(step_s)
     at_once = [
-        max(int(lengths[batches[place][part]].sum()) for part in learner.parts(batches[place]))
-        for place in (light, heavy)
+        max(int(lengths[rows[part]].sum()) for part in learner.parts(rows)) for rows in (rows_of(light), rows_of(heavy))
     ]
-    steps = Steps(tokens, pairs, np.array(places[first_counted:], np.int64), np.array(counted))
-    return steps, (marks[0], marks[1], at_once[0], at_once[1])
+    steps = Steps(tokens, pairs, np.array(places[first_counted:], np.int64), np.array(took[first_counted:]))
+    return steps, (marks[0], marks[1], at_once[0], at_once[1]), max(0.0, took[0] - took[1])
+
+
+def _lengths_and_squares(learner: WholeModel | HeadOnFeatures) -> tuple[np.ndarray, np.ndarray]:
+    """(texts,) int64 each: the tokens of a text, and the sum of the squares of its windows' tokens."""
+    lengths = learner.lengths.astype(np.int64)
+    ragged = None if isinstance(learner, HeadOnFeatures) else learner.ragged
+    if ragged is None or ragged.window_starts is None:
+        return lengths, lengths**2
+    sequences = ragged.as_sequences().lengths.astype(np.int64)
+    return lengths, np.add.reduceat(sequences**2, ragged.window_starts[:-1])
 
 
 def _try_scoring(predictor: Predictor, ragged: Ragged, seconds: float, seed: int) -> Scoring:
@@ -324,15 +277,12 @@ def _save_s(prepared: Prepared, output: Path) -> float:
 
 
 def _held_bytes(device: torch.device) -> int:
-    """Memory held just now by the process or, where a GPU computes, on the GPU."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return process_bytes()
+    """Memory held just now by the process or, where a GPU computes, the most that was held on it so far.
 
-
-def _peak_bytes(device: torch.device) -> int:
+    On a CPU the memory that batches used stays with the process after a step, so that nothing is missed.
+    """
     found = hardware.peak_gpu_bytes(device)
-    return hardware.peak_process_bytes() if found is None else found
+    return process_bytes() if found is None else found
 
 
 def _available_bytes(device: torch.device) -> int | None:

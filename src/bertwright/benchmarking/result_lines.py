@@ -29,7 +29,8 @@ class Rates:
     Attributes:
         case: "tokenize", "train", "infer" or "pretrain".
         device: the GPU's name, or else the CPU's.
-        model, max_length, data: what was done: whoever did other work is not beside this one.
+        model, max_length, how, data: what was done: whoever did other work is not beside this one. ``how`` names what
+            is not the usual: a frozen encoder, mean pooling, long texts not cut off.
         num_texts: of one turn.
         measured: when, in ISO 8601; "" where it is not known.
     """
@@ -40,6 +41,7 @@ class Rates:
     dtype: str | None
     model: str
     max_length: int | None
+    how: str
     data: str
     num_texts: int
     texts_per_s: Spread
@@ -74,6 +76,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def has_rates(line: dict[str, Any]) -> bool:
+    """Whether bertwright ran in what the line tells of: bench writes a line also where it did not."""
+    contenders = line.get("contenders")
+    named = contenders if isinstance(contenders, list) else []
+    return not any(
+        isinstance(one, dict) and one.get("name") == "bertwright" and one.get("texts_per_s") is None for one in named
+    )
+
+
 def rates_of(line: dict[str, Any], path: str | Path) -> Rates:
     """What a line of bench says of bertwright.
 
@@ -90,10 +101,11 @@ def rates_of(line: dict[str, Any], path: str | Path) -> Rates:
             dtype=None if line.get("dtype") is None else str(line["dtype"]),
             model=str(line.get("model") or ""),
             max_length=_whole(line.get("max_length")),
+            how="mean pooling" if line.get("pooling") == "mean" else "",
             data=str(line.get("data_sha256") or ""),
-            num_texts=int(_number(line["num_texts"])),
-            texts_per_s=Spread(*(_number(ours["texts_per_s"][name]) for name in ("median", "min", "max"))),
-            usd_per_hour=None if line.get("usd_per_hour") is None else _number(line["usd_per_hour"]),
+            num_texts=int(finite(line["num_texts"])),
+            texts_per_s=Spread(*(finite(ours["texts_per_s"][name]) for name in ("median", "min", "max"))),
+            usd_per_hour=None if line.get("usd_per_hour") is None else finite(line["usd_per_hour"]),
             measured=str(line.get("measured") or ""),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, StopIteration):
@@ -104,10 +116,10 @@ def rates_of(line: dict[str, Any], path: str | Path) -> Rates:
 
 
 def _whole(value: Any) -> int | None:
-    return None if value is None else int(_number(value))
+    return None if value is None else int(finite(value))
 
 
-def _number(value: Any) -> float:
+def finite(value: Any) -> float:
     """A finite number of 0 or more."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bertwright.benchmarking.merge import PHASES, Machine, Work
 from bertwright.evaluation.extremes import one_line
@@ -16,10 +16,12 @@ _HEADINGS = {"tokenize": "tokenise", "train": "train", "infer": "infer"}
 
 def show_works(works: list[Work], reporter: Reporter) -> None:
     """A table for each work, what it leaves out, and which machine pays."""
+    from rich.text import Text
+
     for work in works:
         reporter.show(_table(work))
         for line in [*work.verdicts, *(f"Left out: {line}." for line in work.left_out)]:
-            reporter.show(line)
+            reporter.show(Text(one_line(line)))
 
 
 def _table(work: Work) -> Table:
@@ -30,7 +32,10 @@ def _table(work: Work) -> Table:
     job = work.job
     length = "" if work.max_length is None else f", at most {work.max_length} tokens"
     table = Table(
-        title=Text(f"{work.model}{length}: {job.words()}"), title_justify="left", box=box.SIMPLE_HEAD, show_edge=False
+        title=Text(one_line(f"{work.model}{length}: {job.words()}")),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
     )
     table.add_column("machine", overflow="fold")
     for phase in PHASES:
@@ -41,13 +46,15 @@ def _table(work: Work) -> Table:
     base = work.machines[0].seconds(job).get("total")
     for machine in work.machines:
         table.add_row(*_row(machine, work, base, quality))
-    table.caption, table.caption_justify = Text(_caption(work)), "left"
+    table.caption, table.caption_justify = Text(one_line(_caption(work))), "left"
     return table
 
 
-def _row(machine: Machine, work: Work, base: float | None, quality: bool) -> list[str]:
+def _row(machine: Machine, work: Work, base: float | None, quality: bool) -> list[Any]:
+    from rich.text import Text
+
     seconds = machine.seconds(work.job)
-    cells = [one_line(machine.name)]
+    cells: list[Any] = [Text(one_line(machine.name))]
     for phase in PHASES:
         rate = machine.rates.get(phase)
         cells.append("-" if rate is None else f"{duration(seconds[phase])}\n{rate.texts_per_s.median:,.0f} texts/s")

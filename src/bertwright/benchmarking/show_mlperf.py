@@ -18,12 +18,14 @@ _UNITS = {"latency_p90_ms": "ms, 90th percentile", "samples_per_s": "samples/s"}
 
 def show_mlperf(result: Mapping[str, Any], published: Mapping[str, Sequence[Published]], reporter: Reporter) -> None:
     """The scenarios with LoadGen's own words; of the official shape published results, too, and what differs."""
+    from rich.text import Text
+
     reporter.show(_scenarios(result))
     for one in result["scenarios"]:
         if one["value"] is not None and published.get(one["scenario"]):
             reporter.show(_beside(one, published[one["scenario"]], result))
     for difference in result["differences"]:
-        reporter.show(f"differs: {difference}")
+        reporter.show(Text(f"differs: {difference}"))
 
 
 def _table(title: str) -> Table:
@@ -35,6 +37,8 @@ def _table(title: str) -> Table:
 
 
 def _scenarios(result: Mapping[str, Any]) -> Table:
+    from rich.text import Text
+
     table = _table(
         f"LoadGen on {one_line(result['model'])}, {result['num_texts']:,} samples of "
         f"{result['text_tokens']['mean']:.0f} tokens on average, {result['dtype']}; unofficial"
@@ -49,12 +53,14 @@ def _scenarios(result: Mapping[str, Any]) -> Table:
         waits = [one["latency_ms"].get(f"{name}_ms") for name in ("p50", "p90", "p99")]
         shown = ["-" if one["scenario"] == "Offline" or wait is None else f"{wait:,.2f} ms" for wait in waits]
         said = [one["result_line"], *(note for note in one["notes"] if not one["valid"] or note.startswith("*"))]
-        table.add_row(one["scenario"], value, *shown, "\n".join(said[:4]))
+        table.add_row(one["scenario"], value, *shown, Text("\n".join(said[:4])))
     return table
 
 
 def _beside(one: Mapping[str, Any], published: Sequence[Published], result: Mapping[str, Any]) -> Table:
     """Ours among the nearest published results, by their values."""
+    from rich.text import Text
+
     environment = result["environment"]
     here = str(environment.get("gpu") or environment["cpu"])
     table = _table(f"{one['scenario']}: published results of bert-99 with the nearest values, and ours, unofficial")
@@ -69,5 +75,5 @@ def _beside(one: Mapping[str, Any], published: Sequence[Published], result: Mapp
     threads = f"{environment['num_threads']} threads"
     rows.append((one["value"], ("unofficial", "ours", f"{one_line(here)}, {threads}")))
     for value, cells in sorted(rows, key=lambda row: row[0], reverse=one["unit"] == "latency_p90_ms"):
-        table.add_row(*cells, f"{value:,.2f}")
+        table.add_row(*map(Text, cells), f"{value:,.2f}")
     return table

@@ -62,7 +62,7 @@ def _here_table(plan: Mapping[str, Any]) -> Table:
     for name in ("expected", "from", "to"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, estimate in plan["seconds"].items():
-        table.add_row(_PHASES[name], *(duration(estimate[key]) for key in ("value", "low", "high")))
+        table.add_row(_PHASES.get(name, name), *(duration(estimate[key]) for key in ("value", "low", "high")))
     for name, estimate in plan["memory"].items():
         table.add_row(_PHASES[name], *(_mib(estimate[key]) for key in ("value", "low", "high")))
     if plan["usd"] is not None:
@@ -97,6 +97,8 @@ def _most_tokens(plan: Mapping[str, Any]) -> str:
 
 
 def _elsewhere_table(shown: list[Any], num_all: int, plan: Mapping[str, Any]) -> Table:
+    from rich.text import Text
+
     here = plan["here"]
     caption = f"{len(shown)} of {num_all}; x: times as fast as this one"
     if here is not None:
@@ -110,8 +112,8 @@ def _elsewhere_table(shown: list[Any], num_all: int, plan: Mapping[str, Any]) ->
     for one in shown:
         seconds, cost, hour = one["seconds"], one["usd"], one["usd_per_hour"]
         table.add_row(
-            one_line(one["machine"]),
-            one_line(one["accelerator"]).removeprefix("none (CPU: ").removesuffix(")"),
+            Text(one_line(one["machine"])),
+            Text(one_line(one["accelerator"]).removeprefix("none (CPU: ").removesuffix(")")),
             "-" if hour is None else f"{hour:.2f}",
             f"{one['times_as_fast']:.3g}",
             *(duration(seconds[key]) for key in ("value", "low", "high")),
@@ -140,9 +142,11 @@ def _cost(one: Mapping[str, Any]) -> float:
 
 def check_table(checked: Mapping[str, Any]) -> Table:
     """What was foretold, and what happened."""
-    caption = f"planned {checked['planned_before']}"
-    if checked["differing_settings"]:
-        caption += "; the run had other settings: " + ", ".join(checked["differing_settings"])
+    from rich.text import Text
+
+    caption = f"planned {one_line(checked['planned_before'])}"
+    if checked["differences"]:
+        caption += "; the run was another: " + one_line("; ".join(checked["differences"]))
     if checked["resumed"]:
         caption += f"; the run was stopped and gone on with {checked['resumed']} times"
     table = _table("What was planned, and what happened", caption)
@@ -154,7 +158,9 @@ def check_table(checked: Mapping[str, Any]) -> Table:
         shown = _mib if row["kind"] == "memory" else duration
         off = "" if row["off_by"] is None else f"{row['off_by']:+.0%}"
         values = (shown(row[key]) for key in ("planned", "low", "high", "happened"))
-        table.add_row(_PHASES.get(row["what"], row["what"]), *values, off, "yes" if row["within"] else "no")
+        table.add_row(
+            _PHASES.get(row["what"]) or Text(one_line(row["what"])), *values, off, "yes" if row["within"] else "no"
+        )
     return table
 
 

@@ -74,8 +74,8 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
 
 
 @dataclass(frozen=True)
-class TextsToScore:
-    """Labelled texts with their token ids, and the classifier that is to score them.
+class ScoredTexts:
+    """Labelled texts with the logits (texts, labels) that a classifier gives them, and how long that took.
 
     Attributes:
         originals: the classifier's float32 weights, by name.
@@ -85,22 +85,16 @@ class TextsToScore:
     originals: dict[str, Tensor]
     texts: LabelledTexts
     ragged: Ragged
+    logits: np.ndarray
     read_s: float
     tokenize_s: float
-
-
-@dataclass(frozen=True)
-class ScoredTexts(TextsToScore):
-    """And the logits (texts, labels) that it gives them, and how long that took."""
-
-    logits: np.ndarray
     infer_s: float
 
 
-def texts_to_score(
+def score_labelled(
     run: str, data: Sequence[str], how: DataSettings, machine: ScoringMachineSettings, reporter: Reporter
-) -> TextsToScore:
-    """Load the classifier of ``run``, and read and tokenise the files ``data`` as it was trained.
+) -> ScoredTexts:
+    """Score the labelled texts in the files ``data`` with the classifier of ``run``, reading them as it was trained.
 
     Raises:
         UserError: a run without a classifier, or data that cannot be read.
@@ -120,21 +114,11 @@ def texts_to_score(
     read_s = time.perf_counter() - started
     started = time.perf_counter()
     ragged = token_ids_of(texts, predictor.tokenizer, trained, run, reporter)
-    return TextsToScore(predictor, originals, texts, ragged, read_s, time.perf_counter() - started)
-
-
-def score_labelled(
-    run: str, data: Sequence[str], how: DataSettings, machine: ScoringMachineSettings, reporter: Reporter
-) -> ScoredTexts:
-    """Score the labelled texts in the files ``data`` with the classifier of ``run``, reading them as it was trained.
-
-    Raises:
-        UserError: as ``texts_to_score``.
-    """
-    read = texts_to_score(run, data, how, machine, reporter)
+    tokenize_s = time.perf_counter() - started
     started = time.perf_counter()
-    logits = read.predictor.logits(read.ragged, reporter)
-    return ScoredTexts(**vars(read), logits=logits, infer_s=time.perf_counter() - started)
+    logits = predictor.logits(ragged, reporter)
+    infer_s = time.perf_counter() - started
+    return ScoredTexts(predictor, originals, texts, ragged, logits, read_s, tokenize_s, infer_s)
 
 
 def _result(
