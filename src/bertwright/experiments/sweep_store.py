@@ -84,7 +84,7 @@ class Store:
 
     def _open(self, write: bool) -> Any:
         engine: dict[str, Any] = {"pool_pre_ping": True}
-        if self.is_file:
+        if self._url.startswith("sqlite:"):
             engine["connect_args"] = {"timeout": _SQLITE_WAIT_S}
         else:
             engine["connect_args"] = {"connect_timeout": _CONNECT_S}
@@ -120,6 +120,10 @@ class Store:
             return found
 
         return self._try(look)
+
+    def is_same(self, other: Store) -> bool:
+        """Whether both are one study, whoever asks for it."""
+        return (self._shown_url, self.name) == (other._shown_url, other.name)
 
     def create(self, record: Mapping[str, Any], minimize: bool) -> None:
         """Make the study, unless it is there, and let ``record`` be its record."""
