@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.reporting.made_runs import HOSTILE, comparison_record, make_run, sweep_record
 
+from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.reporting.comparison_page import comparison_page
 from bertwright.reporting.material import read_material
 from bertwright.reporting.page import html
@@ -228,6 +229,31 @@ def test_a_sweep(tmp_path):
     assert not outline.open
     assert "<b>out of memory</b>" in outline.text
     assert "toxic <script>" in outline.text
+
+
+def test_times_of_trials_that_went_side_by_side_look_like_those_of_trials_alone(tmp_path):
+    def trial(number, **values):
+        return Trial(number, None, {"seed": number}, "finished", None, None, 3.0, None, tmp_path, **values)
+
+    def cautions(*trials):
+        return sweep_page(Sweep(tmp_path, "swept", {}, trials, "grid", 6.0, None).record()).cautions
+
+    shared = [trial(number, side_by_side=1.9, threads=1) for number in (0, 1)]
+    said = "Times are of 2 trials side by side, of 1 thread each: alone one may be faster."
+    assert cautions(*shared) == (said,)
+    elsewhere = trial(2, side_by_side=2.0, threads=1, data={"train": ["other.csv"]})
+    assert cautions(*shared, elsewhere) == (said,)
+    assert cautions(*(trial(number, side_by_side=1.0, threads=2) for number in (0, 1))) == ()
+
+
+@pytest.mark.parametrize(("trials", "num_said"), [(1.9, 1), (1.0, 0)])
+def test_a_trial_that_went_side_by_side_looks_like_one_alone(tmp_path, trials, num_said):
+    run = make_run(tmp_path / "run")
+    result = json.loads((run.path / "result.json").read_text())
+    result["side_by_side"] = {"trials": trials, "threads": 1}
+    (run.path / "result.json").write_text(json.dumps(result))
+    cautions = run_page(read_material(open_run(run.path))).cautions
+    assert sum("about 2 trials went side by side" in caution for caution in cautions) == num_said
 
 
 def test_what_a_setting_explains():

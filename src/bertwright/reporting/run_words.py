@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
+from bertwright.experiments.sweep_record import SIDE_BY_SIDE
 from bertwright.progress import duration
 from bertwright.reporting.intervals import Intervals
 from bertwright.reporting.material import Material, number_in, object_in
@@ -257,6 +258,12 @@ def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
         found.append(f"{percent(cut)} of the texts are longer than was read of them (--max-length).")
     found += _overfitting(material, intervals)
     found += _never(material)
+    beside = number_in(result, "side_by_side", "trials")
+    if beside is not None and beside >= SIDE_BY_SIDE:
+        found.append(
+            f"It was a trial of a sweep, and about {max(2, round(beside))} trials went side by side: alone it may be "
+            "faster."
+        )
     bad = number_in(result, "data", "bad_rows")
     if bad:
         found.append(f"{counted(int(bad), 'row')} could not be used and {'was' if bad == 1 else 'were'} skipped.")
