@@ -214,6 +214,16 @@ def test_a_comparison_of_records_alone(made):
     assert not Outline(html(page)).open
 
 
+def test_few_texts_of_a_class_leave_no_word_on_the_page_of_a_run(made, tmp_path):
+    pages = [run_page(read_material(make_run(tmp_path / str(num), num=num))) for num in (4, 24, 300)]
+    none, narrow, many = (" ".join(page.cautions) for page in pages)
+    assert 'No intervals and tests of roc_auc and average_precision: "toxic" has 1 negative text;' in none
+    assert "Intervals of macro_f1 are too narrow" in none
+    assert '"toxic" has 9 negative texts: with fewer than 20 of a kind an interval of ROC AUC' in narrow
+    others = [" ".join(run_page(read_material(made[kind])).cautions) for kind in ("soft", "regression")]
+    assert not any("of a kind" in cautions for cautions in (many, *others))
+
+
 def test_a_sweep(tmp_path):
     record = sweep_record(tmp_path)
     page = sweep_page(record)

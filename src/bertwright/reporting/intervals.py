@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from bertwright.evaluation.few_texts import notes_of_few
 from bertwright.evaluation.resampling import Judged
 from bertwright.evaluation.uncertainty import NUM_SAMPLES, mean_interval, measure
-from bertwright.reporting.material import Material, Predictions
+from bertwright.reporting.material import Material, Predictions, is_finite
 
 # Texts drawn in all resamples together, and the fewest resamples: their standard error is then off by 5 % of itself.
 _MOST_DRAWN, _FEWEST_SAMPLES = 20_000_000, 200
@@ -27,6 +28,15 @@ def metric_intervals(material: Material) -> Intervals:
     measured = measure(found, num_samples=num_samples)
     intervals = {name: mean_interval(found, one, [0]) for name, one in measured.items()}
     return {name: interval for name, interval in intervals.items() if interval is not None}
+
+
+def few_texts_notes(material: Material) -> list[str]:
+    """Which metrics have no interval, or one that is too narrow, for lack of texts of a kind; a sentence each."""
+    found = None if material.predictions is None else _judged(material, material.predictions)
+    if found is None:
+        return []
+    names = [name for name, value in material.metrics.items() if is_finite(value)]
+    return [f"{note}." for note in notes_of_few(found, names)]
 
 
 def _judged(material: Material, predictions: Predictions) -> Judged | None:

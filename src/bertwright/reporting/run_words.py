@@ -7,7 +7,7 @@ from typing import Any
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.experiments.sweep_record import SIDE_BY_SIDE
 from bertwright.progress import duration
-from bertwright.reporting.intervals import Intervals
+from bertwright.reporting.intervals import Intervals, few_texts_notes
 from bertwright.reporting.material import Material, number_in, object_in
 from bertwright.reporting.page import Tile
 from bertwright.reporting.quality_plots import confusion_of
@@ -253,6 +253,7 @@ def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
     num = number_in(material.metrics, "num_texts")
     if num is not None and num < _FEW_TEXTS:
         found.append(f"{counted(int(num), 'text')} are few to judge by: see how wide the intervals are.")
+    found += few_texts_notes(material)
     cut = number_in(result, "data", "truncated_share")
     if cut is not None and cut > _MUCH_CUT:
         found.append(f"{percent(cut)} of the texts are longer than was read of them (--max-length).")
