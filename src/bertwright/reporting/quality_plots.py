@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bertwright.evaluation.stored import Predictions
 from bertwright.reporting.curves import CalibrationBin, Curve, Group, errors_by_length, rates, thinned
 from bertwright.reporting.intervals import Intervals
-from bertwright.reporting.material import Material, Predictions
+from bertwright.reporting.material import Material
 from bertwright.reporting.svg import NUM_SERIES, Palette, Plot, line_style
 from bertwright.reporting.visible import in_one_line
 from bertwright.reporting.words import interval_words, percent
