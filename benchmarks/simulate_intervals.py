@@ -17,6 +17,7 @@ seeds, a run's quality is itself random.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import time
@@ -33,7 +34,7 @@ from bertwright.config import LabelKind
 from bertwright.evaluation.metrics import METRIC_NAMES, decide, decide_each
 from bertwright.evaluation.resampling import Judged, point_metrics
 from bertwright.evaluation.significance import holm
-from bertwright.evaluation.uncertainty import difference, mean_interval, measure
+from bertwright.evaluation.uncertainty import difference, mean_interval, measure, p_value
 
 _TRUTH_TEXTS, _TRUTH_PARTS = 1_000_000, 8
 # Shares of the variance of a score: common to all models, of the setting, of the run.
@@ -125,7 +126,16 @@ def _offset(case: Case) -> float:
 
 
 def true_values(case: Case, num_texts: int = _TRUTH_TEXTS, num_parts: int = _TRUTH_PARTS) -> dict[str, list[float]]:
-    """The metrics of an equal and of the worse setting on infinitely many texts, as the mean over all seeds."""
+    """The metrics of an equal and of the worse setting on infinitely many texts, as the mean over all seeds.
+
+    Cases that differ in their texts and seeds alone have the same, which is computed once.
+    """
+    same = replace(case, num_texts=0, num_seeds=min(case.num_seeds, 2))
+    return {name: list(values) for name, values in _true_values(same, num_texts, num_parts).items()}
+
+
+@functools.cache
+def _true_values(case: Case, num_texts: int, num_parts: int) -> dict[str, list[float]]:
     random = np.random.default_rng(20_261_121)
     nodes, weights = np.polynomial.hermite_e.hermegauss(7) if case.seed_spread else (np.zeros(1), np.ones(1))
     weights = weights / weights.sum()
@@ -161,10 +171,10 @@ def simulate(
                 continue
             value, worse = truth[name]
             apart = difference(judged, measured, groups[0], groups[-1])
-            tests = [difference(judged, measured, groups[i], groups[j]) for i, j in pairs]
+            tests = [p_value(judged, measured, groups[i], groups[j]) for i, j in pairs]
             if apart is None or apart.low is None or apart.high is None:
                 continue
-            p_values = [test.p for test in tests if test is not None]
+            p_values = [p for p in tests if p is not None]
             any_found = min(p for p in holm(p_values) if p is not None) <= 0.05
             covered = interval[0] <= value <= interval[1]
             told = apart.low <= value - worse <= apart.high

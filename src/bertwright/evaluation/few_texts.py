@@ -103,17 +103,15 @@ def fewest_counted(judged: Judged, name: str) -> np.ndarray | None:
     """
     if name not in _OF_DECISIONS or judged.decided is None or judged.kind == "regression":
         return None
-    if judged.kind == "multi-label":
-        assert judged.has_label is not None
-        true, decided = judged.has_label[None], judged.decided  # (1, texts, labels), (models, texts, labels)
-    else:
-        assert judged.label_ids is not None
-        classes = np.arange(len(judged.labels))
-        if len(classes) == 2 and not name.startswith("macro"):
-            classes = classes[1:]
-        true, decided = (judged.label_ids[:, None] == classes)[None], judged.decided[:, :, None] == classes
-    of = decided if "precision" in name else true if "recall" in name else true | decided
-    return np.broadcast_to(of, decided.shape).sum(axis=1).min(axis=1)
+    supports, predictions, hits = judged.label_counts
+    of = predictions
+    if "recall" in name:
+        of = np.broadcast_to(supports, predictions.shape)
+    elif "f1" in name:
+        of = supports + predictions - hits
+    if judged.kind != "multi-label" and len(judged.labels) == 2 and not name.startswith("macro"):
+        of = of[:, 1:]
+    return of.min(axis=1)
 
 
 def is_one_share(judged: Judged, name: str) -> bool:
