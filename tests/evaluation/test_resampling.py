@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertwright.evaluation import resampling
+from bertwright.evaluation import rankings, resampling
 from bertwright.evaluation.metrics import (
     METRIC_NAMES,
     METRIC_NAMES_OF,
@@ -137,10 +137,15 @@ def test_many_resamples_at_once_are_those_that_are_computed_one_by_one(kind, num
     judged = judged_texts(kind, num_labels, num_texts=301, ties=ties)
     names = METRIC_NAMES_OF[kind]
     expected = bootstrap_metrics(judged, names, 40)
-    for name, value in (("_FEW_COLUMNS", 1000), ("_FEW_ROWS", 1000), ("_COUNTS_AT_ONCE", 301), ("_RUN", 128)):
+    for module, name, value in (
+        (rankings, "_FEW_COLUMNS", 1000),
+        (rankings, "_FEW_ROWS", 1000),
+        (rankings, "_RUN", 128),
+        (resampling, "_COUNTS_AT_ONCE", 301),
+    ):
         with monkeypatch.context() as patched:
-            patched.setattr(resampling, name, value)
-            patched.setattr(resampling, "_ELEMENTS_AT_ONCE", 40 * 7)
+            patched.setattr(module, name, value)
+            patched.setattr(rankings, "ELEMENTS_AT_ONCE", 40 * 7)
             found = bootstrap_metrics(judged, names, 40)
         for metric in names:
             assert found[metric] == pytest.approx(expected[metric], abs=1e-12, nan_ok=True), (name, metric)

@@ -18,7 +18,7 @@ import bertwright
 from bertwright.cli import main
 from bertwright.errors import RunError, UserError
 from bertwright.experiments import sweep as act
-from bertwright.experiments import sweep_store, sweep_work
+from bertwright.experiments import sweep_database, sweep_work
 from bertwright.experiments.sweep_folder import Asked, read_record
 from bertwright.experiments.sweep_plan import Wanted, is_minimized
 from bertwright.experiments.sweep_store import Store
@@ -586,7 +586,7 @@ def test_overwrite_removes_nothing_before_the_new_sweep_is_known_to_be_good(text
 @pytest.fixture
 def database(tmp_path, monkeypatch):
     """A URL in place of a server's: its studies lie in a file that is not the sweep's own."""
-    monkeypatch.setattr(sweep_store, "storage_url", lambda _: f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    monkeypatch.setattr(sweep_database, "storage_url", lambda _: f"sqlite:///{tmp_path / 'elsewhere.db'}")
     return "postgresql://me@host/studies"
 
 
@@ -655,7 +655,7 @@ def test_overwrite_leaves_the_study_of_that_name_in_another_database_alone(texts
     def url_of(given):
         return f"sqlite:///{tmp_path / given.rpartition('/')[2]}.db"
 
-    monkeypatch.setattr(sweep_store, "storage_url", url_of)
+    monkeypatch.setattr(sweep_database, "storage_url", url_of)
     first, second = ("postgresql://me@host/first", "postgresql://me@host/second")
     theirs = swept(texts, grid={"seed": [0, 1]}, storage=second, study="swept", output="theirs")
     swept(texts, grid={"seed": [0, 1]}, storage=first)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bertwright.evaluation.rankings import RANKED
 from bertwright.evaluation.resampling import Judged
 
-RANKED = ("roc_auc", "average_precision")
 FEWEST_OF_A_KIND = 3
 """Positive, and negative, texts of each label below which a ranking has no interval and no test: with two, Student's t
 still rejects a true null in 6 to 9 % of cases, and an interval of 95 % covers 85 %."""

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertwright.evaluation.few_texts import RANKED, counted_too_little, fewest_counted, is_one_share, ranked_too_little
+from bertwright.evaluation.few_texts import counted_too_little, fewest_counted, is_one_share, ranked_too_little
+from bertwright.evaluation.rankings import RANKED
 from bertwright.evaluation.resampling import (
     MEANS,
     Judged,

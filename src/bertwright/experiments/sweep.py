@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from bertwright.config import SweepSettings, TrainConfig, expand_home
 from bertwright.errors import Interrupted, RunError, UserError
+from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_entries import Entry
 from bertwright.experiments.sweep_flags import checked_metric
 from bertwright.experiments.sweep_folder import (
@@ -29,7 +30,7 @@ from bertwright.experiments.sweep_plan import Plan, is_minimized, representative
 from bertwright.experiments.sweep_processes import Processes
 from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
-from bertwright.experiments.sweep_store import FILE, Store
+from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
 from bertwright.experiments.sweep_trial_files import last_error
 from bertwright.experiments.sweep_work import TRIALS, Worker, is_over

@@ -25,9 +25,10 @@ from typing import Any
 from bertwright import __version__, runs
 from bertwright.config import CostSettings, MachineSettings, SweepSettings, TrainConfig, build, expand_home, merged
 from bertwright.errors import RunError, UserError
+from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text
 from bertwright.experiments.sweep_plan import Plan, Wanted, plan_of
-from bertwright.experiments.sweep_store import FILE, Store, locked_workers
+from bertwright.experiments.sweep_store import Store, locked_workers
 from bertwright.experiments.sweep_url import storage_url, without_password
 
 SWEEP = "sweep.json"

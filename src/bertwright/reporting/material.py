@@ -87,3 +87,8 @@ def object_in(values: Any, *names: str) -> Mapping[str, Any]:
     for name in names:
         values = values.get(name) if isinstance(values, Mapping) else None
     return values if isinstance(values, Mapping) else {}
+
+
+def objects_of(values: Any) -> list[Mapping[str, Any]]:
+    """The objects in a list; nothing where it is none."""
+    return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list | tuple) else []
