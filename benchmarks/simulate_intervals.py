@@ -17,6 +17,7 @@ seeds, a run's quality is itself random.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import subprocess
 import time
@@ -33,7 +34,7 @@ from bertwright.config import LabelKind
 from bertwright.evaluation.metrics import METRIC_NAMES, decide, decide_each
 from bertwright.evaluation.resampling import Judged, point_metrics
 from bertwright.evaluation.significance import holm
-from bertwright.evaluation.uncertainty import difference, mean_interval, measure
+from bertwright.evaluation.uncertainty import difference, mean_interval, measure, p_value
 
 _TRUTH_TEXTS, _TRUTH_PARTS = 1_000_000, 8
 # Shares of the variance of a score: common to all models, of the setting, of the run.
@@ -47,6 +48,7 @@ class Case:
     """What is simulated: ``quality`` of the equal settings and of the last one, in standard deviations of a score.
 
     ``seed_spread``: the standard deviation of a run's quality between seeds; ``num_seeds``: runs of each setting.
+    ``rare_share``: of more than two classes the share of the last one; the others, or if it is 0 all, are equally many.
     """
 
     kind: LabelKind = "classes"
@@ -57,6 +59,7 @@ class Case:
     seed_spread: float = 0.0
     quality: float = 2.5
     worse_quality: float = 2.2
+    rare_share: float = 0.0
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -81,6 +84,7 @@ CASES = (
     *(Case(kind="regression", num_labels=1, num_texts=n, quality=1.0, worse_quality=0.9) for n in (500, 2000)),
     *(Case(kind="multi-label", num_labels=3, num_texts=n) for n in (500, 2000)),
     *(Case(positive_share=0.4, num_texts=n, num_seeds=k, seed_spread=0.3) for n in (500, 2000) for k in (2, 3, 5)),
+    *(Case(num_labels=5, num_texts=500, rare_share=share) for share in (0.01, 0.02)),  # of 5 and of 10 texts
 )
 
 
@@ -112,7 +116,9 @@ def draw(random: np.random.Generator, case: Case, num_texts: int, qualities: np.
         positive = 1 / (1 + np.exp(-logits))
         scores = np.concatenate([1 - positive, positive], axis=2)
         return Judged("classes", ("no", "yes"), scores, np.stack([decide(s) for s in scores]), label_ids=label_ids)
-    label_ids = random.integers(0, case.num_labels, num_texts)
+    label_ids = random.integers(0, case.num_labels - (case.rare_share > 0), num_texts)
+    if case.rare_share:
+        label_ids[random.random(num_texts) < case.rare_share] = case.num_labels - 1
     logits = _SURE * (quality * np.eye(case.num_labels)[label_ids] + noise(case.num_labels))
     scores = np.exp(logits - logits.max(axis=2, keepdims=True))
     scores /= scores.sum(axis=2, keepdims=True)
@@ -125,7 +131,16 @@ def _offset(case: Case) -> float:
 
 
 def true_values(case: Case, num_texts: int = _TRUTH_TEXTS, num_parts: int = _TRUTH_PARTS) -> dict[str, list[float]]:
-    """The metrics of an equal and of the worse setting on infinitely many texts, as the mean over all seeds."""
+    """The metrics of an equal and of the worse setting on infinitely many texts, as the mean over all seeds.
+
+    Cases that differ in their texts and seeds alone have the same, which is computed once.
+    """
+    same = replace(case, num_texts=0, num_seeds=min(case.num_seeds, 2))
+    return {name: list(values) for name, values in _true_values(same, num_texts, num_parts).items()}
+
+
+@functools.cache
+def _true_values(case: Case, num_texts: int, num_parts: int) -> dict[str, list[float]]:
     random = np.random.default_rng(20_261_121)
     nodes, weights = np.polynomial.hermite_e.hermegauss(7) if case.seed_spread else (np.zeros(1), np.ones(1))
     weights = weights / weights.sum()
@@ -161,10 +176,10 @@ def simulate(
                 continue
             value, worse = truth[name]
             apart = difference(judged, measured, groups[0], groups[-1])
-            tests = [difference(judged, measured, groups[i], groups[j]) for i, j in pairs]
+            tests = [p_value(judged, measured, groups[i], groups[j]) for i, j in pairs]
             if apart is None or apart.low is None or apart.high is None:
                 continue
-            p_values = [test.p for test in tests if test is not None]
+            p_values = [p for p in tests if p is not None]
             any_found = min(p for p in holm(p_values) if p is not None) <= 0.05
             covered = interval[0] <= value <= interval[1]
             told = apart.low <= value - worse <= apart.high
@@ -193,7 +208,7 @@ def main() -> None:
         return
     part, num_parts = map(int, options.part.split("/"))
     for case in CASES[part::num_parts]:
-        if any(line["simulated"] == asdict(case) for line in _lines(path)):
+        if any(_case_of(line) == case for line in _lines(path)):
             continue
         started = time.perf_counter()
         # With several seeds there are three times as many models, and what seeds do outweighs the bootstrap's noise.
@@ -215,6 +230,11 @@ def main() -> None:
         print(table([line]), flush=True)
 
 
+def _case_of(line: dict[str, Any]) -> Case:
+    """What was simulated; a line of before a setting was there has what it is otherwise."""
+    return Case(**line["simulated"])
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
@@ -225,11 +245,11 @@ _HEADINGS = ("interval covers", "of a difference", "tells equals apart", "Holm, 
 
 def table(lines: Sequence[dict[str, Any]], whole: bool = True) -> str:
     """Lines as a Markdown table, shares in per cent: each metric or, if not ``whole``, the least and the greatest."""
-    order = {json.dumps(asdict(case)): place for place, case in enumerate(CASES)}
+    order = {case: place for place, case in enumerate(CASES)}
     headings = ("texts", "labels", "seeds", *(("metric",) if whole else ()), *_HEADINGS)
     rows = [headings, ("---",) * len(headings)]
-    for line in sorted(lines, key=lambda line: order.get(json.dumps(line["simulated"]), len(order))):
-        case = Case(**line["simulated"])
+    for line in sorted(lines, key=lambda line: order.get(_case_of(line), len(order))):
+        case = _case_of(line)
         words = (f"{case.num_texts:,}", _labels(case), _seeds(case))
         if whole:
             rows += [(*words, name, *(f"{100 * line[key][name]:.1f}" for key in _SHARES)) for name in case.metrics]
@@ -247,7 +267,9 @@ def _labels(case: Case) -> str:
         return "numbers"
     if case.kind == "multi-label":
         return f"{case.num_labels} labels, {case.positive_share:.0%} each"
-    return f"{case.num_labels} classes" if case.num_labels > 2 else f"2 classes, {case.positive_share:.0%} positive"
+    if case.num_labels > 2:
+        return f"{case.num_labels} classes" + (f", {case.rare_share:.0%} of one" if case.rare_share else "")
+    return f"2 classes, {case.positive_share:.0%} positive"
 
 
 def _seeds(case: Case) -> str:

@@ -43,6 +43,19 @@ def test_intervals_cover_and_tests_hold_their_level(simulation, settings):
         assert found["family_wise_error"][name] < 0.14, name
 
 
+def test_a_mean_over_classes_of_which_one_is_rare_is_simulated(simulation):
+    case = simulation.Case(num_labels=3, num_texts=200, rare_share=0.02)
+    truth = simulation.true_values(case, 50_000, 1)
+    common = simulation.true_values(simulation.replace(case, rare_share=0.0), 50_000, 1)
+    assert truth["roc_auc"][0] == pytest.approx(common["roc_auc"][0], abs=0.02)  # a class's AUC knows no shares
+    assert truth["precision"][0] < common["precision"][0] - 0.02
+    found = simulation.simulate(case, 60, 40, truth)
+    assert 30 < found["num_answered"]["roc_auc"] < 58  # of 4 texts, fewer than three are there in 24 % of cases
+    assert found["num_answered"]["accuracy"] == 60
+    assert found["coverage"]["roc_auc"] > 0.8
+    assert "3 classes, 2% of one" in simulation.table([{"simulated": simulation.asdict(case), **found}])
+
+
 def test_a_case_that_is_there_is_not_simulated_again(simulation, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(simulation, "CASES", (simulation.Case(num_texts=100), simulation.Case(num_texts=120)))
     monkeypatch.setattr(simulation, "_TRUTH_TEXTS", 1000)
@@ -52,6 +65,9 @@ def test_a_case_that_is_there_is_not_simulated_again(simulation, tmp_path, monke
     monkeypatch.setattr(sys, "argv", arguments)
     simulation.main()
     (path,) = tmp_path.glob("intervals-*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    del lines[0]["simulated"]["rare_share"]  # as lines were before there was such a setting
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     before = path.read_text()
     simulation.main()
     assert path.read_text() == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bertwright.evaluation import resampling
+from bertwright.evaluation import rankings, resampling
 from bertwright.evaluation.metrics import (
     METRIC_NAMES,
     METRIC_NAMES_OF,
@@ -128,3 +128,34 @@ def test_a_resample_without_an_answer_is_nan():
     without = 0.9**10  # of all resamples have no positive text
     for name in values:
         assert np.isnan(values[name]).mean() == pytest.approx(without, abs=0.08), name
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("kind", "num_labels"), [("classes", 2), ("multi-label", 3), ("regression", 1)])
+def test_many_resamples_at_once_are_those_that_are_computed_one_by_one(kind, num_labels, ties, monkeypatch):
+    """Running sums go by runs of texts or one after the other, in bytes or not, and groups part by part."""
+    judged = judged_texts(kind, num_labels, num_texts=301, ties=ties)
+    names = METRIC_NAMES_OF[kind]
+    expected = bootstrap_metrics(judged, names, 40)
+    for module, name, value in (
+        (rankings, "_FEW_COLUMNS", 1000),
+        (rankings, "_FEW_ROWS", 1000),
+        (rankings, "_RUN", 128),
+        (resampling, "_COUNTS_AT_ONCE", 301),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, value)
+            patched.setattr(rankings, "ELEMENTS_AT_ONCE", 40 * 7)
+            found = bootstrap_metrics(judged, names, 40)
+        for metric in names:
+            assert found[metric] == pytest.approx(expected[metric], abs=1e-12, nan_ok=True), (name, metric)
+
+
+def test_distinct_rows_are_the_same_with_and_without_sorting():
+    random = np.random.default_rng(0)
+    for num_rows, num_columns in ((500, 3), (500, 12), (20, 2)):
+        columns = [random.integers(0, 3, num_rows) for _ in range(num_columns)]
+        first, counts = resampling._distinct(columns)
+        expected = np.unique(np.stack(columns, axis=1), axis=0, return_index=True, return_counts=True)
+        assert (first == expected[1]).all()
+        assert (counts == expected[2]).all()

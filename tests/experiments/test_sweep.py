@@ -18,7 +18,7 @@ import bertwright
 from bertwright.cli import main
 from bertwright.errors import RunError, UserError
 from bertwright.experiments import sweep as act
-from bertwright.experiments import sweep_work
+from bertwright.experiments import sweep_database, sweep_work
 from bertwright.experiments.sweep_folder import Asked, read_record
 from bertwright.experiments.sweep_plan import Wanted, is_minimized
 from bertwright.experiments.sweep_store import Store
@@ -581,6 +581,96 @@ def test_overwrite_removes_nothing_before_the_new_sweep_is_known_to_be_good(text
         swept(texts, overwrite=True, **settings)
     assert bertwright.open_sweep("swept").record() == first.record()
     assert not list(Path().glob(".swept*"))
+
+
+@pytest.fixture
+def database(tmp_path, monkeypatch):
+    """A URL in place of a server's: its studies lie in a file that is not the sweep's own."""
+    monkeypatch.setattr(sweep_database, "storage_url", lambda _: f"sqlite:///{tmp_path / 'elsewhere.db'}")
+    return "postgresql://me@host/studies"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"grid": {"seed": [0, "x"]}}, "--seed: found 'x'"),
+        ({"grid": {"seed": [5]}, "model": "bert-nosuch"}, "the texts cannot be used"),
+    ],
+)
+def test_a_mistake_in_the_texts_costs_the_study_in_a_database(texts, database, processes, settings, message):
+    first = swept(texts, grid={"seed": [0, 1]}, storage=database)
+    processes.makes_tokens = True
+    with pytest.raises(UserError, match=message):
+        swept(texts, overwrite=True, storage=database, **settings)
+    assert bertwright.open_sweep("swept", database).record() == first.record()
+    processes.makes_tokens = False
+    second = swept(texts, overwrite=True, storage=database, grid={"seed": [5]})
+    assert [trial.settings for trial in second.trials] == [{"seed": 5}]
+    assert not list(Path().glob(".swept*"))
+
+
+def test_stopped_while_the_texts_are_read_overwrite_has_replaced_nothing(texts, database, processes, monkeypatch):
+    first = swept(texts, grid={"seed": [0, 1]}, storage=database)
+
+    def wait_for(self, number, check):
+        os.kill(os.getpid(), signal.SIGTERM)
+        check()
+
+    monkeypatch.setattr(processes, "wait_for", wait_for)
+    with pytest.raises(SystemExit):
+        swept(texts, overwrite=True, storage=database, grid={"seed": [5]})
+    assert bertwright.open_sweep("swept", database).record() == first.record()
+
+
+def test_killed_while_the_texts_are_read_overwrite_mixes_no_studies(texts, database, processes, monkeypatch):
+    swept(texts, grid={"seed": [0, 1]}, storage=database)
+    with monkeypatch.context() as patched:
+        patched.setattr(processes, "wait_for", lambda *_: 1 // 0)  # neither put back nor removed
+        with pytest.raises(ZeroDivisionError):
+            swept(texts, overwrite=True, storage=database, grid={"seed": [5]})
+    with pytest.raises(UserError, match="is another one than that of swept"):
+        swept(texts, storage=database, grid={"seed": [5]})
+    found = swept(texts, overwrite=True, storage=database, grid={"seed": [5]})
+    assert [trial.settings for trial in found.trials] == [{"seed": 5}]
+
+
+def test_overwrite_leaves_a_study_alone_that_somebody_joins_while_the_texts_are_read(texts, database, processes):
+    first = swept(texts, grid={"seed": [0, 1]}, storage=database)
+    other = Store(Path("other"), database, "swept")
+    other.find()
+    claims = []
+
+    def joined(_):
+        other.put_in_line([Wanted("more", None, {"seed": 7}, {})])
+        claims.append(other.claim())
+
+    processes.at_poll = staticmethod(joined)
+    with pytest.raises(RunError, match="take this sweep from a worker with --join"):
+        swept(texts, overwrite=True, storage=database, grid={"seed": [5]})
+    assert [trial.number for trial in bertwright.open_sweep("swept", database).trials] == [0, 1, 2]
+    assert len(first.trials) == 2
+
+
+def test_overwrite_leaves_the_study_of_that_name_in_another_database_alone(texts, tmp_path, monkeypatch):
+    def url_of(given):
+        return f"sqlite:///{tmp_path / given.rpartition('/')[2]}.db"
+
+    monkeypatch.setattr(sweep_database, "storage_url", url_of)
+    first, second = ("postgresql://me@host/first", "postgresql://me@host/second")
+    theirs = swept(texts, grid={"seed": [0, 1]}, storage=second, study="swept", output="theirs")
+    swept(texts, grid={"seed": [0, 1]}, storage=first)
+    with pytest.raises(UserError, match="holds a sweep swept already"):
+        swept(texts, grid={"seed": [5]}, storage=second, overwrite=True)
+    assert bertwright.open_sweep("theirs", second).record() == theirs.record()
+    assert len(bertwright.open_sweep("swept", first).trials) == 2
+
+
+def test_texts_that_cannot_be_used_leave_no_study_in_a_database(tmp_path, texts, database, processes):
+    processes.makes_tokens = True
+    with pytest.raises(UserError, match="the texts cannot be used"):
+        swept(texts, grid={"seed": [0, 1]}, storage=database, model="bert-nosuch")
+    processes.makes_tokens = False
+    assert len(swept(texts, grid={"seed": [0, 1]}, storage=database).trials) == 2
 
 
 def test_overwrite_leaves_a_sweep_alone_that_others_work_on(texts, tmp_path):

@@ -21,6 +21,7 @@ from tests.programs import require
 
 import bertwright
 from bertwright.errors import UserError
+from bertwright.experiments.sweep_folder import Asked, find_or_begin, read_record
 from bertwright.experiments.sweep_plan import Plan, Wanted
 from bertwright.experiments.sweep_store import Store
 
@@ -187,6 +188,19 @@ def test_what_is_said_of_a_database_shows_no_password(server, tmp_path):
     with pytest.raises(UserError, match="it must have been begun") as error:
         bertwright.sweep(storage=server, study="none", join=True, output="swept", quiet=True)
     assert "secret" not in str(error.value)
+
+
+def test_a_mistake_in_the_texts_costs_the_study_on_a_server(server, tmp_path):
+    (tmp_path / "texts.csv").write_text("text,label\ngood day,a\n", encoding="utf-8")  # of one class alone
+    asked = {"train": "texts.csv", "grid": {"seed": [0]}, "storage": server, "study": "kept", "output": "swept"}
+    begun = find_or_begin(Asked(asked), Path("swept"))
+    old = Store(Path("swept"), server, "kept")
+    old.create({"plan": begun.record(), "id": read_record(Path("swept"))["id"]}, minimize=False)
+    old.put_in_line(begun.wanted)
+    asked |= {"data": asked.pop("train"), "model": "bert-nosuch", "overwrite": True, "quiet": True}
+    with pytest.raises(UserError, match="bert-nosuch"):
+        bertwright.sweep(**asked)
+    assert [trial.state for trial in bertwright.open_sweep("swept", server).trials] == ["waiting"]
 
 
 def start(*arguments):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tests.reporting.made_runs import HOSTILE, comparison_record, make_run, sweep_record
 
+from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.reporting.comparison_page import comparison_page
 from bertwright.reporting.material import read_material
 from bertwright.reporting.page import html
@@ -213,6 +214,16 @@ def test_a_comparison_of_records_alone(made):
     assert not Outline(html(page)).open
 
 
+def test_few_texts_of_a_class_leave_no_word_on_the_page_of_a_run(made, tmp_path):
+    pages = [run_page(read_material(make_run(tmp_path / str(num), num=num))) for num in (4, 24, 300)]
+    none, narrow, many = (" ".join(page.cautions) for page in pages)
+    assert 'No intervals and tests of roc_auc and average_precision: "toxic" has 1 negative text;' in none
+    assert "Intervals of macro_f1 are too narrow" in none
+    assert '"toxic" has 9 negative texts: with fewer than 20 of a kind an interval of ROC AUC' in narrow
+    others = [" ".join(run_page(read_material(made[kind])).cautions) for kind in ("soft", "regression")]
+    assert not any("of a kind" in cautions for cautions in (many, *others))
+
+
 def test_a_sweep(tmp_path):
     record = sweep_record(tmp_path)
     page = sweep_page(record)
@@ -228,6 +239,31 @@ def test_a_sweep(tmp_path):
     assert not outline.open
     assert "<b>out of memory</b>" in outline.text
     assert "toxic <script>" in outline.text
+
+
+def test_times_of_trials_that_went_side_by_side_look_like_those_of_trials_alone(tmp_path):
+    def trial(number, **values):
+        return Trial(number, None, {"seed": number}, "finished", None, None, 3.0, None, tmp_path, **values)
+
+    def cautions(*trials):
+        return sweep_page(Sweep(tmp_path, "swept", {}, trials, "grid", 6.0, None).record()).cautions
+
+    shared = [trial(number, side_by_side=1.9, threads=1) for number in (0, 1)]
+    said = "Times are of 2 trials side by side, of 1 thread each: alone one may be faster."
+    assert cautions(*shared) == (said,)
+    elsewhere = trial(2, side_by_side=2.0, threads=1, data={"train": ["other.csv"]})
+    assert cautions(*shared, elsewhere) == (said,)
+    assert cautions(*(trial(number, side_by_side=1.0, threads=2) for number in (0, 1))) == ()
+
+
+@pytest.mark.parametrize(("trials", "num_said"), [(1.9, 1), (1.0, 0)])
+def test_a_trial_that_went_side_by_side_looks_like_one_alone(tmp_path, trials, num_said):
+    run = make_run(tmp_path / "run")
+    result = json.loads((run.path / "result.json").read_text())
+    result["side_by_side"] = {"trials": trials, "threads": 1}
+    (run.path / "result.json").write_text(json.dumps(result))
+    cautions = run_page(read_material(open_run(run.path))).cautions
+    assert sum("about 2 trials went side by side" in caution for caution in cautions) == num_said
 
 
 def test_what_a_setting_explains():

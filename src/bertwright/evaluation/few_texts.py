@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bertwright.evaluation.rankings import RANKED
 from bertwright.evaluation.resampling import Judged
 
-RANKED = ("roc_auc", "average_precision")
 FEWEST_OF_A_KIND = 3
 """Positive, and negative, texts of each label below which a ranking has no interval and no test: with two, Student's t
 still rejects a true null in 6 to 9 % of cases, and an interval of 95 % covers 85 %."""
@@ -103,17 +103,15 @@ def fewest_counted(judged: Judged, name: str) -> np.ndarray | None:
     """
     if name not in _OF_DECISIONS or judged.decided is None or judged.kind == "regression":
         return None
-    if judged.kind == "multi-label":
-        assert judged.has_label is not None
-        true, decided = judged.has_label[None], judged.decided  # (1, texts, labels), (models, texts, labels)
-    else:
-        assert judged.label_ids is not None
-        classes = np.arange(len(judged.labels))
-        if len(classes) == 2 and not name.startswith("macro"):
-            classes = classes[1:]
-        true, decided = (judged.label_ids[:, None] == classes)[None], judged.decided[:, :, None] == classes
-    of = decided if "precision" in name else true if "recall" in name else true | decided
-    return np.broadcast_to(of, decided.shape).sum(axis=1).min(axis=1)
+    supports, predictions, hits = judged.label_counts
+    of = predictions
+    if "recall" in name:
+        of = np.broadcast_to(supports, predictions.shape)
+    elif "f1" in name:
+        of = supports + predictions - hits
+    if judged.kind != "multi-label" and len(judged.labels) == 2 and not name.startswith("macro"):
+        of = of[:, 1:]
+    return of.min(axis=1)
 
 
 def is_one_share(judged: Judged, name: str) -> bool:

@@ -43,6 +43,9 @@ TASKS: dict[LabelKind, str] = {
 }
 """The ``task`` of result.json, by the kind of labels."""
 
+KINDS = {task: kind for kind, task in TASKS.items()}
+"""The kind of labels, by ``task`` of result.json."""
+
 
 def judge(texts: LabelledTexts, scores: np.ndarray, threshold: Threshold) -> dict[str, Any]:
     """The metrics of ``scores`` (texts, labels) for texts with labels, those of their kind.

@@ -8,7 +8,7 @@ metric is computed from counts.
   decisions, whose counts are multinomial: 500,000 texts cost no more than 500.
 - Means over texts (log loss, absolute error) are products of counts and contributions.
 - What depends on the order of scores (ROC AUC, average precision, Spearman) is computed from running sums of counts in
-  that order; texts of equal scores count as one step, as in scikit-learn.
+  that order, of many resamples side by side; texts of equal scores count as one step, as in scikit-learn.
 
 Metrics are those of ``metrics.py``, definition by definition; ``point_metrics`` gives them with every count 1.
 """
@@ -23,12 +23,13 @@ import numpy as np
 
 from bertwright.config import LabelKind
 from bertwright.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES_OF
+from bertwright.evaluation.rankings import ELEMENTS_AT_ONCE, RANKED, Ranking, Ranks, Values
 
-Values = dict[str, np.ndarray]
-"""Metrics by their names, each (resamples, models) float64; NaN where a resample has no answer."""
-
-# Larger arrays than the caches hold, and fresh from the system each time, take three times as long.
-_ELEMENTS_AT_ONCE = 1 << 17
+# Texts are drawn as integers of 8 bytes. Their counts are bytes, and what is made of these goes row by row: many
+# resamples side by side are quick.
+_DRAWN_AT_ONCE, _COUNTS_AT_ONCE = 1 << 15, 1 << 22
+_MOST_COUNTED = 1 << 21
+_MOST_CODES = 1 << 62
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,48 @@ class Judged:
         columns = [1] if len(self.labels) == 2 else range(len(self.labels))
         return [(self.label_ids == i, i) for i in columns]
 
+    @cached_property
+    def rankings(self) -> list[list[Ranking]]:
+        """For each model the texts in the order of its scores, for each label of ``ranked``."""
+        return [[Ranking(has, model[:, column]) for has, column in self.ranked] for model in self.scores]
+
+    @cached_property
+    def cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each different combination of truth and decisions the first text, and how many texts there are."""
+        several = self.kind == "multi-label"
+        truth = self.has_label if several else self.label_ids
+        assert truth is not None
+        assert self.decided is not None
+        columns = [truth, *self.decided]
+        if several:
+            columns = [column[:, i] for column in columns for i in range(len(self.labels))]
+        return _distinct(columns)
+
+    @cached_property
+    def label_counts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """How many texts have each label, (labels,), of how many each model decides for it, and of how many of these
+        rightly, (models, labels) each."""
+        first, counts = self.cells
+        truth = self.has_label if self.kind == "multi-label" else self.label_ids
+        assert truth is not None
+        assert self.decided is not None
+        if self.kind == "multi-label":
+            decided = self.decided[:, first]
+            hits = decided & truth[first]
+            return counts @ truth[first], np.tensordot(decided, counts, (1, 0)), np.tensordot(hits, counts, (1, 0))
+        num_labels = len(self.labels)
+
+        def counted(ids: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+            return np.bincount(ids[which], counts[which], num_labels).astype(np.int64)
+
+        true = truth[first]
+        decided = self.decided[:, first]
+        return (
+            counted(true),
+            np.stack([counted(model) for model in decided]),
+            np.stack([counted(true, model == true) for model in decided]),
+        )
+
     @property
     def metric_names(self) -> tuple[str, ...]:
         return METRIC_NAMES_OF[self.kind]
@@ -110,8 +153,8 @@ def _families(judged: Judged, names: Sequence[str]) -> list[_Decisions | _Scores
     return found
 
 
-def _blocks(num_samples: int, width: int) -> Iterator[int]:
-    size = max(1, _ELEMENTS_AT_ONCE // max(width, 1))
+def _blocks(num_samples: int, width: int, at_once: int = ELEMENTS_AT_ONCE) -> Iterator[int]:
+    size = max(1, at_once // max(width, 1))
     for start in range(0, num_samples, size):
         yield min(size, num_samples - start)
 
@@ -128,17 +171,29 @@ class _Decisions:
     def __init__(self, judged: Judged, names: Sequence[str]) -> None:
         self.names = names
         self.several = judged.kind == "multi-label"
-        self.num_labels = len(judged.labels)
+        self.num_labels, self.num_models = len(judged.labels), judged.num_models
+        self.num_texts = judged.num_texts
+        first, self.counts = judged.cells
         truth = judged.has_label if self.several else judged.label_ids
         assert truth is not None
         assert judged.decided is not None
-        columns = [truth, *judged.decided]
-        if self.several:
-            columns = [column[:, i] for column in columns for i in range(self.num_labels)]
-        first, self.counts = _distinct(columns)
         self.truth = truth[first]  # (cells[, labels])
         self.decided = judged.decided[:, first]  # (models, cells[, labels])
-        self.num_texts = judged.num_texts
+        at_once = max(1, _MOST_COUNTED // max(1, len(first) * self.num_labels))
+        self._models = [slice(start, start + at_once) for start in range(0, self.num_models, at_once)]
+        self._counted = self._counted_of(self._models[0]) if len(self._models) == 1 else None
+        right = self.truth == self.decided
+        self._all_right = (right.all(axis=2) if self.several else right).T.astype(np.float64)  # (cells, models)
+
+    def _counted_of(self, models: slice) -> np.ndarray:
+        """(cells, (1 + 2 models) x labels): for each label which cells have it, and of each model where it is decided
+        for, and where it is rightly."""
+        is_true, is_decided = self.truth[None], self.decided[models]
+        if not self.several:
+            classes = np.arange(self.num_labels)
+            is_true, is_decided = is_true[..., None] == classes, is_decided[..., None] == classes
+        counted = np.concatenate([is_true, is_decided, is_true & is_decided]).swapaxes(0, 1)
+        return counted.reshape(len(self.counts), -1).astype(np.float64)
 
     def ones(self) -> np.ndarray:
         return self.counts[None].astype(np.float64)
@@ -151,69 +206,73 @@ class _Decisions:
     def values(self, weights: np.ndarray) -> Values:
         """Of ``weights`` (resamples, cells)."""
         of = self._of_labels if self.several else self._of_classes
-        models = [of(weights, decided) for decided in self.decided]
-        return {name: np.stack([model[name] for model in models], axis=1) for name in self.names}
+        parts = []
+        for models in self._models:
+            counted = self._counted_of(models) if self._counted is None else self._counted
+            counts = (weights @ counted).reshape(len(weights), -1, self.num_labels)
+            supports, predictions, hits = np.split(counts, [1, 1 + counts.shape[1] // 2], axis=1)
+            parts.append(of(supports, predictions, hits))  # each (resamples, models, labels), supports of one for all
+        found = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        found["accuracy"] = weights @ self._all_right / self.num_texts
+        return {name: found[name] for name in self.names}
 
-    def _of_classes(self, weights: np.ndarray, decided: np.ndarray) -> Values:
-        classes = np.arange(self.num_labels)
-        is_true = (self.truth[:, None] == classes).astype(np.float64)  # (cells, classes)
-        is_decided = (decided[:, None] == classes).astype(np.float64)
-        supports, predictions = weights @ is_true, weights @ is_decided  # (resamples, classes)
-        hits = weights @ (is_true * is_decided)
+    def _of_classes(self, supports: np.ndarray, predictions: np.ndarray, hits: np.ndarray) -> Values:
         precisions, recalls = _ratio(hits, predictions), _ratio(hits, supports)
         f1s = _ratio(2 * hits, predictions + supports)
-        right = hits.sum(axis=1)
         two = self.num_labels == 2
         # Gorodkin (2004), eq. 8, from the sums of the confusion matrix; 0 where all predictions are the same.
         total = float(self.num_texts)
-        covariance = right * total - (supports * predictions).sum(axis=1)
-        spread = total**2 - (supports**2).sum(axis=1)
-        spread_decided = total**2 - (predictions**2).sum(axis=1)
+        covariance = hits.sum(axis=2) * total - (supports * predictions).sum(axis=2)
+        spread = total**2 - (supports**2).sum(axis=2)
+        spread_decided = total**2 - (predictions**2).sum(axis=2)
         matthews = _ratio(covariance, np.sqrt(spread * spread_decided))
         return {
-            "accuracy": right / total,
-            "precision": precisions[:, -1] if two else precisions.mean(axis=1),
-            "recall": recalls[:, -1] if two else recalls.mean(axis=1),
-            "f1": f1s[:, -1] if two else f1s.mean(axis=1),
-            "macro_f1": f1s.mean(axis=1),
+            "precision": precisions[:, :, -1] if two else precisions.mean(axis=2),
+            "recall": recalls[:, :, -1] if two else recalls.mean(axis=2),
+            "f1": f1s[:, :, -1] if two else f1s.mean(axis=2),
+            "macro_f1": f1s.mean(axis=2),
             "matthews": np.where(spread > 0, matthews, np.nan),
         }
 
-    def _of_labels(self, weights: np.ndarray, decided: np.ndarray) -> Values:
-        supports, predictions = weights @ self.truth.astype(np.float64), weights @ decided.astype(np.float64)
-        hits = weights @ (self.truth & decided).astype(np.float64)  # (resamples, labels)
-        all_hits, all_predictions, all_supports = (x.sum(axis=1) for x in (hits, predictions, supports))
-        total = float(self.num_texts)
+    def _of_labels(self, supports: np.ndarray, predictions: np.ndarray, hits: np.ndarray) -> Values:
+        all_hits, all_predictions, all_supports = (x.sum(axis=2) for x in (hits, predictions, supports))
         return {
-            "accuracy": weights @ (self.truth == decided).all(axis=1).astype(np.float64) / total,
             "micro_precision": _ratio(all_hits, all_predictions),
             "micro_recall": _ratio(all_hits, all_supports),
             "micro_f1": _ratio(2 * all_hits, all_predictions + all_supports),
-            "macro_precision": _ratio(hits, predictions).mean(axis=1),
-            "macro_recall": _ratio(hits, supports).mean(axis=1),
-            "macro_f1": _ratio(2 * hits, predictions + supports).mean(axis=1),
-            "hamming_loss": (all_supports + all_predictions - 2 * all_hits) / (total * self.num_labels),
+            "macro_precision": _ratio(hits, predictions).mean(axis=2),
+            "macro_recall": _ratio(hits, supports).mean(axis=2),
+            "macro_f1": _ratio(2 * hits, predictions + supports).mean(axis=2),
+            "hamming_loss": (all_supports + all_predictions - 2 * all_hits) / (self.num_texts * self.num_labels),
         }
 
 
 def _distinct(columns: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Rows of ``columns``, each (rows,) of integers or booleans: the first of each different one, and how many."""
-    codes = np.zeros(len(columns[0]), np.int64)
+    codes, num_codes = np.zeros(len(columns[0]), np.int64), 1
     for column in columns:
-        _, codes = np.unique(codes * (int(column.max(initial=0)) + 1) + column, return_inverse=True)
+        size = int(column.max(initial=0)) + 1
+        if num_codes > _MOST_CODES // size:
+            _, codes = np.unique(codes, return_inverse=True)
+            num_codes = int(codes.max(initial=0)) + 1
+        codes, num_codes = codes * size + column, num_codes * size
+    if num_codes <= len(codes):  # without sorting
+        counts = np.bincount(codes, minlength=num_codes)
+        first = np.full(num_codes, len(codes))
+        np.minimum.at(first, codes, np.arange(len(codes)))
+        return first[counts > 0], counts[counts > 0]
     _, first, counts = np.unique(codes, return_index=True, return_counts=True)
     return first, counts
 
 
 def _ratio(counts: np.ndarray, of: np.ndarray) -> np.ndarray:
     """``counts / of``, 0 where ``of`` is."""
-    return np.divide(counts, of, out=np.zeros(np.shape(counts)), where=of > 0)
+    return np.divide(counts, of, out=np.zeros(np.broadcast_shapes(np.shape(counts), np.shape(of))), where=of > 0)
 
 
 MEANS = ("log_loss", "soft_log_loss", "brier", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error")
-_RANKS = ("roc_auc", "average_precision")
 _CORRELATIONS = ("r2", "pearson", "spearman")
-_SCORE_METRICS = (*MEANS, *_RANKS, *_CORRELATIONS)
+_SCORE_METRICS = (*MEANS, *RANKED, *_CORRELATIONS)
 
 
 class _Scores:
@@ -221,63 +280,92 @@ class _Scores:
 
     def __init__(self, judged: Judged, names: Sequence[str]) -> None:
         self.names, self.num_texts, self.num_models = names, judged.num_texts, judged.num_models
-        self._means = {name: contributions(judged, name) for name in names if name in MEANS}
-        self._ranked: list[list[_Ranking]] = []
-        if any(name in _RANKS for name in names):
-            self._ranked = [
-                [_Ranking(has, judged.scores[model, :, column]) for has, column in judged.ranked]
-                for model in range(judged.num_models)
-            ]
-        self._judged = judged
-        self._rank_groups: list[_Groups] = []
-        if "spearman" in names:
-            assert judged.targets is not None
-            self._rank_groups = [_Groups(judged.targets[:, 0]), *(_Groups(s[:, 0]) for s in judged.scores)]
+        self._means = [name for name in names if name in MEANS]
+        parts = [contributions(judged, name) for name in self._means]
+        self._parts = np.concatenate(parts, axis=1).T if parts else None  # (metrics x models, texts)
+        self._rankings = judged.rankings if any(name in RANKED for name in names) else []
+        self._correlations = _Correlations(judged, names) if any(name in _CORRELATIONS for name in names) else None
 
     def ones(self) -> np.ndarray:
         return np.ones((1, self.num_texts), np.uint8)
 
     def resamples(self, random: np.random.Generator, num_samples: int) -> Iterator[np.ndarray]:
-        for size in _blocks(num_samples, self.num_texts):
-            drawn = random.integers(0, self.num_texts, size=(size, self.num_texts), dtype=np.int64)
-            drawn += np.arange(size)[:, None] * self.num_texts
-            counts = np.bincount(drawn.ravel(), minlength=size * self.num_texts)
+        at_once = max(1, min(num_samples, _COUNTS_AT_ONCE // max(self.num_texts, 1)))
+        for start in range(0, num_samples, at_once):
             # A text is drawn more than 255 times once in 10^500 resamples. Bytes are quick to reorder.
-            yield counts.reshape(size, self.num_texts).astype(np.uint8)
+            counts = np.empty((min(at_once, num_samples - start), self.num_texts), np.uint8)
+            place = 0
+            for size in _blocks(len(counts), self.num_texts, _DRAWN_AT_ONCE):
+                drawn = random.integers(0, self.num_texts, size=(size, self.num_texts), dtype=np.int64)
+                drawn += np.arange(size)[:, None] * self.num_texts
+                found = np.bincount(drawn.ravel(), minlength=size * self.num_texts)
+                counts[place : place + size] = found.reshape(size, self.num_texts)
+                place += size
+            yield counts
 
     def values(self, weights: np.ndarray) -> Values:
         """Of ``weights`` (resamples, texts)."""
         found: Values = {}
-        for name, parts in self._means.items():
-            mean = weights.astype(np.float64) @ parts / self.num_texts
-            found[name] = np.sqrt(mean) if name == "root_mean_squared_error" else mean
-        if self._ranked:
-            pairs = [[ranking.values(weights, self.names) for ranking in model] for model in self._ranked]
-            for name in _RANKS:
+        by_text = np.ascontiguousarray(weights.T)  # (texts, resamples): what is computed alike lies side by side
+        if self._parts is not None or self._correlations is not None:
+            numbers = by_text.astype(np.float64)
+        if self._parts is not None:
+            means = (self._parts @ numbers / self.num_texts).reshape(len(self._means), self.num_models, -1)
+            for name, mean in zip(self._means, means, strict=True):
+                found[name] = (np.sqrt(mean) if name == "root_mean_squared_error" else mean).T
+        if self._rankings:
+            pairs = [[ranking.values(by_text, self.names) for ranking in model] for model in self._rankings]
+            for name in RANKED:
                 if name in self.names:
                     each = np.array([[pair[name] for pair in model] for model in pairs])  # (models, labels, resamples)
                     found[name] = _mean_of_known(each).T
-        if any(name in _CORRELATIONS for name in self.names):
-            found.update(self._correlations(weights.astype(np.float64)))
+        if self._correlations is not None:
+            found.update(self._correlations.values(by_text, numbers))
         return {name: found[name] for name in self.names}
 
-    def _correlations(self, weights: np.ndarray) -> Values:
-        targets = self._judged.targets
-        assert targets is not None
-        true = targets[:, 0] - targets[:, 0].mean()
-        scores = self._judged.scores[:, :, 0] - targets[:, 0].mean()
+
+class _Correlations:
+    """What a regression's numbers have to do with the true ones."""
+
+    def __init__(self, judged: Judged, names: Sequence[str]) -> None:
+        assert judged.targets is not None
+        self.names, self.num_texts = names, judged.num_texts
+        self._true = judged.targets[:, 0] - judged.targets[:, 0].mean()
+        self._scores = judged.scores[:, :, 0] - judged.targets[:, 0].mean()  # (models, texts)
+        self._ranks = []
+        if "spearman" in names:
+            self._ranks = [Ranks(numbers) for numbers in (judged.targets[:, 0], *judged.scores[:, :, 0])]
+
+    def values(self, by_text: np.ndarray, weights: np.ndarray) -> Values:
+        """Of weights (texts, resamples), as integers and as float64."""
         found: Values = {}
+        true, scores, total = self._true, self._scores, self.num_texts
+
+        def mean(values: np.ndarray) -> np.ndarray:  # (..., texts) to (..., resamples)
+            return values @ weights / total
+
         if "pearson" in self.names:
-            found["pearson"] = np.stack([_pearson(weights, true, s - s.mean()) for s in scores], axis=1)
+            centred = scores - scores.mean(axis=1, keepdims=True)
+            found["pearson"] = _correlation(
+                mean(true), mean(true**2), mean(centred), mean(centred**2), mean(true * centred)
+            ).T
         if "r2" in self.names:
-            mean = weights @ true / self.num_texts
-            spread = weights @ true**2 / self.num_texts - mean**2
-            errors = weights @ ((scores - true) ** 2).T / self.num_texts  # (resamples, models)
+            spread = mean(true**2) - mean(true) ** 2
             varied = spread > 1e-12 * max(float((true**2).mean()), 1e-300)
-            found["r2"] = np.where(varied[:, None], 1 - errors / np.where(varied, spread, 1)[:, None], np.nan)
-        if self._rank_groups:
-            ranks = [groups.ranks(weights) for groups in self._rank_groups]
-            found["spearman"] = np.stack([_pearson(weights, ranks[0], other) for other in ranks[1:]], axis=1)
+            found["r2"] = np.where(varied, 1 - mean((scores - true) ** 2) / np.where(varied, spread, 1), np.nan).T
+        if self._ranks:
+            # Ranks less their mean, times two: integers, so that their sums are exact.
+            (first, first_squares), *others = (ranks.values(by_text) for ranks in self._ranks)
+            weighted, none = weights * first, np.zeros(weights.shape[1])
+            found["spearman"] = np.stack(
+                [
+                    _correlation(
+                        none, first_squares / total, none, squares / total, (weighted * other).sum(axis=0) / total
+                    )
+                    for other, squares in others
+                ],
+                axis=1,
+            )
         return found
 
 
@@ -304,82 +392,14 @@ def contributions(judged: Judged, name: str) -> np.ndarray:
     return (squares[:, :, -1] if scores.shape[2] == 2 else squares.sum(axis=2)).T
 
 
-class _Ranking:
-    """Texts in the order of one score, highest first; texts of equal scores are one group."""
-
-    def __init__(self, is_positive: np.ndarray, scores: np.ndarray) -> None:
-        self._order = np.argsort(-scores, kind="stable")
-        ordered = scores[self._order]
-        starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        self._starts = None if len(starts) == len(scores) else starts
-        positive = is_positive[self._order]
-        group = np.cumsum(np.concatenate([[False], ordered[1:] != ordered[:-1]]))
-        self._groups, position = np.unique(group[positive], return_inverse=True)  # those that hold a positive text
-        self._positives = self._order[positive]
-        self._position_starts = None
-        if len(self._groups) < len(self._positives):
-            self._position_starts = np.flatnonzero(np.concatenate([[True], position[1:] != position[:-1]]))
-
-    def values(self, weights: np.ndarray, names: Sequence[str]) -> Values:
-        """ROC AUC and average precision, each (resamples,), of ``weights`` (resamples, texts)."""
-        if not len(self._positives) or len(self._positives) == len(self._order):
-            return {name: np.full(len(weights), np.nan) for name in _RANKS}
-        taken = weights[:, self._order]
-        if self._starts is not None:
-            taken = np.add.reduceat(taken, self._starts, axis=1, dtype=np.int32)
-        above = np.cumsum(taken, axis=1, dtype=np.int32)
-        total = above[:, -1].astype(np.float64)
-        above, here = above[:, self._groups].astype(np.float64), taken[:, self._groups].astype(np.float64)
-        positives = weights[:, self._positives].astype(np.float64)
-        if self._position_starts is not None:
-            positives = np.add.reduceat(positives, self._position_starts, axis=1)
-        hits = np.cumsum(positives, axis=1)  # (resamples, groups), positive texts down to each group
-        num_positive = hits[:, -1]
-        num_negative = total - num_positive
-        known = (num_positive > 0) & (num_negative > 0)
-        found: Values = {}
-        if "average_precision" in names:
-            precision = np.divide(hits, above, out=np.zeros_like(hits), where=above > 0)
-            found["average_precision"] = _known(np.einsum("ij,ij->i", positives, precision), num_positive, known)
-        if "roc_auc" in names:
-            below = num_negative[:, None] - (above - hits) + (here - positives) / 2
-            found["roc_auc"] = _known(np.einsum("ij,ij->i", positives, below), num_positive * num_negative, known)
-        return found
-
-
-def _known(sums: np.ndarray, of: np.ndarray, known: np.ndarray) -> np.ndarray:
-    return np.divide(sums, of, out=np.full(len(sums), np.nan), where=known)
-
-
-class _Groups:
-    """Texts in the order of a number, equal ones in one group."""
-
-    def __init__(self, numbers: np.ndarray) -> None:
-        _, self._group = np.unique(numbers, return_inverse=True)
-        self._order = np.argsort(self._group, kind="stable")
-        ordered = self._group[self._order]
-        self._starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-
-    def ranks(self, weights: np.ndarray) -> np.ndarray:
-        """(resamples, texts): the rank of each text among those drawn, equal ones sharing their mean rank."""
-        sizes = np.add.reduceat(weights[:, self._order], self._starts, axis=1)  # (resamples, groups)
-        ranks = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
-        return ranks[:, self._group]
-
-
-def _pearson(weights: np.ndarray, first: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(resamples,): the correlation of two (texts,) or (resamples, texts); NaN where one does not vary."""
-    total = weights.sum(axis=1)
-
-    def mean(values: np.ndarray) -> np.ndarray:
-        return (weights * values).sum(axis=1) / total
-
-    mean_first, mean_other = mean(first), mean(other)
-    spread_first, spread_other = mean(first**2) - mean_first**2, mean(other**2) - mean_other**2
-    covariance = mean(first * other) - mean_first * mean_other
-    known = (spread_first > 1e-12 * mean(first**2)) & (spread_other > 1e-12 * mean(other**2))
+def _correlation(
+    first: np.ndarray, first_squares: np.ndarray, other: np.ndarray, other_squares: np.ndarray, products: np.ndarray
+) -> np.ndarray:
+    """From the means of two numbers, of their squares and of their products; NaN where one does not vary."""
+    spread_first, spread_other = first_squares - first**2, other_squares - other**2
+    known = (spread_first > 1e-12 * first_squares) & (spread_other > 1e-12 * other_squares)
     product = np.sqrt(np.where(known, spread_first * spread_other, 1.0))
-    return np.where(known, np.clip(covariance / product, -1, 1), np.nan)
+    return np.where(known, np.clip((products - first * other) / product, -1, 1), np.nan)
 
 
 def _mean_of_known(values: np.ndarray) -> np.ndarray:

@@ -45,9 +45,9 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
     """The areas under the ROC curves of several models on the same texts, and their covariance.
 
     DeLong, DeLong and Clarke-Pearson (1988), eqs. 2 to 5: a positive text's structural component is the share of
-    negative texts below it, half a text for a tie. They are counted by bisection in the sorted scores, O(n log n) for
-    each model; the difference of the two midranks of Sun and Xu (2014), eqs. 9 and 10, is the same number. The
-    covariance of areas that are exactly 0 or 1 is 0.
+    negative texts below it, half a text for a tie. They are counted in the sorted scores, O(n log n) for each model;
+    the difference of the two midranks of Sun and Xu (2014), eqs. 9 and 10, is the same number. The covariance of areas
+    that are exactly 0 or 1 is 0.
 
     Args:
         is_positive: which texts have the label, booleans ``(texts,)``.
@@ -66,12 +66,12 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
     of_positives = np.empty((len(scores), num_positive))  # V10 of the paper, one for each positive text
     of_negatives = np.empty((len(scores), num_negative))  # V01
     for model, values in enumerate(scores):
-        positives, negatives = values[is_positive], values[~is_positive]
-        of_positives[model] = _num_below(negatives, positives) / num_negative
-        of_negatives[model] = 1 - _num_below(positives, negatives) / num_positive
+        below = _others_below(is_positive, values)
+        of_positives[model] = below[is_positive] / num_negative
+        of_negatives[model] = 1 - below[~is_positive] / num_positive
     components: tuple[Component, ...] = (
-        (np.atleast_2d(np.cov(of_positives)) / num_positive, num_positive - 1.0),
-        (np.atleast_2d(np.cov(of_negatives)) / num_negative, num_negative - 1.0),
+        (covariance_of(of_positives) / num_positive, num_positive - 1.0),
+        (covariance_of(of_negatives) / num_negative, num_negative - 1.0),
     )
     covariance = components[0][0] + components[1][0]
     parts = ((of_positives, num_positive), (of_negatives, num_negative))
@@ -79,8 +79,7 @@ def delong(is_positive: np.ndarray, scores: np.ndarray) -> Areas:
     squares = sum(2 * (parts_of.var(axis=1) / count) ** 2 / degrees_of_variance(parts_of) for parts_of, count in parts)
     variances = np.diagonal(covariance)
     degrees = np.divide(2 * variances**2, squares, out=np.full(len(scores), np.inf), where=squares > 0)
-    welch = np.array([welch_degrees(components, row) for row in np.eye(len(scores))])
-    degrees = np.minimum(np.maximum(degrees, 3.0), welch)
+    degrees = np.minimum(np.maximum(degrees, 3.0), welch_degrees_of_each(components, len(scores)))
     return Areas(of_positives.mean(axis=1), covariance, degrees, components)
 
 
@@ -98,10 +97,48 @@ def welch_degrees(components: Sequence[Component], weights: np.ndarray) -> float
     return sum(share for share, _ in shares) ** 2 / sum(share**2 / degrees for share, degrees in shares)
 
 
-def _num_below(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """For each of ``limits`` how many of ``values`` are smaller, and half of those that are equal."""
-    ordered = np.sort(values)
-    return (np.searchsorted(ordered, limits, "left") + np.searchsorted(ordered, limits, "right")) / 2
+def welch_degrees_of_each(components: Sequence[Component], num_values: int) -> np.ndarray:
+    """``welch_degrees`` of each value for itself, (values,)."""
+    found = np.full(num_values, np.inf)
+    if not components:
+        return found
+    variances = np.maximum([np.diagonal(covariance) for covariance, _ in components], 0.0)  # (components, values)
+    degrees = np.array([degrees for _, degrees in components])[:, None]
+    largest = variances.max(axis=0)
+    varied = largest >= _NOTHING**2
+    shares = variances[:, varied] / largest[varied]
+    found[varied] = shares.sum(axis=0) ** 2 / (shares**2 / degrees).sum(axis=0)
+    return found
+
+
+def covariance_of(values: np.ndarray) -> np.ndarray:
+    """Of ``values`` (variables, observations) the covariance (variables, variables), with divisor n - 1."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    found: np.ndarray = centred @ centred.T / (values.shape[1] - 1)
+    return found
+
+
+def _others_below(is_positive: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """For each text how many texts of the other kind have smaller ``values``, and half of those with equal ones."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    positive = is_positive[order]
+    num_positives = np.cumsum(positive)  # up to each text in that order
+    starts = ordered[1:] != ordered[:-1]
+    if starts.all():
+        places = np.arange(len(order))
+        found = np.where(positive, places + 1 - num_positives, num_positives).astype(np.float64)
+    else:
+        group = np.concatenate([[0], np.cumsum(starts)])
+        firsts = np.flatnonzero(np.concatenate([[True], starts]))
+        lasts = np.append(firsts[1:], len(order)) - 1
+        positives_to, texts_to = num_positives[lasts], lasts + 1  # down to the end of each group
+        others_to = np.stack([positives_to, texts_to - positives_to])  # of a negative text, of a positive one
+        twice = others_to + np.concatenate([[[0], [0]], others_to[:, :-1]], axis=1)
+        found = np.where(positive, twice[1][group], twice[0][group]) / 2
+    below = np.empty(len(values))
+    below[order] = found
+    return below
 
 
 def degrees_of_variance(parts: np.ndarray) -> np.ndarray:

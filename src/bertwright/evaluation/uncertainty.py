@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bertwright.evaluation.few_texts import RANKED, counted_too_little, fewest_counted, is_one_share, ranked_too_little
+from bertwright.evaluation.few_texts import counted_too_little, fewest_counted, is_one_share, ranked_too_little
+from bertwright.evaluation.rankings import RANKED
 from bertwright.evaluation.resampling import (
     MEANS,
     Judged,
@@ -37,6 +38,7 @@ from bertwright.evaluation.significance import (
     Interval,
     Scale,
     auc_interval,
+    covariance_of,
     degrees_of_variance,
     delong,
     interval_on_scale,
@@ -44,6 +46,7 @@ from bertwright.evaluation.significance import (
     paired_share_interval,
     two_sided_p,
     welch_degrees,
+    welch_degrees_of_each,
     wilson,
 )
 
@@ -143,7 +146,7 @@ def measure(
     for name in wanted:
         parts = _parts_of_mean(judged, name)
         if parts is not None:
-            covariance = np.atleast_2d(np.cov(parts, rowvar=False)) / max(judged.num_texts, 1)
+            covariance = covariance_of(parts.T) / max(judged.num_texts, 1)
             if name == "root_mean_squared_error":  # the delta method, from the mean of the squares
                 slopes = 1 / (2 * np.maximum(points[name][0], 1e-300))
                 covariance = covariance * np.outer(slopes, slopes)
@@ -155,7 +158,7 @@ def measure(
         for name in left:
             drawn = samples[name][~np.isnan(samples[name]).any(axis=1)]
             if len(drawn) > 1:
-                covariance = np.atleast_2d(np.cov(drawn, rowvar=False))
+                covariance = covariance_of(drawn.T)
                 own = components if name in RANKED else ()
                 found[name] = _bootstrapped(judged, name, points[name][0], covariance, own)
     return {name: found[name] for name in wanted if name in found}
@@ -173,8 +176,7 @@ def _bootstrapped(
     counts = fewest_counted(judged, name) if is_one_share(judged, name) else None
     if counts is not None:  # known from as many texts as are in the denominator
         return Measured(name, values, covariance, BOOTSTRAP, np.maximum(counts - 1.0, 1.0))
-    degrees = np.array([welch_degrees(components, row) for row in np.eye(len(values))])
-    return Measured(name, values, covariance, BOOTSTRAP, degrees, components)
+    return Measured(name, values, covariance, BOOTSTRAP, welch_degrees_of_each(components, len(values)), components)
 
 
 def _parts_of_mean(judged: Judged, name: str) -> np.ndarray | None:
@@ -215,11 +217,10 @@ def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
     if not repeated:
         return Contrast(value, text_variance, 0.0, math.inf)
     shares: list[tuple[float, float, float]] = []  # variance between runs, that of texts in it, degrees of freedom
-    for group, sign in zip(groups, signs, strict=True):
-        if len(group) > 1:
-            between, own_texts = _between_seeds(measured, group)
-            share = sign**2 / len(group)
-            shares.append((share * between, share * own_texts, len(group) - 1))
+    several = [(group, sign) for group, sign in zip(groups, signs, strict=True) if len(group) > 1]
+    for (group, sign), (between, own_texts) in zip(several, repeated, strict=True):
+        share = sign**2 / len(group)
+        shares.append((share * between, share * own_texts, len(group) - 1))
     alone = sum(sign**2 for group, sign in zip(groups, signs, strict=True) if len(group) == 1)
     if alone:
         degrees = sum(len(group) - 1 for group in groups)
@@ -238,7 +239,8 @@ def contrast(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequenc
 def _weights(measured: Measured, groups: Sequence[Sequence[int]], signs: Sequence[float]) -> np.ndarray:
     weights = np.zeros(len(measured.values))
     for group, sign in zip(groups, signs, strict=True):
-        weights[list(group)] = sign / len(group)
+        for model in group:
+            weights[model] = sign / len(group)
     return weights
 
 
@@ -251,11 +253,12 @@ def _text_degrees(measured: Measured, groups: Sequence[Sequence[int]], signs: Se
 
 def _between_seeds(measured: Measured, group: Sequence[int]) -> tuple[float, float]:
     """The variance between the group's values, and what texts do to each run for itself."""
-    own = measured.covariance[np.ix_(group, group)]
-    size = len(group)
-    diagonal = float(np.trace(own))
-    off_diagonal = (float(own.sum()) - diagonal) / (size * (size - 1))
-    return float(np.var(measured.values[list(group)], ddof=1)), max(diagonal / size - off_diagonal, 0.0)
+    places, size = np.array(group), len(group)
+    diagonal = float(measured.covariance[places, places].sum())
+    off_diagonal = (float(measured.covariance[places[:, None], places].sum()) - diagonal) / (size * (size - 1))
+    values = measured.values[places]
+    centred = values - values.sum() / size
+    return float(centred @ centred) / (size - 1), max(diagonal / size - off_diagonal, 0.0)
 
 
 def _degrees_of_freedom(common: float, shares: Sequence[tuple[float, float, float]]) -> float:
@@ -307,19 +310,36 @@ def mean_interval(judged: Judged, measured: Measured, models: Sequence[int], alp
     return (low, high) if low < high else None
 
 
+def _right_cells(judged: Judged) -> tuple[np.ndarray, np.ndarray]:
+    """Whether all is right of the texts of each of ``Judged.cells``, (models, cells), and how many texts these are."""
+    assert judged.decided is not None
+    truth = judged.has_label if judged.kind == "multi-label" else judged.label_ids
+    assert truth is not None
+    first, counts = judged.cells
+    right = judged.decided[:, first] == truth[first]
+    return (right.all(axis=2) if judged.kind == "multi-label" else right), counts
+
+
+def _right_alone(judged: Judged, first: int, other: int) -> tuple[int, int]:
+    """The texts that one of two models alone gets right."""
+    right, counts = _right_cells(judged)
+    one, two = right[first], right[other]
+    return int(counts[one & ~two].sum()), int(counts[two & ~one].sum())
+
+
 def _counts(judged: Judged, name: str, model: int) -> tuple[int, int] | None:
     """(hits, trials) of a metric that is a share of countable texts; None for others."""
     if judged.decided is None or judged.kind == "regression":
         return None
     if name == "accuracy":
-        return int(_all_right(judged)[model].sum()), judged.num_texts
+        right, counts = _right_cells(judged)
+        return int(counts[right[model]].sum()), judged.num_texts
     if judged.kind == "multi-label" or len(judged.labels) != 2 or name not in ("precision", "recall", "f1"):
         return None
-    assert judged.label_ids is not None
-    true, decided = judged.label_ids == 1, judged.decided[model] == 1
-    of = {"precision": decided, "recall": true, "f1": true | decided}[name]
-    trials = int(of.sum())
-    return (int((true & decided).sum()), trials) if trials else None
+    supports, predictions, hits = judged.label_counts
+    true, decided, both = int(supports[1]), int(predictions[model, 1]), int(hits[model, 1])
+    trials = {"precision": decided, "recall": true, "f1": true + decided - both}[name]
+    return (both, trials) if trials else None
 
 
 @dataclass(frozen=True)
@@ -336,6 +356,20 @@ class Difference:
     test: str
 
 
+def p_value(judged: Judged, measured: Measured, first: Sequence[int], other: Sequence[int]) -> float | None:
+    """The p of ``difference``, without its interval; None where there is no test."""
+    if counted_too_little(judged, measured.name, [*first, *other]):
+        return None
+    if measured.name == "accuracy" and len(first) == len(other) == 1:
+        return mcnemar(*_right_alone(judged, first[0], other[0]))
+    found = contrast(measured, [first, other], [1.0, -1.0])
+    return two_sided_p(found.value, found.variance, _degrees_of_difference(measured, found, first, other))
+
+
+def _degrees_of_difference(measured: Measured, found: Contrast, first: Sequence[int], other: Sequence[int]) -> float:
+    return min(found.degrees_of_freedom, _text_degrees(measured, [first, other], [1.0, -1.0]))
+
+
 def difference(
     judged: Judged, measured: Measured, first: Sequence[int], other: Sequence[int], alpha: float = 0.05
 ) -> Difference | None:
@@ -350,12 +384,10 @@ def difference(
         return None
     found = contrast(measured, [first, other], [1.0, -1.0])
     if measured.name == "accuracy" and len(first) == len(other) == 1:
-        right = _all_right(judged)
-        one, two = right[first[0]], right[other[0]]
-        only_first, only_other = int((one & ~two).sum()), int((two & ~one).sum())
+        only_first, only_other = _right_alone(judged, first[0], other[0])
         low, high = paired_share_interval(only_first, only_other, judged.num_texts, alpha)
         return Difference(found, low, high, mcnemar(only_first, only_other), "McNemar, mid-p")
-    degrees = min(found.degrees_of_freedom, _text_degrees(measured, [first, other], [1.0, -1.0]))
+    degrees = _degrees_of_difference(measured, found, first, other)
     interval: tuple[float | None, float | None] = (None, None)
     if found.variance >= _NO_VARIANCE:
         interval = interval_on_scale(found.value, found.variance, "plain", alpha, degrees)

@@ -21,8 +21,9 @@ from bertwright import steps
 from bertwright.config import TrainConfig
 from bertwright.errors import RunError
 from bertwright.evaluation.show import held_out_split
+from bertwright.evaluation.stored import read_columns
 from bertwright.evaluation.tables import SPLITS
-from bertwright.experiments.finished_runs import is_number, open_finished, read_predictions
+from bertwright.experiments.finished_runs import is_number, open_finished
 from bertwright.experiments.show_comparison import add_row, empty_table
 from bertwright.progress import Reporter
 from bertwright.runs import Run
@@ -241,7 +242,7 @@ def _known(run: Run) -> _Known:
         else:
             notes.append(f"{run.path} has no {steps.FILE}, the trace of its steps: it is from an older bertwright")
     try:
-        predictions = read_predictions(run)
+        predictions = read_columns(run, lambda name: name != "text")
         if predictions is None:
             notes.append(f"{run.path} has no predictions: single scores are not compared")
     except RunError as error:

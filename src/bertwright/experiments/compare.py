@@ -12,10 +12,11 @@ import numpy as np
 
 from bertwright.errors import UserError
 from bertwright.evaluation.few_texts import notes_of_few
+from bertwright.evaluation.judge import KINDS
 from bertwright.evaluation.metrics import METRIC_NAMES_OF, default_metric
 from bertwright.evaluation.show import held_out_split
 from bertwright.evaluation.uncertainty import Measured, mean_interval, measure, num_samples_for
-from bertwright.experiments.contenders import KINDS, Contender, Scores, contenders_of, read_scores
+from bertwright.experiments.contenders import Contender, Scores, contenders_of, read_scores
 from bertwright.experiments.differences import PAIRS, Pairs, differences_of, pairs_of
 from bertwright.experiments.finished_runs import is_number, open_finished, refuse_other_texts
 from bertwright.experiments.pareto import pareto_of

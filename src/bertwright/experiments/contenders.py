@@ -10,23 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from bertwright.config import LabelKind
 from bertwright.errors import RunError
 from bertwright.evaluation.resampling import Judged
-from bertwright.experiments.finished_runs import JudgedTexts, is_number, read_predictions
+from bertwright.evaluation.stored import predictions_in, read_columns
+from bertwright.experiments.finished_runs import JudgedTexts
 from bertwright.runs import PREDICTIONS, Run, open_run
 from bertwright.training.resume import HOW_KEPT
-
-KINDS: dict[str, LabelKind] = {
-    "single_label": "classes",
-    "multi_label": "multi-label",
-    "soft_label": "soft",
-    "regression": "regression",
-}
-"""The kind of labels, by ``task`` of result.json."""
 
 # Settings that change no result, or only how it is reached and kept; and the seed.
 _NO_RESULT = HOW_KEPT | {"seed", "num_extremes", "texts", "config"}
@@ -171,7 +161,7 @@ def read_scores(runs: Sequence[Run], texts: Sequence[JudgedTexts]) -> Scores:
             if reference is None:
                 reference = judged_texts.keys
             order = _order_like(reference, judged_texts.keys)
-            one, found_rows = _judged_of(run, labels, order)
+            one, found_rows = _judged_of(run, order)
             if isinstance(one, str):
                 notes.append(f"{run.path / PREDICTIONS}: {one}; there are no intervals and tests of it")
                 order = None
@@ -208,66 +198,14 @@ def _joined(parts: Sequence[Judged]) -> Judged | None:
     )
 
 
-def _judged_of(run: Run, labels: tuple[str, ...], order: np.ndarray) -> tuple[Judged | str, np.ndarray]:
+def _judged_of(run: Run, order: np.ndarray) -> tuple[Judged | str, np.ndarray]:
     """One run's scores in ``order``, or what is wrong with them; and the rows of the texts."""
-    kind = KINDS.get(str((run.result or {}).get("task")), "classes")
-    wanted = {
-        "row",
-        "text_sha256",
-        "label",
-        "predicted",
-        *(f"{x}_{label}" for label in labels for x in ("score", "label")),
-    }
-    table = read_predictions(run, lambda name: name in wanted)
+    table = read_columns(run, lambda name: name not in ("text", "pair") and not name.startswith("group_"))
     assert table is not None
-    rows = np.arange(len(order))
-    if "row" in table.column_names and pa.types.is_integer(table.column("row").type):
-        rows = table.column("row").to_numpy()[order]
     try:
-        scores = _numbers(table, [f"score_{label}" for label in labels])[order]
-        if kind == "regression":
-            return Judged(kind, labels, scores[None], targets=_numbers(table, [f"label_{labels[0]}"])[order]), rows
-        if kind == "multi-label":
-            targets = _numbers(table, [f"label_{label}" for label in labels])[order]
-            threshold = run.settings.get("label_threshold")
-            has_label = targets >= (threshold if is_number(threshold) else 0.5)
-            decided = _decided_labels(table, labels)[order]
-            return Judged(kind, labels, scores[None], decided[None], None, targets, has_label), rows
-        label_ids = _places_of(table.column("label"), labels)[order]
-        decided = _places_of(table.column("predicted"), labels)[order]
-        shares = _numbers(table, [f"label_{label}" for label in labels])[order] if kind == "soft" else None
-        return Judged(kind, labels, scores[None], decided[None], label_ids, shares), rows
-    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        lines = str(error).splitlines()
-        return f"cannot be used ({lines[0] if lines else type(error).__name__})", rows
-
-
-def _numbers(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """(texts, names) float64.
-
-    Raises:
-        KeyError, ValueError, ArrowException: a column is missing, holds no numbers, or one that is not finite.
-    """
-    columns = [table.column(name).cast(pa.float64()).to_numpy() for name in names]
-    found = np.stack(columns, axis=1)
-    if not np.isfinite(found).all():
-        raise ValueError("a score or label is missing or is no finite number")
-    return found
-
-
-def _places_of(column: pa.ChunkedArray, labels: tuple[str, ...]) -> np.ndarray:
-    found = pc.index_in(column.cast(pa.string()), pa.array(labels, pa.string()))
-    if found.null_count:
-        raise ValueError("a label is none of those of the run")
-    return np.asarray(found.to_numpy(), np.int64)
-
-
-def _decided_labels(table: pa.Table, labels: tuple[str, ...]) -> np.ndarray:
-    """(texts, labels) bool, from lists of labels."""
-    lists = table.column("predicted").combine_chunks()
-    if not pa.types.is_list(lists.type) and not pa.types.is_large_list(lists.type):
-        raise TypeError("predicted holds no lists of labels")
-    lengths = pc.list_value_length(lists).fill_null(0).to_numpy(zero_copy_only=False)
-    found = np.zeros((len(lists), len(labels)), bool)
-    found[np.repeat(np.arange(len(lists)), lengths), _places_of(pa.chunked_array([lists.flatten()]), labels)] = True
-    return found
+        found = predictions_in(table, run).scores_in_order(order)
+    except ValueError as error:
+        return f"cannot be used ({error})", np.arange(len(order))
+    if found.judged is None:
+        return "cannot be used (it is not known what is true or decided of the texts)", found.rows
+    return found.judged, found.rows

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bertwright.config import expand_home
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.show import held_out_split
+from bertwright.evaluation.stored import read_columns
 from bertwright.runs import PREDICTIONS, Run, open_run
 
 
@@ -40,26 +40,6 @@ def open_finished(paths: Sequence[str | Path]) -> list[Run]:
         if not run.finished:
             raise RunError(f"{run.path} has no result.json: it is still going, was stopped or failed; finish it first")
     return found
-
-
-def read_predictions(run: Run, wanted: Callable[[str], bool] = lambda name: name != "text") -> pa.Table | None:
-    """Of the run's predictions.parquet the columns whose names are ``wanted``; None where the run has none.
-
-    Raises:
-        RunError: the file is damaged.
-    """
-    path = run.path / PREDICTIONS
-    if not path.is_file():
-        return None
-    try:
-        file = pq.ParquetFile(path.absolute())  # pyarrow would take a "~" for the user's home
-        table = file.read(columns=[name for name in file.schema_arrow.names if wanted(name)])
-    except (pa.ArrowException, OSError, ValueError) as error:
-        first = str(error).splitlines()[:1]
-        raise RunError(f"{path}: cannot be read ({first[0] if first else error}); the file is damaged") from None
-    if "text_sha256" not in table.column_names:
-        raise RunError(f"{path}: holds no text_sha256; the file is damaged")
-    return table
 
 
 def refuse_other_texts(runs: Sequence[Run]) -> list[JudgedTexts]:
@@ -107,7 +87,7 @@ def judged_texts(run: Run) -> JudgedTexts:
     Raises:
         RunError: the predictions are damaged.
     """
-    table = read_predictions(run, lambda name: name in ("text_sha256", "label") or name.startswith("label_"))
+    table = read_columns(run, lambda name: name in ("text_sha256", "label") or name.startswith("label_"))
     split = held_out_split(run.metrics)
     data = (run.result or {})["data"]
     files = repr((split, data.get("test_sha256") or data.get("train_sha256"), data.get(f"{split}_texts")))

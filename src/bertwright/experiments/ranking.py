@@ -10,8 +10,8 @@ import numpy as np
 from bertwright.evaluation.extremes import find_extremes
 from bertwright.evaluation.metrics import describe_score, positive_score
 from bertwright.evaluation.resampling import Judged
+from bertwright.evaluation.stored import read_columns
 from bertwright.experiments.contenders import Scores
-from bertwright.experiments.finished_runs import read_predictions
 from bertwright.runs import Run
 
 MOST_CHARACTERS = 500
@@ -119,7 +119,7 @@ def _texts(runs: Sequence[Run], scores: Scores, chosen: np.ndarray) -> dict[int,
     for run, order in zip(runs, scores.orders, strict=True):
         if order is None or not len(chosen):
             continue
-        table = read_predictions(run, lambda name: name in ("text", "pair", "text_sha256"))
+        table = read_columns(run, lambda name: name in ("text", "pair", "text_sha256"))
         if table is None or "text" not in table.column_names:
             continue
         taken = table.take(order[chosen]).to_pylist()

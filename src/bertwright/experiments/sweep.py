@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from bertwright.config import SweepSettings, TrainConfig, expand_home
 from bertwright.errors import Interrupted, RunError, UserError
+from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_entries import Entry
 from bertwright.experiments.sweep_flags import checked_metric
 from bertwright.experiments.sweep_folder import (
@@ -29,7 +30,7 @@ from bertwright.experiments.sweep_plan import Plan, is_minimized, representative
 from bertwright.experiments.sweep_processes import Processes
 from bertwright.experiments.sweep_record import Sweep, Trial
 from bertwright.experiments.sweep_show import show_sweep
-from bertwright.experiments.sweep_store import FILE, Store
+from bertwright.experiments.sweep_store import Store
 from bertwright.experiments.sweep_tokens import MAKER, SharedTokens, folder_of, shared_tokens, write_needs
 from bertwright.experiments.sweep_trial_files import last_error
 from bertwright.experiments.sweep_work import TRIALS, Worker, is_over
@@ -107,7 +108,7 @@ def run_sweep(given: Mapping[str, Any], reporter: Reporter) -> Sweep:
         replaced = Replaced(folder, settings.storage)
     was_there = folder.exists()
     try:
-        plan = find_or_begin(asked, folder)
+        plan = find_or_begin(asked, folder, replaced)
         with contextlib.ExitStack() as stack:
             if not settings.join:
                 stack.enter_context(only_one(folder))
@@ -115,9 +116,7 @@ def run_sweep(given: Mapping[str, Any], reporter: Reporter) -> Sweep:
             with stop.deferred():
                 ended = _work(asked, folder, plan, stop, reporter, replaced)
     except StopNow as signal:
-        if replaced is not None:
-            replaced.remove()
-        _leave(signal, folder, reporter)
+        _leave(signal, folder, reporter, replaced is not None and replaced.put_back())
     except UserError as error:
         if isinstance(error, _Unusable) and not was_there:
             shutil.rmtree(folder, ignore_errors=True)
@@ -143,22 +142,25 @@ def _work(
     price = settings.usd_per_hour if settings.usd_per_hour is not None else plan.shared.get("usd_per_hour")
     budget = budget_of(settings.budget, price)
     store = Store(folder, settings.storage or record["storage"], record["study"], settings.heartbeat_s)
-    known = store.find()
-    kept = {"plan": plan.record()}
-    if known is None or (known.get("plan") != kept["plan"] and not settings.join):
-        store.create(kept, is_minimized(plan))
     alive = store.begin_work()
     try:
-        store.free_lost()
-        store.put_in_line(plan.wanted, settings.retry_failed)
-        if is_over(plan, store.entries()):
-            return "over"
+        is_new = False
+        if replaced is None:  # else the study that is there may be the old one, which stays until the texts are read
+            is_new = _put_in_line(asked, plan, record, store)
+            if is_over(plan, store.entries()):
+                return "over"
         with Processes((alive,)) as processes:
             began = time.monotonic()
-            tokens = _tokens(folder, plan, store, processes, stop)
+            try:
+                tokens = _tokens(folder, plan, None if replaced else store, processes, stop)
+            except _Unusable:
+                if is_new and not store.is_file:  # it would be in the way of the next call
+                    store.delete()
+                raise
             spent_s = time.monotonic() - began
             if replaced is not None:  # all is known to be usable now
                 replaced.remove()
+                _put_in_line(asked, plan, record, store)
             for note in tokens.notes:
                 reporter.say(note)
             side = Side(
@@ -171,17 +173,39 @@ def _work(
         store.end_work()
 
 
+def _put_in_line(asked: Asked, plan: Plan, record: Mapping[str, Any], store: Store) -> bool:
+    """Make the study unless it is there, and let what is left to do wait for workers. Whether it was made.
+
+    Raises:
+        UserError: the study that is there is of another sweep.
+    """
+    settings = asked.settings
+    known = store.find()
+    if known is not None and known.get("id") != record.get("id"):
+        raise UserError(
+            f"the sweep {store.name} in the database is another one than that of {store.folder}: pass another "
+            "--study and --output, or --overwrite with the files and what to vary"
+        )
+    kept = {"plan": plan.record(), "id": record.get("id")}
+    if known is None or (known.get("plan") != kept["plan"] and not settings.join):
+        store.create(kept, is_minimized(plan))
+    store.free_lost()
+    store.put_in_line(plan.wanted, settings.retry_failed)
+    return known is None
+
+
 def _how_many(side: Side) -> str:
     what = "trials go one after the other" if side.most == 1 else f"up to {side.most} trials side by side"
     where = "on a GPU" if side.on_gpu else f"on {side.num_cpus} processors"
     return f"{what} {where}, of {side.threads()} thread{'s' * (side.threads() != 1)} each"
 
 
-def _tokens(folder: Path, plan: Plan, store: Store, processes: Processes, stop: Stop) -> SharedTokens:
-    """The token ids of all texts, made by a process of its own unless they are there."""
+def _tokens(folder: Path, plan: Plan, store: Store | None, processes: Processes, stop: Stop) -> SharedTokens:
+    """The token ids of all texts, made by a process of its own unless they are there. ``store`` is None where the
+    study is yet to be made."""
     place = folder_of(folder)
     configs: list[TrainConfig] = list(representatives(plan))
-    for entry in store.entries():  # a worker that joined a grid knows its trials from the study alone
+    for entry in store.entries() if store else ():  # a worker that joined a grid knows its trials from the study alone
         with contextlib.suppress(UserError):
             configs.append(plan.trial_config(entry.attributes.get("settings") or {}))
     if not write_needs(place, configs):
@@ -192,7 +216,7 @@ def _tokens(folder: Path, plan: Plan, store: Store, processes: Processes, stop: 
     code = processes.wait_for(_TOKENS_JOB, stop.check)
     if code != 0:
         message = last_error(log, code)
-        raise UserError(message) if store.entries_begun() else _Unusable(message)
+        raise UserError(message) if store and store.entries_begun() else _Unusable(message)
     return shared_tokens(place)
 
 
@@ -267,9 +291,12 @@ def _say_end(found: Sweep, ended: str, reporter: Reporter) -> None:
     reporter.say(f"sweep: {found.path}")
 
 
-def _leave(signal: StopNow, folder: Path, reporter: Reporter) -> NoReturn:
+def _leave(signal: StopNow, folder: Path, reporter: Reporter, is_as_before: bool) -> NoReturn:
     """End the process as the signal asks, with a line that says what is kept."""
-    line = f"stopped by {signal.name}: what trials have learnt is saved. Go on with: {command(folder)}"
+    if is_as_before:
+        line = f"stopped by {signal.name}: nothing was begun, and the sweep that was in {folder} is there as it was"
+    else:
+        line = f"stopped by {signal.name}: what trials have learnt is saved. Go on with: {command(folder)}"
     reporter.errors.print(line, markup=False)
     if signal.exit_code == Interrupted.exit_code:
         raise Interrupted(line) from None

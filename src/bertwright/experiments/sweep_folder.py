@@ -15,6 +15,7 @@ import contextlib
 import os
 import shlex
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -24,10 +25,11 @@ from typing import Any
 from bertwright import __version__, runs
 from bertwright.config import CostSettings, MachineSettings, SweepSettings, TrainConfig, build, expand_home, merged
 from bertwright.errors import RunError, UserError
+from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text
 from bertwright.experiments.sweep_plan import Plan, Wanted, plan_of
-from bertwright.experiments.sweep_store import FILE, Store, locked_workers
-from bertwright.experiments.sweep_url import without_password
+from bertwright.experiments.sweep_store import Store, locked_workers
+from bertwright.experiments.sweep_url import storage_url, without_password
 
 SWEEP = "sweep.json"
 _LOCK = "lock"
@@ -161,8 +163,10 @@ def plan_on_record(record: Mapping[str, Any], source: Path) -> Plan:
         raise RunError(f"{source}: the sweep's record is damaged") from None
 
 
-def find_or_begin(asked: Asked, folder: Path) -> Plan:
+def find_or_begin(asked: Asked, folder: Path, replaced: Replaced | None = None) -> Plan:
     """The plan of the sweep in ``folder``, which is begun if it is not there: its sweep.json is written.
+
+    The study of ``replaced``, a sweep that the new one replaces, may still be there.
 
     Raises:
         UserError: something is wrong with what was asked, or it is another sweep than the one that is there.
@@ -183,10 +187,12 @@ def find_or_begin(asked: Asked, folder: Path) -> Plan:
     runs.check_can_be_made(folder)
     study = settings.study or (folder.absolute().name if settings.storage else "sweep")
     storage = None if settings.storage is None else without_password(settings.storage)
-    if settings.storage is not None and Store(folder, settings.storage, study).find() is not None:
-        raise UserError(f"{storage} holds a sweep {study} already: pass --join to work on it, or another --study")
+    if settings.storage is not None:
+        store = Store(folder, settings.storage, study)
+        if not (replaced is not None and replaced.has_study(store)) and store.find() is not None:
+            raise UserError(f"{storage} holds a sweep {study} already: pass --join to work on it, or another --study")
     folder.mkdir(parents=True, exist_ok=True)
-    _write_record(folder, {"study": study, "storage": storage}, plan)
+    _write_record(folder, {"study": study, "storage": storage, "id": uuid.uuid4().hex}, plan)
     return plan
 
 
@@ -266,7 +272,8 @@ def _joined(asked: Asked, folder: Path) -> Plan:
         _check_same(plan, asked.plan(), folder)
     runs.check_can_be_made(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_record(folder, {"study": store.name, "storage": without_password(settings.storage)}, plan)
+    storage = without_password(settings.storage)
+    _write_record(folder, {"study": store.name, "storage": storage, "id": record.get("id")}, plan)
     return plan
 
 
@@ -291,7 +298,8 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 class Replaced:
-    """A sweep that ``--overwrite`` replaces. It lies aside until it is known that the new one can be begun.
+    """A sweep that ``--overwrite`` replaces. It lies aside until it is known that the new one can be begun; a study in
+    a database elsewhere stays where it is until then.
 
     Raises:
         RunError: something else than a sweep is at ``folder``, or somebody works on it.
@@ -300,6 +308,7 @@ class Replaced:
     def __init__(self, folder: Path, storage: str | None) -> None:
         self._folder = folder
         self._aside: Path | None = None
+        self._study: Store | None = None  # in a database elsewhere
         if not folder.exists() or _is_unborn(folder):
             return
         if not (folder / SWEEP).is_file():
@@ -307,40 +316,62 @@ class Replaced:
         record = read_record(folder)
         with only_one(folder):
             store = _store_of(folder, record, storage)
-            at_work = len(locked_workers(folder)) if store is None else store.num_at_work()
-            if at_work:
-                who = "a worker" if at_work == 1 else f"{at_work:,} workers"
-                raise RunError(
-                    f"{folder}: --overwrite would take this sweep from {who} with --join. Stop them first, or pass "
-                    "another --output"
-                )
-            if store is not None and not store.is_file and store.find() is not None:
-                store.delete()
+            self._check_nobody_works(len(locked_workers(folder)) if store is None else store.num_at_work())
             self._aside = folder.absolute().with_name(f".{folder.name}.old.partial")
             shutil.rmtree(self._aside, ignore_errors=True)
             os.rename(folder, self._aside)
+            if store is not None and not store.is_file and store.find() is not None:
+                store.folder = self._aside
+                self._study = store
 
-    def put_back(self) -> None:
-        """Let the folder be what it was; its study too, unless it was in a database elsewhere."""
-        if self._aside is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.rename(self._aside, self._folder)
-            self._aside = None
+    def _check_nobody_works(self, at_work: int) -> None:
+        if at_work:
+            who = "a worker" if at_work == 1 else f"{at_work:,} workers"
+            raise RunError(
+                f"{self._folder}: --overwrite would take this sweep from {who} with --join. Stop them first, or pass "
+                "another --output"
+            )
+
+    def has_study(self, store: Store) -> bool:
+        """Whether ``store`` is the study that is replaced, in a database elsewhere."""
+        return self._study is not None and self._study.is_same(store)
+
+    def put_back(self) -> bool:
+        """Let the folder be what it was, unless ``remove`` was called. Whether there was anything to put back."""
+        if self._aside is None:
+            return False
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.rename(self._aside, self._folder)
+        self._aside = None
+        return True
 
     def remove(self) -> None:
-        """Remove what was there before for good."""
+        """Remove what was there before for good, its study too.
+
+        Raises:
+            RunError: somebody has joined it meanwhile. Nothing is removed then.
+        """
+        if self._study is not None:
+            self._check_nobody_works(self._study.num_at_work())
+            if self._study.find() is not None:
+                self._study.delete()
+            self._study = None
         if self._aside is not None:
             shutil.rmtree(self._aside)
             self._aside = None
 
 
 def _store_of(folder: Path, record: Mapping[str, Any], storage: str | None) -> Store | None:
-    """Where the study of a sweep is; None where its file was never made, or is damaged."""
+    """Where the study of a sweep is; None where its file was never made, or is damaged.
+
+    ``storage`` counts where it is the URL on record, but with a password.
+    """
     if record["storage"] is None:
         with contextlib.suppress(RunError):
             return Store(folder, None, record["study"]) if (folder / FILE).is_file() else None
         return None
-    return Store(folder, storage or record["storage"], record["study"])
+    is_same = storage is not None and storage_url(without_password(storage)) == storage_url(record["storage"])
+    return Store(folder, storage if is_same else record["storage"], record["study"])
 
 
 def command(folder: Path) -> str:

@@ -161,6 +161,7 @@ class DataGroup:
             "trials": [trial.number for trial in self.trials],
             "best": None if self.best is None else self.best.number,
             "seeds": [seeds.record() for seeds in self.seeds],
+            "times_note": times_note(self.trials),
         }
 
 
@@ -271,6 +272,23 @@ def in_order(trials: Sequence[Trial], metric: str | None) -> list[Trial]:
         return states[trial.state], value, trial.number
 
     return sorted(trials, key=place)
+
+
+def times_note(trials: Sequence[Trial]) -> str | None:
+    """What must be known of the times of trials that shared a machine; None where each had it alone."""
+    together = [trial for trial in trials if trial.side_by_side is not None and trial.side_by_side >= SIDE_BY_SIDE]
+    if not together:
+        return None
+    counts = sorted({max(2, round(trial.side_by_side or 0.0)) for trial in together})
+    threads = sorted({trial.threads for trial in together if trial.threads})
+    each = f", of {_span(threads)} thread{'s' * (threads != [1])} each" if threads else ""
+    cost = "; USD are each one's share of the machine" if any(trial.usd is not None for trial in together) else ""
+    return f"times are of {_span(counts)} trials side by side{each}: alone one may be faster{cost}"
+
+
+def _span(numbers: Sequence[int]) -> str:
+    """Numbers in order, in words."""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _data_group(trials: Sequence[Trial]) -> DataGroup:

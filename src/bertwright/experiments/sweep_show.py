@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.metrics import ALL_METRIC_NAMES
-from bertwright.experiments.sweep_record import SIDE_BY_SIDE, DataGroup, Seeds, Sweep, Trial, shown_metrics
+from bertwright.experiments.sweep_record import DataGroup, Seeds, Sweep, Trial, shown_metrics, times_note
 from bertwright.progress import Reporter, duration
 
 if TYPE_CHECKING:
@@ -71,23 +71,6 @@ def sentence(group: DataGroup) -> str:
             "texts to tell how good it is"
         )
     return f"{what}. It was chosen on validation texts; on the test texts, which had no part in it: {test}"
-
-
-def times_note(trials: Sequence[Trial]) -> str | None:
-    """What must be known of the times of trials that shared a machine; None where each had it alone."""
-    together = [trial for trial in trials if trial.side_by_side is not None and trial.side_by_side >= SIDE_BY_SIDE]
-    if not together:
-        return None
-    counts = sorted({max(2, round(trial.side_by_side or 0.0)) for trial in together})
-    threads = sorted({trial.threads for trial in together if trial.threads})
-    each = f", of {span(threads)} thread{'s' * (threads != [1])} each" if threads else ""
-    cost = "; USD are each one's share of the machine" if any(trial.usd is not None for trial in together) else ""
-    return f"times are of {span(counts)} trials side by side{each}: alone one may be faster{cost}"
-
-
-def span(numbers: Sequence[int]) -> str:
-    """Numbers in order, in words."""
-    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _known_metrics(trials: Sequence[Trial], like: str) -> str:

@@ -15,37 +15,25 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from bertwright.errors import RunError, UserError
-from bertwright.evaluation.extremes import one_line
+from bertwright.errors import UserError
+from bertwright.experiments.sweep_database import Database, InTheWay
 from bertwright.experiments.sweep_draw import pruner_of, sampler_of, suggest
 from bertwright.experiments.sweep_entries import Claim, Entry, entries_of
 from bertwright.experiments.sweep_plan import Plan, Wanted
-from bertwright.experiments.sweep_url import storage_url, without_password
 from bertwright.randomness import purpose_seed
 from bertwright.runs import wait_for_lock
 
 if TYPE_CHECKING:
     import optuna
 
-FILE, _LOCK, _WORKERS = "study.db", "study.lock", "workers"
+_WORKERS = "workers"
 _RECORD, _SPENT = "bertwright sweep", "spent:"
-_TRIES, _TRY_AGAIN_S = 6, 0.5
-_SQLITE_WAIT_S, _CONNECT_S = 60.0, 15
-# A worker that gave no sign of life for so many of its intervals is taken for dead.
-_MISSED_BEATS = 4
-
-Done = TypeVar("Done")
-
-
-class _InTheWay(RunError):
-    """A table or row that is to be made was made by another worker meanwhile, or so it may be."""
 
 
 class Store:
@@ -58,46 +46,12 @@ class Store:
     def __init__(self, folder: Path, url: str | None, name: str, heartbeat_s: int = 15, write: bool = True) -> None:
         self.folder, self.name, self.heartbeat_s = folder, name, heartbeat_s
         self.is_file = url is None
-        self._optuna = _load_optuna()
-        self._url = f"sqlite:///{(folder / FILE).absolute()}" if url is None else storage_url(url)
-        self._shown_url = without_password(self._url)
-        self._tries = 1
-        self._storage = self._opened(write)
-        self._tries = _TRIES if write else 1
+        self._database = Database(folder, url, heartbeat_s, write)
+        self._optuna, self._storage, self._try = self._database.optuna, self._database.storage, self._database.ask
+        self._exclusive = self._database.exclusive
         self._study_id = -1
         self.worker = uuid.uuid4().hex[:12]
         self._alive = contextlib.ExitStack()
-
-    def _opened(self, write: bool) -> Any:
-        """The storage; its tables are made if they are not there, which other workers may be doing just now."""
-        for attempt in range(1, _TRIES + 1):
-            try:
-                with self._exclusive() if write else contextlib.nullcontext():
-                    return self._try(lambda: self._open(write))
-            except _InTheWay:
-                if attempt == _TRIES:
-                    raise
-                time.sleep(_TRY_AGAIN_S * attempt)
-            except RuntimeError as error:  # tables of another version of Optuna
-                raise RunError(f"{self._shown_url}: cannot be read ({one_line(str(error))})") from None
-        raise AssertionError
-
-    def _open(self, write: bool) -> Any:
-        engine: dict[str, Any] = {"pool_pre_ping": True}
-        if self.is_file:
-            engine["connect_args"] = {"timeout": _SQLITE_WAIT_S}
-        else:
-            engine["connect_args"] = {"connect_timeout": _CONNECT_S}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # heartbeats are called experimental
-            storage = self._optuna.storages.RDBStorage(
-                self._url,
-                engine_kwargs=engine,
-                heartbeat_interval=self.heartbeat_s,
-                grace_period=_MISSED_BEATS * self.heartbeat_s,
-                skip_table_creation=not write,
-            )
-        return self._optuna.storages.get_storage(storage)  # with a cache of what has ended, as studies have it
 
     # --- the study ----------------------------------------------------------------------------------------------------
 
@@ -116,10 +70,14 @@ class Store:
                 return None
             found = self._storage.get_study_user_attrs(self._study_id).get(_RECORD)
             if found is not None and not isinstance(found, dict):
-                raise UserError(f"{self._shown_url}: the record of {self.name} is damaged")
+                raise UserError(f"{self._database.shown_url}: the record of {self.name} is damaged")
             return found
 
         return self._try(look)
+
+    def is_same(self, other: Store) -> bool:
+        """Whether both are one study, whoever asks for it."""
+        return (self._database.shown_url, self.name) == (other._database.shown_url, other.name)
 
     def create(self, record: Mapping[str, Any], minimize: bool) -> None:
         """Make the study, unless it is there, and let ``record`` be its record."""
@@ -267,7 +225,7 @@ class Store:
                 if waiting is None:
                     continue
                 trial_id = waiting._trial_id
-                with contextlib.suppress(_InTheWay):  # before the claim: who is killed just after it has given a sign
+                with contextlib.suppress(InTheWay):  # before the claim: who is killed just after it has given a sign
                     self._try(lambda trial_id=trial_id: self._storage.record_heartbeat(trial_id))  # type: ignore[misc]
                 if not self._claimed(trial_id):
                     continue
@@ -383,38 +341,6 @@ class Store:
         """The study as it is now; one that was loaded earlier remembers what there was then."""
         return self._try(lambda: self._optuna.load_study(study_name=self.name, storage=self._storage))
 
-    @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Within it, of the workers at a file, this one alone."""
-        if not self.is_file:
-            yield
-            return
-        with wait_for_lock(self.folder / _LOCK):
-            yield
-
-    def _try(self, act: Callable[[], Done]) -> Done:
-        """What ``act`` returns; a database that does not answer is asked again some times.
-
-        Raises:
-            RunError: it does not answer.
-        """
-        from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
-
-        for attempt in range(1, self._tries + 1):
-            try:
-                return act()
-            except (self._optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-                cause: BaseException = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
-                if attempt == self._tries or not isinstance(cause, OperationalError):
-                    kind = _InTheWay if isinstance(cause, IntegrityError | ProgrammingError) else RunError
-                    lines = str(getattr(cause, "orig", None) or cause).strip().splitlines()
-                    why = lines[0] if lines else type(cause).__name__
-                    raise kind(f"{self._shown_url}: the sweep's database cannot be used ({why})") from None
-                time.sleep(_TRY_AGAIN_S * attempt)
-            except ImportError:
-                raise UserError("--storage needs psycopg: pip install 'bertwright[postgresql]'") from None
-        raise AssertionError
-
 
 def locked_workers(folder: Path) -> set[str]:
     """The workers of the sweep in ``folder`` that are alive, as the locks on their files tell."""
@@ -427,15 +353,3 @@ def _is_locked(path: Path) -> bool:
             return False
     except BlockingIOError:
         return True
-
-
-def _load_optuna() -> Any:
-    try:
-        with warnings.catch_warnings():
-            # In a notebook without ipywidgets tqdm, which Optuna loads, warns of bars that are never shown.
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            import optuna
-    except ImportError:
-        raise UserError("a sweep needs optuna: pip install 'bertwright[sweep]'") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna

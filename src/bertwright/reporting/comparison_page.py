@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bertwright.evaluation.metrics import LOWER_IS_BETTER
 from bertwright.progress import duration
+from bertwright.reporting.comparison_words import best_of, main_metric, subtitle_of, summary_of, tiles_of
+from bertwright.reporting.curve_plots import overlaid_curves
 from bertwright.reporting.many_plots import forest, overlaid_series, scatter
-from bertwright.reporting.material import Material, is_finite, number_in, object_in
-from bertwright.reporting.page import Entry, Lines, Page, Section, Texts, Tile, check_names
-from bertwright.reporting.quality_plots import overlaid_curves
+from bertwright.reporting.material import Material, is_finite, number_in, object_in, objects_of
+from bertwright.reporting.page import Entry, Lines, Page, Section, Texts, check_names
 from bertwright.reporting.run_page import command_of
 from bertwright.reporting.svg import Plot
 from bertwright.reporting.tables import Cell, Table, cell, interval_cell, p_cell, table
@@ -31,9 +31,9 @@ def comparison_page(comparison: Mapping[str, Any], materials: Sequence[Material]
         comparison: ``Comparison.record()``.
         materials: of the same runs, in the same order.
     """
-    records = _objects(comparison.get("records"))
-    contenders = _objects(comparison.get("contenders")) or _from_records(records)
-    metric = _main_metric(comparison, contenders)
+    records = objects_of(comparison.get("records"))
+    contenders = objects_of(comparison.get("contenders")) or _from_records(records)
+    metric = main_metric(comparison, contenders)
     names = short_names([str(record.get("run", "")) for record in records])
     sections = (
         _quality(comparison, records, contenders, metric, names, materials),
@@ -47,16 +47,12 @@ def comparison_page(comparison: Mapping[str, Any], materials: Sequence[Material]
     check_names(sections)
     return Page(
         title=f"{counted(len(contenders), 'classifier')} side by side",
-        subtitle=_subtitle(records),
-        summary=_summary(comparison, contenders, metric),
+        subtitle=subtitle_of(records),
+        summary=summary_of(comparison, contenders, metric),
         cautions=tuple(str(note) for note in comparison.get("notes") or ()),
-        tiles=_tiles(contenders, metric),
+        tiles=tiles_of(contenders, metric),
         sections=sections,
     )
-
-
-def _objects(values: Any) -> list[Mapping[str, Any]]:
-    return [value for value in values if isinstance(value, Mapping)] if isinstance(values, list | tuple) else []
 
 
 def _from_records(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -81,85 +77,6 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
     return names if len(set(names.values())) == len(names) else {path: path for path in paths}
 
 
-def _main_metric(comparison: Mapping[str, Any], contenders: Sequence[Mapping[str, Any]]) -> str | None:
-    metric = comparison.get("metric")
-    if isinstance(metric, str):
-        return metric
-    present = {name for item in contenders for name, value in object_in(item, "metrics").items() if is_finite(value)}
-    return next((name for name in ("roc_auc", "accuracy", "mean_absolute_error") if name in present), None)
-
-
-def _best(contenders: Sequence[Mapping[str, Any]], metric: str) -> float | None:
-    values = [value for item in contenders if (value := number_in(item, "metrics", metric)) is not None]
-    if not values:
-        return None
-    return min(values) if metric in LOWER_IS_BETTER else max(values)
-
-
-def _subtitle(records: Sequence[Mapping[str, Any]]) -> str:
-    split = next((record.get("judged_on") for record in records if record.get("judged_on")), None)
-    num = next((value for record in records if (value := number_in(record, "metrics", "num_texts")) is not None), None)
-    judged = "" if split is None or num is None else f", all judged on the same {num:,.0f} {split} texts"
-    return f"{counted(len(records), 'run')}{judged}"
-
-
-def _summary(
-    comparison: Mapping[str, Any], contenders: Sequence[Mapping[str, Any]], metric: str | None
-) -> tuple[str, ...]:
-    if metric is None or (best := _best(contenders, metric)) is None:
-        return ("These runs have no metric in common by which they could be put in order.",)
-    winner = next(item for item in contenders if number_in(item, "metrics", metric) == best)
-    name = str(winner.get("name"))
-    interval = object_in(winner, "intervals").get(metric)
-    between = f" ({interval_cell(interval).value})" if interval else ""
-    order = "lowest" if metric in LOWER_IS_BETTER else "highest"
-    sentences = [f"{name} has the {order} {metric_words(metric)}: {decimals(best)}{between}."]
-    sentences.append(_verdict(comparison, name, metric))
-    told = [
-        str(item["sentence"]) for item in _objects(comparison.get("worth")) if isinstance(item.get("sentence"), str)
-    ]
-    sentences += told[:2]
-    return tuple(sentence for sentence in sentences if sentence)
-
-
-def _verdict(comparison: Mapping[str, Any], name: str, metric: str) -> str:
-    """Which of the others the best one is told apart from."""
-    better: list[str] = []
-    unclear: list[str] = []
-    for item in _objects(comparison.get("differences")):
-        if item.get("metric") != metric or name not in (item.get("a"), item.get("b")):
-            continue
-        other = str(item["b"] if item.get("a") == name else item["a"])
-        (unclear if item.get("verdict") == "cannot tell" else better).append(other)
-    if not better and not unclear:
-        return ""
-    told = f"It is told apart from {counted(len(better), 'other')}" if better else "It is told apart from none"
-    if not unclear:
-        return "It is told apart from all others; chance does not explain it."
-    return f"{told}; whether it is really better than {_some(unclear)} cannot be told from these texts."
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
-
-
-def _tiles(contenders: Sequence[Mapping[str, Any]], metric: str | None) -> tuple[Tile, ...]:
-    if metric is None:
-        return ()
-    known = [item for item in contenders if number_in(item, "metrics", metric) is not None]
-    known.sort(key=lambda item: number_in(item, "metrics", metric) or 0.0, reverse=metric not in LOWER_IS_BETTER)
-    tiles = []
-    for item in known[:4]:
-        interval = object_in(item, "intervals").get(metric)
-        note = f"{metric_words(metric)}" + (f", {interval_cell(interval).value}" if interval else "")
-        tiles.append(Tile(str(item.get("name")), decimals(number_in(item, "metrics", metric)), note))
-    return tuple(tiles)
-
-
-# --- sections ---------------------------------------------------------------------------------------------------------
-
-
 def _quality(
     comparison: Mapping[str, Any],
     records: Sequence[Mapping[str, Any]],
@@ -170,7 +87,7 @@ def _quality(
 ) -> Section:
     present = {name for item in contenders for name, value in object_in(item, "metrics").items() if is_finite(value)}
     shown = sorted((name for name in _SHOWN if name in present), key=metric_order)
-    bests = {name: _best(contenders, name) for name in shown}
+    bests = {name: best_of(contenders, name) for name in shown}
     rows = []
     for item in contenders:
         numbers: list[Any] = []
@@ -217,7 +134,7 @@ def _curves(materials: Sequence[Material], names: Mapping[str, str]) -> list[Plo
 
 
 def _differences(comparison: Mapping[str, Any]) -> Section:
-    found = _objects(comparison.get("differences"))
+    found = objects_of(comparison.get("differences"))
     rows = [
         [
             f"{item.get('a')} against {item.get('b')}",
@@ -267,7 +184,7 @@ def _worth(comparison: Mapping[str, Any], contenders: Sequence[Mapping[str, Any]
             number_in(item, "gain_per_minute"),
             number_in(item, "gain_per_usd"),
         ]
-        for item in _objects(comparison.get("worth"))
+        for item in objects_of(comparison.get("worth"))
     ]
     headings = [
         "step",
@@ -286,7 +203,7 @@ def _worth(comparison: Mapping[str, Any], contenders: Sequence[Mapping[str, Any]
 
 
 def _pareto(comparison: Mapping[str, Any], metric: str | None) -> tuple[tuple[Plot, ...], tuple[Table, ...]]:
-    points = _objects(comparison.get("pareto"))
+    points = objects_of(comparison.get("pareto"))
     words = metric_words(metric or str(next((item.get("metric") for item in points), "quality")))
     plots = []
     costs = (
@@ -370,7 +287,7 @@ def _learning(materials: Sequence[Material], names: Mapping[str, str]) -> Sectio
 
 
 def _rankings(comparison: Mapping[str, Any]) -> Section:
-    found = _objects(comparison.get("rankings"))
+    found = objects_of(comparison.get("rankings"))
     rows = [
         [
             f"{item.get('a')} and {item.get('b')}",
@@ -393,7 +310,7 @@ def _rankings(comparison: Mapping[str, Any]) -> Section:
 def _moved(item: Mapping[str, Any], end: str) -> Texts | None:
     """The texts at one end, by both runs, side by side."""
     entries = []
-    for line in _objects(item.get(end))[:_MOST_RANKED]:
+    for line in objects_of(item.get(end))[:_MOST_RANKED]:
         for side in ("a", "b"):
             entry = object_in(line, side)
             if not entry:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from bertwright.evaluation.resampling import Judged
+from bertwright.evaluation.few_texts import notes_of_few
 from bertwright.evaluation.uncertainty import NUM_SAMPLES, mean_interval, measure
-from bertwright.reporting.material import Material, Predictions
+from bertwright.reporting.material import Material, is_finite
 
 # Texts drawn in all resamples together, and the fewest resamples: their standard error is then off by 5 % of itself.
 _MOST_DRAWN, _FEWEST_SAMPLES = 20_000_000, 200
@@ -20,7 +18,7 @@ def metric_intervals(material: Material) -> Intervals:
     As ``compare`` gives them of a run (docs/statistics.md), with fewer resamples of many texts: a page is to be there
     in seconds.
     """
-    found = None if material.predictions is None else _judged(material, material.predictions)
+    found = None if material.predictions is None else material.predictions.judged
     if found is None or found.num_texts < 2:
         return {}
     num_samples = max(_FEWEST_SAMPLES, min(NUM_SAMPLES, _MOST_DRAWN // found.num_texts))
@@ -29,21 +27,10 @@ def metric_intervals(material: Material) -> Intervals:
     return {name: interval for name, interval in intervals.items() if interval is not None}
 
 
-def _judged(material: Material, predictions: Predictions) -> Judged | None:
-    """The predictions as those of one model; None where their labels are not known."""
-
-    def of_one_model(values: np.ndarray | None) -> np.ndarray | None:
-        return None if values is None else values[None]
-
-    scores, kind, labels = predictions.scores[None], material.kind, material.labels
-    if kind == "regression":
-        return None if predictions.targets is None else Judged(kind, labels, scores, targets=predictions.targets)
-    if kind == "multi-label":
-        if predictions.has_label is None or predictions.decided is None:
-            return None
-        decided = of_one_model(predictions.decided)
-        return Judged(kind, labels, scores, decided, None, predictions.targets, predictions.has_label)
-    if predictions.label_ids is None or predictions.predicted_ids is None:
-        return None
-    decided = of_one_model(predictions.predicted_ids)
-    return Judged(kind, labels, scores, decided, predictions.label_ids, predictions.targets)
+def few_texts_notes(material: Material) -> list[str]:
+    """Which metrics have no interval, or one that is too narrow, for lack of texts of a kind; a sentence each."""
+    found = None if material.predictions is None else material.predictions.judged
+    if found is None:
+        return []
+    names = [name for name, value in material.metrics.items() if is_finite(value)]
+    return [f"{note}." for note in notes_of_few(found, names)]

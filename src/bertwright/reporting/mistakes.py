@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertwright.reporting.material import Material, Predictions
+from bertwright.evaluation.stored import Predictions
+from bertwright.reporting.material import Material
 from bertwright.reporting.page import Entry, Texts
 from bertwright.reporting.words import counted, decimals
 

@@ -15,6 +15,7 @@ from bertwright.evaluation.tables import SPLITS
 from bertwright.progress import duration
 from bertwright.reporting import pretraining_page
 from bertwright.reporting.calibration import calibration_section
+from bertwright.reporting.curve_plots import curve_plots
 from bertwright.reporting.intervals import Intervals, metric_intervals
 from bertwright.reporting.material import Material, is_finite, number_in, object_in
 from bertwright.reporting.mistakes import worst_mistakes
@@ -22,7 +23,6 @@ from bertwright.reporting.page import Entry, Lines, Page, Section, Texts, check_
 from bertwright.reporting.quality_plots import (
     confusion_of,
     confusion_plot,
-    curve_plots,
     histogram_plot,
     length_plot,
     truth_plot,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
+from bertwright.experiments.sweep_record import SIDE_BY_SIDE
 from bertwright.progress import duration
-from bertwright.reporting.intervals import Intervals
+from bertwright.reporting.intervals import Intervals, few_texts_notes
 from bertwright.reporting.material import Material, number_in, object_in
 from bertwright.reporting.page import Tile
 from bertwright.reporting.quality_plots import confusion_of
@@ -252,11 +253,18 @@ def cautions_of(material: Material, intervals: Intervals) -> tuple[str, ...]:
     num = number_in(material.metrics, "num_texts")
     if num is not None and num < _FEW_TEXTS:
         found.append(f"{counted(int(num), 'text')} are few to judge by: see how wide the intervals are.")
+    found += few_texts_notes(material)
     cut = number_in(result, "data", "truncated_share")
     if cut is not None and cut > _MUCH_CUT:
         found.append(f"{percent(cut)} of the texts are longer than was read of them (--max-length).")
     found += _overfitting(material, intervals)
     found += _never(material)
+    beside = number_in(result, "side_by_side", "trials")
+    if beside is not None and beside >= SIDE_BY_SIDE:
+        found.append(
+            f"It was a trial of a sweep, and about {max(2, round(beside))} trials went side by side: alone it may be "
+            "faster."
+        )
     bad = number_in(result, "data", "bad_rows")
     if bad:
         found.append(f"{counted(int(bad), 'row')} could not be used and {'was' if bad == 1 else 'were'} skipped.")

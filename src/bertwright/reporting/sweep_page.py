@@ -40,7 +40,7 @@ def sweep_page(sweep: Record) -> Page:
         title=str(sweep.get("name") or Path(str(sweep.get("sweep", "sweep"))).name),
         subtitle=f"Sweep, {sweep.get('search', 'search')} · {sweep.get('sweep', '')}",
         summary=_summary(sweep, trials, groups),
-        cautions=_cautions(trials, groups),
+        cautions=_cautions(sweep, trials, groups),
         tiles=_tiles(sweep, trials, groups),
         sections=tuple(sections),
     )
@@ -100,8 +100,8 @@ def _test_value(trial: Record, metric: str | None) -> str:
     return "" if value is None or (metric or "").startswith("test") else f" ({decimals(value)} on the test texts)"
 
 
-def _cautions(trials: Sequence[Record], groups: Sequence[Group]) -> tuple[str, ...]:
-    found = []
+def _cautions(sweep: Record, trials: Sequence[Record], groups: Sequence[Group]) -> tuple[str, ...]:
+    found = _times_notes(sweep)
     for name, members, best, _ in groups:
         num = sum(_has_value(trial) for trial in members)
         if best is not None and num > 3:
@@ -115,6 +115,12 @@ def _cautions(trials: Sequence[Record], groups: Sequence[Group]) -> tuple[str, .
         first = next((str(trial["error"]) for trial in failed if trial.get("error")), "")
         found.append(f"{counted(len(failed), 'trial')} failed" + (f", the first with: {first[:200]}" if first else "."))
     return tuple(found)
+
+
+def _times_notes(sweep: Record) -> list[str]:
+    """What must be known of the times of trials that went side by side; nothing where each had the machine alone."""
+    notes = [group.get("times_note") for group in sweep.get("groups") or () if isinstance(group, Mapping)]
+    return [f"{note[:1].upper()}{note[1:]}." for note in dict.fromkeys(notes) if isinstance(note, str)]
 
 
 def _tiles(sweep: Record, trials: Sequence[Record], groups: Sequence[Group]) -> tuple[Tile, ...]:
