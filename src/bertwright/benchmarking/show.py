@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-_VERBS = {"infer": "scoring", "train": "training", "tokenize": "tokenising", "pretrain": "pretraining on"}
+_VERBS = {
+    "infer": "scoring",
+    "engines": "engines scoring",
+    "train": "training",
+    "tokenize": "tokenising",
+    "pretrain": "pretraining on",
+}
 
 
 def result_table(result: dict[str, Any]) -> Table:
@@ -20,7 +26,7 @@ def result_table(result: dict[str, Any]) -> Table:
     for name in ("texts/s", "min to max", "MB/s" if tokenizing else "tokens/s", "of peak", "memory"):
         if not (tokenizing and name == "of peak"):
             table.add_column(name, justify="right", no_wrap=True)
-    last = {"infer": "off by", "tokenize": "same ids"}.get(result["case"])
+    last = {"infer": "off by", "engines": "off by", "tokenize": "same ids"}.get(result["case"])
     if last is not None:
         table.add_column(last, justify="right")
     if result["usd_per_hour"] is not None:
@@ -30,7 +36,7 @@ def result_table(result: dict[str, Any]) -> Table:
     for one in result["contenders"]:
         if one["not_run"] is not None:
             empty = [""] * (len(table.columns) - 2)
-            table.add_row(one["name"], *empty, f"not run: {one['not_run']}")
+            table.add_row(one["name"], *empty, "not run: below")
             continue
         texts = one["texts_per_s"]
         cells = [one["name"], _rate(texts["median"]), f"{_rate(texts['min'])} to {_rate(texts['max'])}"]
@@ -41,7 +47,7 @@ def result_table(result: dict[str, Any]) -> Table:
             cells.append("" if one["share_of_peak"] is None else f"{one['share_of_peak']:.0%}")
         peak = one["peak_gpu_bytes"] or one["peak_bytes"]
         cells.append("" if peak is None else f"{peak / 1e9:.2f} GB")
-        if result["case"] == "infer":
+        if last == "off by":
             difference = one.get("largest_score_difference")
             cells.append("" if difference is None else f"{difference:.1e}")
         if tokenizing:
@@ -53,14 +59,44 @@ def result_table(result: dict[str, Any]) -> Table:
     return table
 
 
+def engines_table(result: dict[str, Any]) -> Table:
+    """What is told of engines besides: the time of one text, of loading and of warming up, parity, energy."""
+    from rich.table import Table
+
+    table = Table(title="one text at a time, from ids to logits; start; parity", title_justify="left")
+    table.add_column("engine", no_wrap=True)
+    headings = ("dtype", "p50 ms", "p90 ms", "p99 ms", "load s", "warm-up s", "logits off", "flips", "kWh per 1M")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one in result["contenders"]:
+        joules = one["joules_per_million_texts"]
+        cells = [
+            one["precision"] if one["chosen"] else "",
+            *(_shown(None if spread is None else spread["median"], ".1f") for spread in one["alone_ms"].values()),
+            _shown(one["load_s"], ".1f"),
+            _shown(one["warm_up_s"], ".1f"),
+            _shown(one.get("largest_logit_difference"), ".1e"),
+            _shown(one.get("label_flips"), ","),
+            ("not measured" if one["turns_s"] else "") if joules is None else f"{joules['median'] / 3.6e6:.3f}",
+        ]
+        table.add_row(one["name"], *cells)
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
 def _title(result: dict[str, Any]) -> str:
     text = f"{_VERBS[result['case']]} {result['num_texts']:,} texts, {result['model']}"
     lengths = result.get("text_tokens")
     if lengths is not None:
         text += (
             f"\n{lengths['mean']:.0f} tokens a text (half have at most {lengths['p50']:.0f}, a tenth more than "
-            f"{lengths['p90']:.0f}, the longest {lengths['max']}), batches of {result['batch_size']}"
+            f"{lengths['p90']:.0f}, the longest {lengths['max']})"
         )
+    if result.get("batch_size"):
+        text += f", batches of {result['batch_size']}"
     return text
 
 
@@ -70,12 +106,17 @@ def _caption(result: dict[str, Any]) -> str:
         f"medians of {result['rounds']} rounds in turns",
         f"{environment.get('gpu') or environment['cpu']}, {result['num_usable_cpus']} CPUs",
     ]
+    if result.get("num_threads"):
+        parts.append(f"{result['num_threads']} threads each")
     if result["busy_share_at_start"] is not None:
         parts.append(f"{result['busy_share_at_start']:.0%} of them busy at the start")
     peak = result["peak_operations_per_s"]
     if peak is not None:
         parts.append(f"peak {peak['median'] / 1e12:.2f} TFLOP/s ({result['peak_dtype']}, {result['peak_product']})")
-    return "; ".join(parts)
+    reasons = [
+        f"{one['name']}: not run: {one['not_run']}" for one in result["contenders"] if one["not_run"] is not None
+    ]
+    return "\n".join(["; ".join(parts), *reasons])
 
 
 def _rate(rate: float) -> str:
