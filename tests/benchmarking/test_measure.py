@@ -113,7 +113,7 @@ def test_who_cannot_run_is_reported_and_the_others_go_on(folder):
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(result_table(result))
     shown = console.export_text()
-    assert "not run: wants another machine" in shown
+    assert "not-here: not run: wants another machine" in shown
     assert "2.00 x" in shown
 
 

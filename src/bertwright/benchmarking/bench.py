@@ -22,6 +22,9 @@ from bertwright.benchmarking.show import engines_table, result_table
 from bertwright.benchmarking.verdict import three_sentences
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
+from bertwright.reporting.act import check_page
+from bertwright.reporting.engines_page import engines_page
+from bertwright.reporting.page import write_page
 
 if TYPE_CHECKING:
     from bertwright.config import (
@@ -48,8 +51,20 @@ def run_infer(config: BenchInferConfig, reporter: Reporter) -> dict[str, Any]:
 
 
 def run_engines(config: BenchEnginesConfig, reporter: Reporter) -> dict[str, Any]:
-    """Compare engines; as ``run_infer``, and nothing is timed of one that computes something else."""
-    return _run("engines", config, reporter)
+    """Compare engines; as ``run_infer``, and nothing is timed of one that computes something else.
+
+    Raises:
+        UserError: as ``run_infer``, or a page that could not be written.
+    """
+    page = None if config.report is None else Path(config.report)
+    if page is not None:
+        check_page(page, config.overwrite, "report")
+    result = _run("engines", config, reporter)
+    if page is not None:
+        page.absolute().parent.mkdir(parents=True, exist_ok=True)
+        num_bytes = write_page(engines_page(result), page)
+        reporter.say(f"report: {page} ({num_bytes / 1000:,.0f} kB)")
+    return result
 
 
 def run_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
@@ -247,7 +262,6 @@ def _as_engine(one: Measured, case: cases.Case) -> dict[str, Any]:
         "padding_share": one.chosen.get("padding_share", 0.0),
         "first_token_only": one.entry.first_token_only and case.pooling == "first",
         "alone_ms": {f"p{percent}": one.alone_ms(percent) for percent in (50, 90, 99)},
-        "alone_warm_up_s": None if len(one.alone) < 2 else max(0.0, sum(one.alone[0]) - min(map(sum, one.alone[1:]))),
         "joules_per_million_texts": joules,
         "energy_source": one.energy_source,
     }

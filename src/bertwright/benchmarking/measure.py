@@ -65,11 +65,13 @@ class Measured:
 
     @property
     def warm_up_s(self) -> float | None:
-        """By how many seconds its first passes were slower than later ones: compiling, caches."""
+        """By how many seconds its first passes, in batches and one text at a time, were slower than later ones."""
         if self.first_turn is None or not self.turns:
             return None
-        usual = statistics.median(turn["seconds"] for turn in self.turns)
-        return max(0.0, self.first_turn["seconds"] - usual) + self.chosen.get("cold_s", 0.0)
+        slower = self.first_turn["seconds"] - statistics.median(turn["seconds"] for turn in self.turns)
+        first, *later = map(sum, self.alone) if self.alone else [0.0]
+        slower_alone = first - statistics.median(later) if later else 0.0
+        return max(0.0, slower) + max(0.0, slower_alone) + self.chosen.get("cold_s", 0.0)
 
     def alone_ms(self, percent: float) -> dict[str, float] | None:
         """Milliseconds within which ``percent`` of the texts were scored, by themselves: median and range of passes."""

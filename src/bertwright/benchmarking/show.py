@@ -20,23 +20,23 @@ def result_table(result: dict[str, Any]) -> Table:
     """The table of a record (see ``bench.record``): a row for each contender."""
     from rich.table import Table
 
-    tokenizing = result["case"] == "tokenize"
+    tokenizing, engines = result["case"] == "tokenize", result["case"] == "engines"
     table = Table(title=_title(result), title_justify="left", caption=_caption(result), caption_justify="left")
     table.add_column("contender", no_wrap=True)
     for name in ("texts/s", "min to max", "MB/s" if tokenizing else "tokens/s", "of peak", "memory"):
         if not (tokenizing and name == "of peak"):
             table.add_column(name, justify="right", no_wrap=True)
-    last = {"infer": "off by", "engines": "off by", "tokenize": "same ids"}.get(result["case"])
+    last = {"infer": "off by", "tokenize": "same ids"}.get(result["case"])
     if last is not None:
         table.add_column(last, justify="right")
     if result["usd_per_hour"] is not None:
         table.add_column("$ per 1M", justify="right")
     table.add_column("ours is", justify="right")
-    table.add_column("how")
+    if not engines:
+        table.add_column("how")
     for one in result["contenders"]:
         if one["not_run"] is not None:
-            empty = [""] * (len(table.columns) - 2)
-            table.add_row(one["name"], *empty, "not run: below")
+            table.add_row(one["name"], "not run")  # the reason stands below
             continue
         texts = one["texts_per_s"]
         cells = [one["name"], _rate(texts["median"]), f"{_rate(texts['min'])} to {_rate(texts['max'])}"]
@@ -47,7 +47,7 @@ def result_table(result: dict[str, Any]) -> Table:
             cells.append("" if one["share_of_peak"] is None else f"{one['share_of_peak']:.0%}")
         peak = one["peak_gpu_bytes"] or one["peak_bytes"]
         cells.append("" if peak is None else f"{peak / 1e9:.2f} GB")
-        if last == "off by":
+        if result["case"] == "infer":
             difference = one.get("largest_score_difference")
             cells.append("" if difference is None else f"{difference:.1e}")
         if tokenizing:
@@ -55,7 +55,7 @@ def result_table(result: dict[str, Any]) -> Table:
         if result["usd_per_hour"] is not None:
             cells.append(f"{one['usd_per_million_texts']:.3f}")
         cells.append("" if one["ours_is_times_as_fast"] is None else f"{one['ours_is_times_as_fast']:.2f} x")
-        table.add_row(*cells, one["what"])
+        table.add_row(*cells, *([] if engines else [one["what"]]))
     return table
 
 
@@ -63,10 +63,12 @@ def engines_table(result: dict[str, Any]) -> Table:
     """What is told of engines besides: the time of one text, of loading and of warming up, parity, energy."""
     from rich.table import Table
 
-    table = Table(title="one text at a time, from ids to logits; start; parity", title_justify="left")
+    metered = any(one["energy_source"] for one in result["contenders"])
+    title = "one text at a time, from ids to logits; start; parity"
+    table = Table(title=title if metered else f"{title}; energy: not measured", title_justify="left")
     table.add_column("engine", no_wrap=True)
-    headings = ("dtype", "p50 ms", "p90 ms", "p99 ms", "load s", "warm-up s", "logits off", "flips", "kWh per 1M")
-    for heading in headings:
+    headings = ("dtype", "p50 ms", "p90 ms", "p99 ms", "load s", "warm-up s", "logits off", "flips")
+    for heading in (*headings, *(["kWh per 1M"] if metered else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for one in result["contenders"]:
         joules = one["joules_per_million_texts"]
@@ -77,7 +79,7 @@ def engines_table(result: dict[str, Any]) -> Table:
             _shown(one["warm_up_s"], ".1f"),
             _shown(one.get("largest_logit_difference"), ".1e"),
             _shown(one.get("label_flips"), ","),
-            ("not measured" if one["turns_s"] else "") if joules is None else f"{joules['median'] / 3.6e6:.3f}",
+            *([_shown(None if joules is None else joules["median"] / 3.6e6, ".3f")] if metered else []),
         ]
         table.add_row(one["name"], *cells)
     return table

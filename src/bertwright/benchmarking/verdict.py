@@ -76,8 +76,10 @@ def _thriftiest(ran: Sequence[Engine], usd_per_hour: float | None) -> str:
     parts = []
     fastest = max(ran, key=lambda one: one["texts_per_s"]["median"])
     if usd_per_hour is not None:
-        usd = fastest["usd_per_million_texts"]
-        parts.append(f"at ${usd_per_hour:g} an hour {fastest['name']} is the cheapest: ${usd:.3f} a million texts")
+        cheapest, _ = _tied([fastest, *(one for one in ran if one is not fastest)], lambda one: one["texts_per_s"])
+        verb, about = ("are", "about ") if len(cheapest) > 1 else ("is", "")
+        usd = f"{about}${fastest['usd_per_million_texts']:.3f} a million texts"
+        parts.append(f"at ${usd_per_hour:g} an hour {_listed(cheapest)} {verb} the cheapest: {usd}")
     for words, take, show in (
         ("memory", _memory, lambda value: f"{value / 1e9:.2f} GB"),
         ("energy", _joules, lambda value: f"{value / 3.6e6:.3f} kWh a million texts"),
