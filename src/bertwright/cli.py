@@ -108,6 +108,11 @@ prices_app.command(f"{_COMMANDS}:prices_list", name="list", help="List machines 
 prices_app.command(f"{_COMMANDS}:prices_refresh", name="refresh", help="Take the prices in a csv file from now on.")
 
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
+bench_app.command(
+    f"{_COMMANDS}:bench_engines",
+    name="engines",
+    help="Compare inference engines: who is right, how fast, how soon, in how much memory.",
+)
 bench_app.command(f"{_COMMANDS}:bench_train", name="train", help="Measure training a classifier.")
 bench_app.command(f"{_COMMANDS}:bench_pretrain", name="pretrain", help="Measure learning from texts without labels.")
 bench_app.command(f"{_COMMANDS}:bench_tokenize", name="tokenize", help="Measure tokenising texts.")

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, NoReturn
 from cyclopts import Parameter
 
 from bertwright.config import (
+    BenchEnginesConfig,
+    BenchEnginesSettings,
     BenchInferConfig,
     BenchInferSettings,
     BenchMergeConfig,
@@ -476,6 +478,19 @@ def bench_infer(
 
     resolved = build(BenchInferConfig, {**_given(settings, None), "data": data})
     _print_json(run_infer(resolved, _reporter(json_line, quiet)))
+
+
+def bench_engines(
+    *data: Annotated[str, Parameter(help=f"Files of texts: {_FORMATS}.")],
+    settings: Annotated[BenchEnginesSettings, Flags] = BenchEnginesSettings(),
+    json_line: BenchJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Compare inference engines on the same weights and token ids; who computes something else is not timed."""
+    from bertwright.benchmarking.bench import run_engines
+
+    resolved = build(BenchEnginesConfig, {**_given(settings, None), "data": data})
+    _print_json(run_engines(resolved, _reporter(json_line, quiet)))
 
 
 def bench_train(

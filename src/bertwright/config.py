@@ -706,6 +706,25 @@ class BenchInferConfig(BenchInferSettings):
     data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
 
 
+class BenchEnginesSettings(BenchInferSettings):
+    """Settings of comparing inference engines."""
+
+    peers: bool = Field(True, description="Measure other libraries' engines too; --no-peers leaves ours alone.")
+    batch_size: int = Field(
+        0, ge=0, description="Texts of a batch, of engines that pad; 0: each takes the fastest of 8, 32 and 128."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of each engine; all usable CPUs if not given.")
+    num_alone: int = Field(200, ge=1, description="Texts that are scored one at a time, for the time of one text.")
+    report: str | None = Field(None, description="Write what was measured as a page too: an .html file.")
+    overwrite: bool = Field(False, description="Replace the file of --report.")
+
+
+class BenchEnginesConfig(BenchEnginesSettings):
+    """Comparing inference engines, as asked for: its settings and its files."""
+
+    data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
+
+
 class BenchTrainSettings(BenchModelSettings):
     """Settings of measuring training."""
 

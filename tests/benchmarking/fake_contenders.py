@@ -69,3 +69,20 @@ class NotHere:
 class Lacking:
     def __init__(self, case: Case) -> None:
         import a_package_that_nobody_has  # noqa: F401
+
+
+class Ours:
+    """Our float32, with logits that are off by as much as is asked for, in batches or one text at a time."""
+
+    def __init__(self, case: Case, shift: float = 0.0, shift_alone: float = 0.0) -> None:
+        from bertwright.benchmarking.ours import Inference
+
+        self.ours = Inference(case, "float32")
+        self.chosen, self.run = self.ours.chosen, self.ours.run
+        self.off, self.off_alone = np.array([0.0, shift]), np.array([0.0, shift_alone])
+
+    def score_alone(self, ids: np.ndarray) -> np.ndarray:
+        return self.ours.score_alone(ids) + self.off_alone
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        return {"logits": self.ours.outcome()["logits"] + self.off}

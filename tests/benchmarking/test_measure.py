@@ -54,7 +54,8 @@ def test_the_worker_answers_line_by_line_and_keeps_standard_output_clean(folder)
         check=True,
     )
     prepared, first, second, finished = map(json.loads, done.stdout.splitlines())
-    assert prepared == {"prepared": {"num_texts": 8, "colour": "red"}}
+    assert prepared["prepared"] == {"num_texts": 8, "colour": "red"}
+    assert prepared["seconds"] > 0
     assert (first["seconds"], first["texts"]) == (0.5, 8)
     assert first["tokens"] == 80
     assert second["idle_cpu_s"] < 0.1
@@ -112,7 +113,7 @@ def test_who_cannot_run_is_reported_and_the_others_go_on(folder):
     console = Console(width=140, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
     console.print(result_table(result))
     shown = console.export_text()
-    assert "not run: wants another machine" in shown
+    assert "not-here: not run: wants another machine" in shown
     assert "2.00 x" in shown
 
 
@@ -139,7 +140,7 @@ def test_turns_are_interleaved_and_who_begins_changes(folder):
             if act == "run":
                 said.append(self.name)
             return {
-                "prepare": {"prepared": {}},
+                "prepare": {"prepared": {}, "seconds": 1.0, "energy_source": None},
                 "run": {"seconds": 1.0, "texts": 1, "tokens": 1, "idle_cpu_s": 0.0},
                 "finish": {"peak_bytes": 1, "peak_gpu_bytes": None, "outcome": None},
             }[act]

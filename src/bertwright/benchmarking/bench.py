@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertwright.benchmarking import cases
-from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, choose_entries
+from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, REFERENCE, choose_entries
+from bertwright.benchmarking.gate import difference, refusal
 from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians, spread
-from bertwright.benchmarking.show import result_table
+from bertwright.benchmarking.show import engines_table, result_table
+from bertwright.benchmarking.verdict import three_sentences
 from bertwright.errors import UserError
-from bertwright.evaluation.scores import softmax
 from bertwright.progress import Reporter
+from bertwright.reporting.act import check_page
+from bertwright.reporting.engines_page import engines_page
+from bertwright.reporting.page import write_page
 
 if TYPE_CHECKING:
-    from bertwright.config import BenchInferConfig, BenchPretrainConfig, BenchTokenizeConfig, BenchTrainConfig
+    from bertwright.config import (
+        BenchEnginesConfig,
+        BenchInferConfig,
+        BenchPretrainConfig,
+        BenchTokenizeConfig,
+        BenchTrainConfig,
+    )
 
 # Other work for more than this share of the CPUs disturbs what is measured.
 _BUSY_SHARE = 0.1
@@ -37,6 +48,23 @@ def run_infer(config: BenchInferConfig, reporter: Reporter) -> dict[str, Any]:
         UserError: data or a model that cannot be used, an unknown contender, or a run of ours that failed.
     """
     return _run("infer", config, reporter)
+
+
+def run_engines(config: BenchEnginesConfig, reporter: Reporter) -> dict[str, Any]:
+    """Compare engines; as ``run_infer``, and nothing is timed of one that computes something else.
+
+    Raises:
+        UserError: as ``run_infer``, or a page that could not be written.
+    """
+    page = None if config.report is None else Path(config.report)
+    if page is not None:
+        check_page(page, config.overwrite, "report")
+    result = _run("engines", config, reporter)
+    if page is not None:
+        page.absolute().parent.mkdir(parents=True, exist_ok=True)
+        num_bytes = write_page(engines_page(result), page)
+        reporter.say(f"report: {page} ({num_bytes / 1000:,.0f} kB)")
+    return result
 
 
 def run_train(config: BenchTrainConfig, reporter: Reporter) -> dict[str, Any]:
@@ -63,6 +91,7 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
         folder = Path(temporary)
         prepare: Any = {
             "infer": cases.prepare_infer,
+            "engines": cases.prepare_engines,
             "train": cases.prepare_train,
             "tokenize": cases.prepare_tokenize,
             "pretrain": cases.prepare_pretrain,
@@ -75,10 +104,20 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
             except UserError as error:  # onnx is not installed; the contenders that need it will say so
                 reporter.warn(str(error))
         all_entries = [*entries, PEAK] if prepared.operations is not None else entries
-        warm_up_rounds = 1 if name == "infer" else 0
-        found = measure(all_entries, folder, config.rounds, warm_up_rounds, reporter)
+        warm_up_rounds = 1 if name in ("infer", "engines") else 0
+        engines: dict[str, Any] = {}
+        if name == "engines":
+            rows = cases.sample(prepared.case.num_texts, config.num_alone, config.seed).tolist()
+            engines = {"gate": functools.partial(refused, rows=rows), "rows_alone": rows}
+        found = measure(all_entries, folder, config.rounds, warm_up_rounds, reporter, **engines)
     result = record(name, prepared, found, config.rounds, warm_up_rounds, busy, config.usd_per_hour)
+    if name == "engines":
+        result["ranking"] = three_sentences(result)
     reporter.show(result_table(result))
+    if name == "engines":
+        reporter.show(engines_table(result))
+        for sentence in result["ranking"]:
+            reporter.show(sentence)
     for line in _remarks(result):
         reporter.warn(line)
     if config.output is not None:
@@ -152,6 +191,9 @@ def record(
                 "share_of_peak": None
                 if None in (rate, peak_rate, operations_per_text)
                 else rate * operations_per_text / peak_rate["median"],  # type: ignore[operator,index]
+                "load_s": one.load_s,
+                "tuning_s": one.chosen.get("tuning_s"),
+                "warm_up_s": one.warm_up_s,
                 "peak_bytes": one.peak_bytes,
                 "peak_gpu_bytes": one.peak_gpu_bytes,
                 "usd_per_million_texts": None
@@ -161,6 +203,7 @@ def record(
                 "turns_s": [turn["seconds"] for turn in one.turns],
                 "turns_cpu_s": [turn["cpu_s"] for turn in one.turns],
                 **_compare(one, ours, by_name),
+                **(_as_engine(one, case) if name == "engines" else {}),
                 "chosen": one.chosen,
             }
         )
@@ -180,6 +223,7 @@ def record(
         "busy_share_at_start": busy,
         "usd_per_hour": usd_per_hour,
         "num_usable_cpus": cases.num_threads(),
+        "num_threads": case.num_threads if case.holds_threads else None,
         "environment": {**hardware.describe(device), "torch_threads": torch.get_num_threads()},
         "contenders": contenders,
     }
@@ -194,16 +238,67 @@ def _alike(one: Measured, by_name: dict[str, Measured]) -> Measured:
 def _compare(one: Measured, ours: Measured, by_name: dict[str, Measured]) -> dict[str, Any]:
     """How far what a contender computed lies from our float32 (ours, where that did not run), or from our ids."""
     if "logits" in one.outcome:
-        reference = by_name.get(f"{OURS}-float32", ours)
+        reference = by_name.get(REFERENCE, ours)
         if "logits" not in reference.outcome:
             reference = ours
         expected = reference.outcome.get("logits")
         if expected is not None and expected.shape == one.outcome["logits"].shape:
-            difference = np.abs(softmax(one.outcome["logits"]) - softmax(expected))
-            return {"score_reference": reference.entry.name, "largest_score_difference": float(difference.max())}
+            return {"score_reference": reference.entry.name, **_finite(difference(one.outcome["logits"], expected))}
     if "ids_sha256" in one.outcome and "ids_sha256" in ours.outcome:
         return {"identical_ids": str(one.outcome["ids_sha256"]) == str(ours.outcome["ids_sha256"])}
     return {}
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """None in place of what is not a finite number."""
+    return {name: None if value is None or not np.isfinite(value) else value for name, value in values.items()}
+
+
+def _as_engine(one: Measured, case: cases.Case) -> dict[str, Any]:
+    """What is told of engines alone."""
+    joules = spread([turn["joules"] / turn["texts"] * 1e6 for turn in one.turns if "joules" in turn])
+    return {
+        "precision": precision_of(one),
+        "padding_share": one.chosen.get("padding_share", 0.0),
+        "first_token_only": one.entry.first_token_only and case.pooling == "first",
+        "alone_ms": {f"p{percent}": one.alone_ms(percent) for percent in (50, 90, 99)},
+        "joules_per_million_texts": joules,
+        "energy_source": one.energy_source,
+    }
+
+
+def precision_of(one: Measured) -> str:
+    """What a contender computes in: by its entry or, where that leaves it open, as it has chosen."""
+    return one.entry.precision or one.chosen.get("dtype", "float32")
+
+
+def refused(found: Sequence[Measured], rows: Sequence[int]) -> dict[str, str]:
+    """By name, why contenders are not timed: those whose logits are too far from our float32, in batches or alone.
+
+    Args:
+        rows: the texts that were scored alone.
+
+    Raises:
+        UserError: our float32 itself has computed nothing.
+    """
+    expected = next((one.outcome.get("logits") for one in found if one.entry.name == REFERENCE), None)
+    if expected is None:
+        raise UserError(f"{REFERENCE}, which all others are compared with, did not run: see the warnings above")
+    reasons: dict[str, str] = {}
+    for one in found:
+        if "logits" not in one.outcome:
+            continue
+        compared = [(one.outcome["logits"], expected)]
+        if one.alone_logits is not None:
+            compared.append((one.alone_logits, expected[list(rows)]))
+        for logits, right in compared:
+            if logits.shape != right.shape:
+                reason: str | None = f"logits of shape {logits.shape}, expected {right.shape}"
+            else:
+                reason = refusal(precision_of(one), difference(logits, right))
+            if reason is not None:
+                reasons.setdefault(one.entry.name, reason)
+    return reasons
 
 
 def _remarks(result: dict[str, Any]) -> list[str]:

@@ -20,16 +20,24 @@ from bertwright.hardware import choose_device
 from bertwright.randomness import purpose_seed
 
 if TYPE_CHECKING:
-    from bertwright.config import BenchInferConfig, BenchPretrainConfig, BenchTokenizeConfig, BenchTrainConfig
+    from bertwright.config import (
+        BenchEnginesConfig,
+        BenchInferConfig,
+        BenchPretrainConfig,
+        BenchTokenizeConfig,
+        BenchTrainConfig,
+    )
     from bertwright.model.checkpoint import Loaded
     from bertwright.progress import Reporter
 
-CaseName = Literal["tokenize", "train", "infer", "pretrain"]
+CaseName = Literal["tokenize", "train", "infer", "pretrain", "engines"]
 # "first": the last layer for the first token alone; "all": for all tokens; "first-int8": with weights in 8 bits.
 GraphKind = Literal["first", "all", "first-int8"]
 
 # Length-grouped training, as transformers does it, sorts this many random batches at a time by length.
 _BATCHES_SORTED_TOGETHER = 50
+# What an engine that pads tries where no batch size is asked for.
+_TRIED_BATCH_SIZES = (8, 32, 128)
 _CASE, _IDS, _STARTS, _LABELS, _TEXTS, _MODEL = (
     "case.json",
     "ids.npy",
@@ -47,7 +55,9 @@ class Case:
     Attributes:
         folder: holds the texts, their ids and the model in Hugging Face's layout.
         device: "cpu", "cuda" or "cuda:N".
+        batch_size: texts of a batch, where batches are padded; 0: whatever is the fastest.
         num_threads: CPU threads that a library is told to use, where it must be told.
+        holds_threads: whether each worker is held to so many CPUs, so that nobody uses more.
         files: hold the same texts as a user would have them; for tokenising alone.
         seed: of what is random: dropout, order.
     """
@@ -65,6 +75,7 @@ class Case:
     num_texts: int
     seed: int
     files: tuple[str, ...] = ()
+    holds_threads: bool = False
 
     @classmethod
     def read(cls, folder: Path) -> Case:
@@ -107,15 +118,28 @@ class Case:
     def num_tokens(self) -> int:
         return int(self.ragged.starts[-1])
 
-    def sorted_batches(self) -> list[np.ndarray]:
-        """The rows of batches of ``batch_size`` texts of like length, longest first: what suits a library best."""
-        order = np.argsort(-self.ragged.lengths, kind="stable")
-        return [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """What an engine that pads may choose from."""
+        return (self.batch_size,) if self.batch_size else _TRIED_BATCH_SIZES
 
-    def padded(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and attention mask of ``rows``, (rows, longest of them) int64 each, padded with 0."""
+    def sorted_batches(self, batch_size: int | None = None, num_texts: int | None = None) -> list[np.ndarray]:
+        """The rows of batches of texts of like length, longest first: what suits a library best.
+
+        Args:
+            batch_size: None: the case's.
+            num_texts: of about so many of the texts, evenly drawn from short and long; None: of all.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        order = np.argsort(-self.ragged.lengths, kind="stable")
+        order = order[:: max(1, len(order) // num_texts)] if num_texts else order
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def padded(self, rows: np.ndarray, width: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Ids and attention mask of ``rows``, (rows, width) int64 each, padded with 0; as wide as the longest of them
+        where no ``width`` is given."""
         ids, lengths = self.ragged.gather(rows)
-        mask = np.arange(int(lengths.max())) < lengths[:, None]
+        mask = np.arange(int(lengths.max()) if width is None else width) < lengths[:, None]
         padded = np.zeros(mask.shape, dtype=np.int64)
         padded[mask] = ids
         return padded, mask.astype(np.int64)
@@ -163,7 +187,22 @@ class Prepared:
     operations: int | None
 
 
-def prepare_infer(config: BenchInferConfig, folder: Path, reporter: Reporter) -> Prepared:
+def prepare_engines(config: BenchEnginesConfig, folder: Path, reporter: Reporter) -> Prepared:
+    """Write the case of ``prepare_infer`` for engines that are held to a number of threads.
+
+    Raises:
+        UserError: as there, or more threads than this process may use.
+    """
+    usable = num_threads()
+    if config.threads is not None and config.threads > usable:
+        raise UserError(f"--threads: found {config.threads}, but this process may use {usable} CPUs")
+    prepared = prepare_infer(config, folder, reporter)
+    case = replace(prepared.case, name="engines", num_threads=config.threads or usable, holds_threads=True)
+    case.write()
+    return replace(prepared, case=case)
+
+
+def prepare_infer(config: BenchInferConfig | BenchEnginesConfig, folder: Path, reporter: Reporter) -> Prepared:
     """Write the case of scoring the texts of ``config.data``."""
     from bertwright.benchmarking.operations import forward_operations
     from bertwright.data.columns import read_unlabelled
@@ -350,7 +389,7 @@ def num_threads() -> int:
 
 def _case(
     name: CaseName,
-    config: BenchInferConfig | BenchTrainConfig,
+    config: BenchInferConfig | BenchEnginesConfig | BenchTrainConfig,
     folder: Path,
     loaded: Loaded,
     num_texts: int,

@@ -37,7 +37,8 @@ class Contender(Protocol):
     """Made once, by a class called with the case and the options of its entry (see ``entries``).
 
     Attributes:
-        chosen: what runs: versions, dtype, kernel, threads and the like, for the record.
+        chosen: what runs: versions, dtype, kernel, threads and the like, for the record. Of the seconds that making it
+            took, "tuning_s" went into finding the fastest settings, and by "cold_s" first passes were slower meanwhile.
     """
 
     chosen: dict[str, Any]
@@ -51,4 +52,12 @@ class Contender(Protocol):
 
         {"logits": (texts, labels)} in the case's order, {"ids_sha256": of all token ids as int32}, or nothing.
         """
+        ...
+
+
+class Engine(Contender, Protocol):
+    """A contender that scores, and can be asked for one text as well."""
+
+    def score_alone(self, ids: np.ndarray) -> np.ndarray:
+        """The logits (labels,) of one text, from its token ids (tokens,) int64, as a server asks for them."""
         ...

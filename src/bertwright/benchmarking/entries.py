@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from bertwright.benchmarking.cases import CaseName, GraphKind
 from bertwright.errors import UserError
+
+Precision = Literal["float32", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Entry:
         usual: takes part without being named.
         graph: the ONNX graph that it is given; None: it needs none.
         from_texts: tokenises too, so that it is set beside ours that does.
+        precision: what it computes in, by which it is judged; None: what it has chosen.
     """
 
     name: str
@@ -34,9 +37,16 @@ class Entry:
     usual: bool = True
     graph: GraphKind | None = None
     from_texts: bool = False
+    precision: Precision | None = "float32"
+
+    @property
+    def first_token_only(self) -> bool:
+        """Whether its last layer is computed for the first token alone, where the classifier reads no other."""
+        return not self.peer or self.graph in ("first", "first-int8")
 
 
 OURS = "bertwright"
+REFERENCE = f"{OURS}-float32"
 OURS_FROM_TEXTS = f"{OURS}-texts"
 PEAK = Entry("peak", "bertwright.benchmarking.ours:Peak", "a large matrix product")
 
@@ -48,7 +58,7 @@ _OPENVINO = f"{_PEERS}.openvino:Inference"
 _ONNX_RUNTIME = f"{_PEERS}.onnx_runtime:Inference"
 _TRANSFORMERS = f"{_PEERS}.torch_transformers:Inference"
 _PIPELINE = f"{_PEERS}.pipeline:Inference"
-_BF16_EAGER = {"dtype": "bfloat16", "attention": "eager"}
+_BF16 = {"dtype": "bfloat16"}
 
 # name, target, what, graph, options, usual
 _GRAPH_PEERS: tuple[tuple[str, str, str, GraphKind, dict[str, Any], bool], ...] = (
@@ -64,31 +74,79 @@ _GRAPH_PEERS: tuple[tuple[str, str, str, GraphKind, dict[str, Any], bool], ...] 
 
 _TRAINER_MASKED = f"{_PEERS}.trainer_masked:Pretraining"
 
-ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
-    "infer": (
-        Entry(OURS, f"{_OURS}:Inference", "ids to logits"),
-        Entry(f"{OURS}-float32", f"{_OURS}:Inference", "ids to logits", {"dtype": "float32"}),
-        Entry(f"{OURS}-int8", f"{_OURS}:Inference", "ids to logits, int8 weights and tokens", {"dtype": "int8"}),
-        Entry(OURS_FROM_TEXTS, f"{_OURS}:Inference", "texts to logits", {"tokenizes": True}),
-        Entry("pipeline", _PIPELINE, "texts to scores, at its defaults", peer=True, from_texts=True),
-        Entry(
-            "pipeline-batched",
-            _PIPELINE,
-            "texts to scores, 32 at once",
-            {"batch_size": 32},
-            peer=True,
-            usual=False,
-            from_texts=True,
-        ),
-        Entry("transformers-float32", _TRANSFORMERS, "sdpa", peer=True),
-        Entry("transformers-float32-eager", _TRANSFORMERS, "eager attention", {"attention": "eager"}, peer=True),
-        Entry("transformers-bf16", _TRANSFORMERS, "bf16 weights, sdpa", {"dtype": "bfloat16"}, peer=True),
-        Entry("transformers-bf16-eager", _TRANSFORMERS, "bf16 weights, eager attention", _BF16_EAGER, peer=True),
-        *(
-            Entry(name, target, what, {"graph": graph, **options}, peer=True, usual=usual, graph=graph)
-            for name, target, what, graph, options, usual in _GRAPH_PEERS
-        ),
+_PRECISIONS: dict[str, Precision] = {"bf16": "bfloat16", "int8": "int8"}
+
+
+def _transformers(name: str, what: str, options: Mapping[str, Any], usual: bool = True) -> Entry:
+    precision: Precision = "bfloat16" if "dtype" in options else "float32"
+    return Entry(name, _TRANSFORMERS, what, options, peer=True, usual=usual, precision=precision)
+
+
+_INFER = (
+    Entry(OURS, f"{_OURS}:Inference", "ids to logits", precision=None),
+    Entry(REFERENCE, f"{_OURS}:Inference", "ids to logits", {"dtype": "float32"}),
+    Entry(
+        f"{OURS}-int8",
+        f"{_OURS}:Inference",
+        "ids to logits, int8 weights and tokens",
+        {"dtype": "int8"},
+        precision="int8",
     ),
+    Entry(OURS_FROM_TEXTS, f"{_OURS}:Inference", "texts to logits", {"tokenizes": True}, precision=None),
+    Entry("pipeline", _PIPELINE, "texts to scores, at its defaults", peer=True, from_texts=True),
+    Entry(
+        "pipeline-batched",
+        _PIPELINE,
+        "texts to scores, 32 at once",
+        {"batch_size": 32},
+        peer=True,
+        usual=False,
+        from_texts=True,
+    ),
+    _transformers("transformers-float32", "sdpa", {}),
+    _transformers("transformers-float32-eager", "eager attention", {"attention": "eager"}),
+    _transformers("transformers-bf16", "bf16 weights, sdpa", _BF16),
+    _transformers("transformers-bf16-eager", "bf16 weights, eager attention", {**_BF16, "attention": "eager"}),
+    # Compiling takes a minute or more.
+    _transformers("transformers-float32-compiled", "torch.compile, sdpa", {"compiled": True}, usual=False),
+    _transformers(
+        "transformers-bf16-compiled", "torch.compile, bf16 weights, sdpa", {**_BF16, "compiled": True}, usual=False
+    ),
+    *(
+        Entry(
+            name,
+            target,
+            what,
+            {"graph": graph, **options},
+            peer=True,
+            usual=usual,
+            graph=graph,
+            precision=_PRECISIONS.get(options.get("precision", ""), "float32"),
+        )
+        for name, target, what, graph, options, usual in _GRAPH_PEERS
+    ),
+    Entry("jax-float32", f"{_PEERS}.jax:Inference", "the formulas, jit", peer=True, usual=False),
+)
+# Those of the infer case that are compared as engines: from token ids, each in its best form.
+_ENGINES = (
+    OURS,
+    REFERENCE,
+    f"{OURS}-int8",
+    "transformers-float32",
+    "transformers-bf16",
+    "transformers-float32-compiled",
+    "transformers-bf16-compiled",
+    "onnxruntime-float32",
+    "onnxruntime-int8",
+    "openvino-f32",
+    "openvino-bf16",
+    "openvino-int8",
+    "jax-float32",
+)
+
+ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
+    "infer": _INFER,
+    "engines": tuple(replace(entry, usual=True) for entry in _INFER if entry.name in _ENGINES),
     "pretrain": (
         Entry(OURS, f"{_OURS}:Pretraining", "documents without padding; masked tokens alone in the head"),
         Entry("trainer-blocks", _TRAINER_MASKED, "bf16=True, blocks across documents, fused AdamW", peer=True),
@@ -163,6 +221,8 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
 def choose_entries(case: CaseName, peers: bool, named: Sequence[str]) -> list[Entry]:
     """Those that take part: the ``named`` ones (ours always among them, first), else the usual ones.
 
+    Engines always have the reference among them.
+
     Raises:
         UserError: a name that is none of the case's.
     """
@@ -173,5 +233,6 @@ def choose_entries(case: CaseName, peers: bool, named: Sequence[str]) -> list[En
             hint = f"did you mean {nearest[0]}?" if nearest else f"the known ones are {', '.join(known)}"
             raise UserError(f"--contenders: {name!r} is no contender of bench {case}; {hint}")
     if named:
-        return [entry for entry in ENTRIES[case] if entry.name == OURS or entry.name in named]
+        always = (OURS, REFERENCE) if case == "engines" else (OURS,)
+        return [entry for entry in ENTRIES[case] if entry.name in (*always, *named)]
     return [entry for entry in ENTRIES[case] if entry.usual and (peers or not entry.peer)]

@@ -17,7 +17,7 @@ from bertwright.benchmarking.cases import Case
 from bertwright.benchmarking.contender import Turn
 from bertwright.config import ScoringMachineSettings, TokenizeConfig, TrainConfig, build
 from bertwright.data.batches import training_batches
-from bertwright.data.ragged import tokenize_texts
+from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.token_cache import open_token_cache
 from bertwright.evaluation.predictor import Predictor
 from bertwright.model.checkpoint import load_classifier
@@ -55,6 +55,9 @@ class Inference:
         self.found = self.predictor.logits(ragged)
         seconds = time.perf_counter() - started
         return Turn(seconds, len(ragged), int(ragged.starts[-1]))
+
+    def score_alone(self, ids: np.ndarray) -> np.ndarray:
+        return self.predictor.logits(Ragged(ids, np.array([0, len(ids)]), 0))[0]
 
     def outcome(self) -> dict[str, np.ndarray]:
         return {"logits": self.found}

@@ -126,8 +126,8 @@ def _keep_runs(name: str, place: Path) -> None:
             raise RunError(f"--{name} {place} lies in the run {folder}, whose files do not change; name another place")
 
 
-def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:
-    """Make sure, before any work, that all can be written.
+def check_page(output: Path, overwrite: bool, flag: str = "output") -> None:
+    """Make sure, before any work, that a page can be written to ``output``, which the user named with ``--flag``.
 
     Raises:
         UserError: something is in the way, or a library is missing.
@@ -135,15 +135,21 @@ def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:
     for name, module in (("Jinja2", "jinja2"), ("matplotlib", "matplotlib")):
         if importlib.util.find_spec(module) is None:
             raise UserError(f"a report needs {name}: pip install 'bertwright[report]'")
-    for name, place in (("output", output), *folders.items()):
-        _keep_runs(name, place)
+    _keep_runs(flag, output)
     if output.is_dir():
-        raise RunError(f"{output} is a folder; --output names the report's file, such as report.html")
+        raise RunError(f"{output} is a folder; --{flag} names the report's file, such as report.html")
     if output.suffix.lower() not in (".html", ".htm"):
-        raise RunError(f"--output {output}: found {output.suffix or 'no ending'}, expected a name that ends in .html")
+        raise RunError(f"--{flag} {output}: found {output.suffix or 'no ending'}, expected a name that ends in .html")
     if output.exists() and not overwrite:
-        raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
+        raise RunError(f"{output} exists; pass another --{flag}, or --overwrite to replace it")
     check_can_be_made(output)
+
+
+def _check(output: Path, folders: dict[str, Path], overwrite: bool) -> None:
+    """As ``check_page``, of pictures and tables too; makes the page's folder."""
+    check_page(output, overwrite)
+    for name, folder in folders.items():
+        _keep_runs(name, folder)
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     for name, folder in folders.items():
         if folder.exists() and not folder.is_dir():

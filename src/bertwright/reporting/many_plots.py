@@ -27,23 +27,42 @@ def forest(name: str, metric: str, points: Sequence[tuple[str, float | None, Any
         return None
     words = metric_words(metric)
     values = "; ".join(f"{label} {decimals(value)}" for label, value, _ in known)
-    return Plot(
+    return ranges(
         name,
         f"{words[0].upper()}{words[1:]} with intervals",
         f"A point is the {words}, the line through it its interval: {values}. Intervals that overlap may still "
         "belong to classifiers that differ: the differences below are of the same texts.",
-        functools.partial(_draw_forest, points=known, words=words),
-        height=80 + 26 * len(known),
+        known,
+        words,
     )
 
 
-def _draw_forest(figure: Figure, palette: Palette, points: Sequence[tuple[str, float, Any]], words: str) -> None:
+def ranges(
+    name: str,
+    title: str,
+    description: str,
+    points: Sequence[tuple[str, float, Any]],
+    across: str,
+    width: float = Plot.width,
+) -> Plot:
+    """Values one below the other, each with a line from low to high; ``points`` are name, value, (low, high) or None.
+
+    A wider picture has room for longer names.
+    """
+    most = 20 if width == Plot.width else 32
+    draw = functools.partial(_draw_ranges, points=points, words=across, most=most)
+    return Plot(name, title, description, draw, width=width, height=80 + 26 * len(points))
+
+
+def _draw_ranges(
+    figure: Figure, palette: Palette, points: Sequence[tuple[str, float, Any]], words: str, most: int
+) -> None:
     axes = figure.subplots()
     for place, (_, value, interval) in enumerate(points):
         if isinstance(interval, list | tuple) and len(interval) == 2 and all(map(is_finite, interval)):
             axes.plot(interval, [place, place], color=palette.series[0], linewidth=2)
         axes.plot([value], [place], "o", color=palette.series[0], markersize=6)
-    axes.set_yticks(np.arange(len(points)), [in_one_line(label, 20) for label, _, _ in points])
+    axes.set_yticks(np.arange(len(points)), [in_one_line(label, most) for label, _, _ in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.margins(x=0.08)
     axes.set_xlabel(words)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from bertwright.benchmarking.cases import Case, GraphKind
-from bertwright.benchmarking.contender import NotPossible, Turn
-from bertwright.benchmarking.peers.graph import fastest, graph_of
+from bertwright.benchmarking.contender import NotPossible
+from bertwright.benchmarking.peers.graph import graph_of
+from bertwright.benchmarking.peers.padded import PaddedInference
 
 
-class Inference:
-    """Scoring length-sorted padded batches, from token ids to logits in the original order.
+class Inference(PaddedInference):
+    """ONNX Runtime on CPUs.
 
     Args:
         precision: "int8": ONNX Runtime's dynamic quantisation, a factor for each output of a matrix.
@@ -35,30 +35,14 @@ class Inference:
 
         if case.device != "cpu":
             raise NotPossible("measured on CPUs only")
-        self.case = case
+        super().__init__(case)
         path = graph_of(case, graph)
         if precision == "int8":
             path = _quantized(path)
-        self.logits = np.zeros((case.num_texts, case.num_labels), dtype=np.float32)
         counts = dict.fromkeys([1, case.num_threads]) if batches_at_once is None else [batches_at_once]
         makers = {str(count): (lambda count=count: _Session(str(path), count, self)) for count in counts}
-        chosen, self.runner = fastest(case, makers)
-        self.chosen: dict[str, Any] = {
-            "onnxruntime": onnxruntime.__version__,
-            "precision": precision,
-            "batches_at_once": int(chosen),
-            "num_threads": case.num_threads,
-            "graph": graph,
-        }
-
-    def run(self) -> Turn:
-        started = time.perf_counter()
-        self.runner.score(self.case.sorted_batches())
-        seconds = time.perf_counter() - started
-        return Turn(seconds, self.case.num_texts, self.case.num_tokens)
-
-    def outcome(self) -> dict[str, np.ndarray]:
-        return {"logits": self.logits}
+        self.chosen |= {"onnxruntime": onnxruntime.__version__, "precision": precision, "graph": graph}
+        self.chosen["batches_at_once"] = int(self.choose(makers))
 
 
 class _Session:
@@ -85,7 +69,10 @@ class _Session:
 
     def _score_one(self, rows: np.ndarray) -> None:
         ids, mask = self.owner.case.padded(rows)
-        self.owner.logits[rows] = self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+        self.owner.logits[rows] = self.score_padded(ids, mask)
+
+    def score_padded(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self.session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
 def _quantized(graph: Path) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,51 +10,57 @@ import transformers
 
 from bertwright import hardware
 from bertwright.benchmarking.cases import Case
-from bertwright.benchmarking.contender import NotPossible, Turn
+from bertwright.benchmarking.contender import NotPossible
+from bertwright.benchmarking.peers.padded import PaddedInference
 
 
-class Inference:
-    """Scoring length-sorted padded batches, from token ids to logits in the original order.
+class Inference(PaddedInference):
+    """``AutoModelForSequenceClassification``, as it is or compiled.
 
     Args:
         dtype: of weights and activations.
         attention: transformers' attn_implementation.
+        compiled: by torch.compile, for any shape of a batch.
     """
 
-    def __init__(self, case: Case, dtype: Literal["float32", "bfloat16"] = "float32", attention: str = "sdpa") -> None:
+    def __init__(
+        self,
+        case: Case,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        attention: str = "sdpa",
+        compiled: bool = False,
+    ) -> None:
         if case.pooling != "first":
             raise NotPossible("transformers has no classifier over the mean of all tokens")
+        super().__init__(case)
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
-        self.case = case
         self.device = hardware.choose_device(case.device)
-        self.model = (
-            transformers.AutoModelForSequenceClassification.from_pretrained(
-                case.model_folder, dtype=getattr(torch, dtype), attn_implementation=attention
-            )
-            .to(self.device)
-            .eval()
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            case.model_folder, dtype=getattr(torch, dtype), attn_implementation=attention
         )
-        self.logits = np.zeros((case.num_texts, case.num_labels), dtype=np.float32)
-        self.chosen: dict[str, Any] = {
+        self.model = model.to(self.device).eval()
+        self.chosen |= {
             "transformers": transformers.__version__,
             "dtype": dtype,
             "attention": self.model.config._attn_implementation,
-            "num_threads": torch.get_num_threads(),
+            "compiled": compiled,
         }
+        if compiled:
+            self.model = torch.compile(self.model, dynamic=True)
+        self.choose({"": lambda: self})
+        self.chosen["num_threads"] = torch.get_num_threads()
 
-    @torch.inference_mode()
-    def run(self) -> Turn:
-        started = time.perf_counter()
-        batches = self.case.sorted_batches()
-        found = []  # fetched at the end, so that a GPU is not waited for after each batch
-        for rows in batches:
-            ids, mask = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in self.case.padded(rows))
-            found.append(self.model(input_ids=ids, attention_mask=mask).logits.float())
+    def score(self, batches: list[np.ndarray]) -> None:
+        # Fetched at the end, so that a GPU is not waited for after each batch.
+        found = [self._compute(*self.case.padded(rows)) for rows in batches]
         for rows, logits in zip(batches, found, strict=True):
             self.logits[rows] = logits.cpu().numpy()
-        seconds = time.perf_counter() - started
-        return Turn(seconds, self.case.num_texts, self.case.num_tokens)
 
-    def outcome(self) -> dict[str, np.ndarray]:
-        return {"logits": self.logits}
+    def score_padded(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return self._compute(ids, mask).cpu().numpy()
+
+    @torch.inference_mode()
+    def _compute(self, *arrays: np.ndarray) -> torch.Tensor:
+        ids, mask = (torch.from_numpy(array).to(self.device, non_blocking=True) for array in arrays)
+        return self.model(input_ids=ids, attention_mask=mask).logits.float()
