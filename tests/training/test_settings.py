@@ -30,7 +30,7 @@ def test_a_recipe_chooses_what_is_not_given():
     ("settings", "hidden_size", "rate"),
     [
         ({}, 384, 1e-4),
-        ({"recipe": "best"}, 384, 2e-4),
+        ({"recipe": "best"}, 384, 1e-4),
         ({"recipe": "best"}, 768, 2e-5),
         ({"recipe": "best", "freeze_encoder": True}, 384, 3e-2),
         ({"recipe": "best", "learning_rate": 3e-5}, 384, 3e-5),

@@ -26,7 +26,7 @@ _BASE_HIDDEN_SIZE = 768
 # ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
 _BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
 _BEST_FROZEN: dict[str, Any] = {"epochs": 10.0, "pooling": "mean"}
-_BEST_RATE, _BEST_FROZEN_RATE = 2e-4, 3e-2
+_BEST_FROZEN_RATE = 3e-2
 
 
 def resolve_early(config: TrainConfig) -> TrainConfig:
@@ -87,14 +87,14 @@ def resolve_late(
     """Settle what depends on the model and the data."""
     update: dict[str, Any] = {"weight_decay": weight_decay_of(config)}
     if config.learning_rate is None:
-        best, narrow = config.recipe == "best", model.hidden_size < _BASE_HIDDEN_SIZE
+        narrow = model.hidden_size < _BASE_HIDDEN_SIZE
         if config.freeze_encoder:
-            update["learning_rate"] = _BEST_FROZEN_RATE if best else 1e-2
+            update["learning_rate"] = _BEST_FROZEN_RATE if config.recipe == "best" else 1e-2
         elif isinstance(config, DistillConfig):
             rate = _RANDOM_STUDENT_RATE if is_random(config.model) else _STUDENT_RATE
             update["learning_rate"] = rate if narrow else _BASE_STUDENT_RATE
         elif narrow:
-            update["learning_rate"] = _BEST_RATE if best else 1e-4
+            update["learning_rate"] = 1e-4
         else:
             update["learning_rate"] = 2e-5
     if validation is not None:
