@@ -17,8 +17,8 @@ def test_the_fastest_is_named_with_what_speaks_for_it():
     fastest, soonest, thriftiest = sentences(theirs, ours)
     assert fastest == (
         "ours is the fastest with 300 texts/s, 2.00 times as many as the next, theirs: it computes in bfloat16, the "
-        "other in float32; nothing of it is padding, 4% of the other; its last layer is computed for the first token "
-        "alone, the other's for all."
+        "other in float32; none of its tokens is padding, 4% of the other's; its last layer is computed for the first "
+        "token alone, the other's for all."
     )
     assert soonest == (
         "theirs answers one text soonest, half of the texts within 4 ms, 99 of 100 within 12 ms; the next, ours, needs "

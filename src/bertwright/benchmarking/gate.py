@@ -23,10 +23,11 @@ class Limit:
 _SCORE = ("largest_score_difference", "a score is off by {found:.2g}")
 _SIZE = ("logit_error_to_size", "logits are off by {found:.1%} of their size")
 _SPREAD = ("logit_error_to_spread", "logits are off by {found:.1%} of what they differ from text to text")
-_HALF = (Limit(_SCORE[0], 0.05, _SCORE[1]), Limit(_SIZE[0], 0.05, _SIZE[1]))
+_HALF = (Limit(_SCORE[0], 0.05, _SCORE[1]), Limit(_SIZE[0], 0.03, _SIZE[1]))
 # float32 adds up in another order: by that logits differ by some 1e-6. Of random weights they hardly differ from text
 # to text, so that there the second limit tells who mixes texts up. The limits of the other precisions are about twice
-# what right engines show on a trained classifier, where scores differ most (docs/bench.md).
+# the most that right engines have shown: in scores of trained classifiers (0.024 in bfloat16, 0.23 in int8), in logits
+# of untrained ones (1.4 % and 7.1 %).
 LIMITS: dict[str, tuple[Limit, ...]] = {
     "float32": (
         Limit("largest_logit_difference", 1e-3, "a logit is off by {found:.2g}"),
@@ -34,7 +35,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     ),
     "bfloat16": _HALF,
     "float16": _HALF,
-    "int8": (Limit(_SCORE[0], 0.4, _SCORE[1]), Limit(_SIZE[0], 0.3, _SIZE[1])),
+    "int8": (Limit(_SCORE[0], 0.5, _SCORE[1]), Limit(_SIZE[0], 0.15, _SIZE[1])),
 }
 """By precision, what must hold of an engine that computes in it."""
 

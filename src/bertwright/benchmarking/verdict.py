@@ -47,8 +47,10 @@ def _why(faster: Engine, slower: Engine) -> str:
         reasons.append(f"it computes in {faster['precision']}, the other in {slower['precision']}")
     padding = slower["padding_share"]
     if padding - faster["padding_share"] >= _LEAST_PADDING:
-        less = "nothing of it" if not faster["padding_share"] else f"{faster['padding_share']:.0%} of it"
-        reasons.append(f"{less} is padding, {padding:.0%} of the other")
+        less = (
+            f"{faster['padding_share']:.0%} of its tokens are" if faster["padding_share"] else "none of its tokens is"
+        )
+        reasons.append(f"{less} padding, {padding:.0%} of the other's")
     if faster["first_token_only"] and not slower["first_token_only"]:
         reasons.append("its last layer is computed for the first token alone, the other's for all")
     if reasons:

@@ -16,7 +16,7 @@ Engine = Mapping[str, Any]
 
 # Other work for more than this share of the CPUs disturbs what is measured.
 _BUSY_SHARE = 0.1
-_WIDE = 480
+_WIDE = 400
 
 
 def engines_page(result: Mapping[str, Any]) -> Page:
@@ -97,19 +97,8 @@ def _memory(one: Engine) -> float | None:
 
 def _throughput(ran: Sequence[Engine]) -> Section:
     points = [(str(one["name"]), _rate(one), _range(one, "texts_per_s")) for one in ran]
-    plots: tuple[Plot, ...] = ()
-    if points:
-        told = "; ".join(f"{name} {value:,.0f}" for name, value, _ in points)
-        plots = (
-            ranges(
-                "texts-per-second",
-                "Texts a second",
-                f"A point is the median of the turns, the line reaches from the slowest to the fastest: {told}.",
-                points,
-                "texts a second",
-                width=_WIDE,
-            ),
-        )
+    told = "A point is the median of the turns, the line reaches from the slowest to the fastest"
+    plots = _drawn("texts-per-second", "Texts a second", told, points, "texts a second")
     headings = ["engine", "dtype", "texts/s", "least", "most", "tokens/s", "of peak", "padding", "batch", "$ per 1M"]
     rows = [
         [
@@ -141,19 +130,8 @@ def _alone(ran: Sequence[Engine]) -> Section:
         p50, p99 = _milliseconds(one, "p50"), _milliseconds(one, "p99")
         if p50 is not None:
             points.append((str(one["name"]), p50, (p50, p50 if p99 is None else p99)))
-    plots: tuple[Plot, ...] = ()
-    if points:
-        told = "; ".join(f"{name} {value:.3g}" for name, value, _ in points)
-        plots = (
-            ranges(
-                "one-text",
-                "Milliseconds for one text",
-                f"A point is the median text; the line reaches to the one that 99 of 100 are not slower than. {told}.",
-                points,
-                "milliseconds",
-                width=_WIDE,
-            ),
-        )
+    told = "A point is the median text; the line reaches to the one that 99 of 100 are not slower than"
+    plots = _drawn("one-text", "Milliseconds for one text", told, points, "milliseconds")
     headings = ["engine", "dtype", "p50, ms", "p90, ms", "p99, ms", "p50 of the fastest pass", "p50 of the slowest"]
     rows = [
         [
@@ -179,7 +157,7 @@ def _start(ran: Sequence[Engine]) -> Section:
         for one in ran
         if (value := _memory(one)) is not None
     ]
-    plots = ()
+    plots: tuple[Plot, ...] = ()
     if len(points) > 1:
         plots = (
             scatter(
@@ -252,6 +230,16 @@ def _machine(result: Mapping[str, Any], engines: Sequence[Engine]) -> Section:
     if chosen:
         folded.insert(0, table("chosen", "What each engine runs with", ["engine", "chosen"], chosen, sortable=False))
     return Section("machine", "Machine and settings", "Machine", folded=tuple(folded))
+
+
+def _drawn(name: str, title: str, told: str, points: Sequence[tuple[str, float, Any]], across: str) -> tuple[Plot, ...]:
+    """The picture of ``ranges``; none without points."""
+    if not points:
+        return ()
+    values = "; ".join(
+        f"{label} {value:,.0f}" if value >= 100 else f"{label} {value:.3g}" for label, value, _ in points
+    )
+    return (ranges(name, title, f"{told}: {values}.", points, across, width=_WIDE),)
 
 
 def _range(one: Engine, name: str) -> tuple[float, float] | None:
