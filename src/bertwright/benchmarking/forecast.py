@@ -16,7 +16,7 @@ from scipy.optimize import nnls
 from scipy.stats import t
 
 # How much faster or slower a machine is from one minute to the next, as a share: others use it, too. The steps that
-# were tried out cannot tell. docs/plan.md has what was foretold beside what happened.
+# were tried out cannot tell. A first value, from a few small trainings.
 _DRIFT = 0.15
 # What takes a moment is off by a moment: files that are in memory already or not, first calls.
 _SLACK_S = 0.3
