@@ -169,6 +169,12 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
     assert "memory would do for about" in out or "What holds the memory" in out
 
 
+def test_a_plan_that_fails_leaves_no_folder(tmp_path):
+    with pytest.raises(UserError, match=r"none\.csv"):
+        bertwright.plan(tmp_path / "none.csv", **TINY, output=tmp_path / "runs" / "x", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_plan_that_is_there_is_not_replaced_by_itself(examples, tmp_path):
     path = tmp_path / "my.plan.json"
     path.write_text("mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,7 +85,9 @@ def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
         raise RunError(f"{path} exists; pass another --plan, or --overwrite to replace it")
     if config.plan is not None and not path.absolute().parent.is_dir():
         raise RunError(f"{path}: there is no folder {path.absolute().parent}")
-    path.parent.mkdir(parents=True, exist_ok=True)  # before any work: who may not write there learns it now
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not os.access(there, os.W_OK):  # before any work
+        raise RunError(f"{path}: {there} cannot be written to; pass another --plan")
     prices, prices_file = load_prices()
     chosen = _chosen(prices, config.machines)
     measured = read_measured(config.measured, "infer" if config.run is not None or config.freeze_encoder else "train")
@@ -126,6 +129,7 @@ def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
         "elsewhere": [one.record() for one in others],
     }
     show_plan(result, config.num_machines, reporter)
+    path.parent.mkdir(parents=True, exist_ok=True)
     runs.write_json(path, result)
     reporter.say(f"plan: {path}")
     return result
