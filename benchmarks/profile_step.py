@@ -19,7 +19,8 @@ import torch
 from torch.nn import functional
 
 from bertwright import hardware
-from bertwright.config import TrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import read_labelled
 from bertwright.data.ragged import tokenize_texts

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.evaluation.metrics import METRIC_NAMES, decide, decide_each
 from bertwright.evaluation.resampling import Judged, point_metrics
 from bertwright.evaluation.significance import holm

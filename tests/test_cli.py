@@ -16,7 +16,7 @@ import pytest
 
 import bertwright
 from bertwright import cli, commands
-from bertwright.config import PredictSettings
+from bertwright.config.evaluate import PredictSettings
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.predict import run_prediction
 from bertwright.progress import Reporter

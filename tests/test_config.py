@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bertwright.config import EvaluateConfig, PredictSettings, TrainConfig, build, read_config_file
+from bertwright.config.base import build, read_config_file
+from bertwright.config.evaluate import EvaluateConfig, PredictSettings
+from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.experiments.sweep_folder import Asked
 from bertwright.experiments.sweep_plan import has_validation

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 import bertwright
-from bertwright.config import BiasConfig, ReportConfig, SweepSettings, TrainConfig
+from bertwright.config.evaluate import BiasConfig
+from bertwright.config.report import ReportConfig
+from bertwright.config.sweep import SweepSettings
+from bertwright.config.train import TrainConfig
 from bertwright.reporting.notebook import fragment
 from bertwright.reporting.sweep_page import sweep_page
 from tests.conftest import REPOSITORY

@@ -68,7 +68,7 @@ OWN_ROWS = ("sst5", "cfimdb", "toxic_comments", "sst2", "imdb_5000")
 
 def files_of(row: Row, data: Path, folder: Path) -> dict[str, str]:
     """The row's texts and labels in new files, the same for all who learn."""
-    from bertwright.config import DataSettings
+    from bertwright.config.parts import DataSettings
     from bertwright.data.columns import read_labelled
 
     files, labels = {}, None
@@ -143,7 +143,7 @@ def train_trainer(row: Row, own: bool, files: dict[str, str], output: Path, seed
         set_seed,
     )
 
-    from bertwright.config import DataSettings
+    from bertwright.config.parts import DataSettings
     from bertwright.data.columns import read_labelled
     from bertwright.model.sources import find_folder
 
@@ -206,7 +206,7 @@ TRAIN = {"ours": train_ours, "trainer": train_trainer, "defaults": train_default
 
 def judge(row: Row, folder: Path, files: dict[str, str]) -> float:
     """The row's metric of a trained model on the held-out texts."""
-    from bertwright.config import DataSettings, MachineSettings
+    from bertwright.config.parts import DataSettings, MachineSettings
     from bertwright.data.columns import read_labelled
     from bertwright.data.ragged import tokenize_texts
     from bertwright.evaluation.judge import judge as metrics_of

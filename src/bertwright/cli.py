@@ -189,7 +189,7 @@ def _call(run: Callable[[], Any], debug: bool) -> None:
 def _explain(error: cyclopts.CycloptsError) -> str:
     from pydantic import ValidationError
 
-    from bertwright.config import explain
+    from bertwright.config.base import explain
 
     cause = error.__cause__
     if isinstance(cause, ValidationError):

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from cyclopts import Parameter
 
-from bertwright.config import (
+from bertwright.config.base import Settings, build, expand_home, merged, read_config_file
+from bertwright.config.bench import (
     BenchEnginesConfig,
     BenchEnginesSettings,
     BenchInferConfig,
@@ -24,31 +25,17 @@ from bertwright.config import (
     BenchTokenizeSettings,
     BenchTrainConfig,
     BenchTrainSettings,
-    BiasConfig,
-    BiasSettings,
-    ConvertConfig,
-    ConvertSettings,
-    DistillSettings,
-    EvaluateConfig,
-    EvaluateSettings,
-    InspectConfig,
-    InspectSettings,
-    PlanConfig,
-    PlanSettings,
-    PredictSettings,
-    PretrainSettings,
-    ReportConfig,
-    ReportSettings,
-    Settings,
-    SweepSettings,
-    TokenizeConfig,
-    TokenizeSettings,
-    TrainSettings,
-    build,
-    expand_home,
-    merged,
-    read_config_file,
 )
+from bertwright.config.convert import ConvertConfig, ConvertSettings
+from bertwright.config.distill import DistillSettings
+from bertwright.config.evaluate import BiasConfig, BiasSettings, EvaluateConfig, EvaluateSettings, PredictSettings
+from bertwright.config.inspect import InspectConfig, InspectSettings
+from bertwright.config.plan import PlanConfig, PlanSettings
+from bertwright.config.pretrain import PretrainSettings
+from bertwright.config.report import ReportConfig, ReportSettings
+from bertwright.config.sweep import SweepSettings
+from bertwright.config.tokenize import TokenizeConfig, TokenizeSettings
+from bertwright.config.train import TrainSettings
 from bertwright.errors import UserError
 
 Json = Annotated[

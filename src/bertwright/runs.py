@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertwright import __version__
-from bertwright.config import expand_home
+from bertwright.config.base import expand_home
 from bertwright.errors import RunError
 
 CONFIG, ENVIRONMENT, HISTORY, RESULT = "config.json", "environment.json", "history.jsonl", "result.json"

@@ -12,7 +12,8 @@ import pytest
 
 from bertwright.benchmarking.cases import length_grouped_sample, prepare_infer, sample, write_graphs
 from bertwright.cli import main
-from bertwright.config import BenchInferConfig, build
+from bertwright.config.base import build
+from bertwright.config.bench import BenchInferConfig
 from bertwright.errors import UserError
 from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
 from bertwright.model.encoder import ModelConfig

@@ -14,7 +14,8 @@ from bertwright.benchmarking import entries
 from bertwright.benchmarking.entries import ENTRIES, Entry
 from bertwright.benchmarking.measure import Measured
 from bertwright.cli import main
-from bertwright.config import BenchEnginesConfig, build
+from bertwright.config.base import build
+from bertwright.config.bench import BenchEnginesConfig
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
 

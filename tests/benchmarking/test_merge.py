@@ -10,7 +10,8 @@ import bertwright
 from bertwright.benchmarking.merge import Job, Machine, merge, verdicts
 from bertwright.benchmarking.result_lines import Rates, Spread
 from bertwright.cli import main
-from bertwright.config import BenchMergeConfig, build
+from bertwright.config.base import build
+from bertwright.config.bench import BenchMergeConfig
 from bertwright.errors import UserError
 
 

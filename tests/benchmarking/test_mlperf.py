@@ -192,7 +192,8 @@ class Measure(mlperf._Measure):
     """A machine that answers Server's 99th percentile in ``rate`` ms at ``rate`` samples a second."""
 
     def __init__(self, limit):
-        from bertwright.config import BenchMlperfConfig, build
+        from bertwright.config.base import build
+        from bertwright.config.bench import BenchMlperfConfig
         from bertwright.progress import Reporter
 
         settings = {"data": ("x",), "seconds": 60, "search_seconds": 1, "latency_ms": 100}

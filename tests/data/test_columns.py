@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_labelled, read_unlabelled
 from bertwright.data.labels import show_labels
 from bertwright.errors import DataError

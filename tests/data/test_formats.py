@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import class_folders, npz, text_stream
 from bertwright.data.columns import read_labelled
 from bertwright.data.read import read_parts, read_table

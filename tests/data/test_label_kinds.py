@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import columns as columns_module
 from bertwright.data import labels as labels_module
 from bertwright.data import rows as rows_module

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from tests.data.test_token_cache import change_manifest, ipc, replace_file
 
 import bertwright
-from bertwright.config import DataSettings, PredictSettings
+from bertwright.config.evaluate import PredictSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import ragged as ragged_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled

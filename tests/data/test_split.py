@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged, starts_of
 from bertwright.data.split import alike_texts, count_shared_texts, same_token_ids, split_validation

@@ -16,7 +16,7 @@ from tests.data.test_label_kinds import same
 from tests.data.test_token_cache import change_manifest, ipc, replace_file
 
 import bertwright
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import labels as labels_module
 from bertwright.data import rows as rows_module
 from bertwright.data import texts as texts_module

@@ -14,7 +14,8 @@ import pytest
 from tests.test_cli import call
 
 import bertwright
-from bertwright.config import DataSettings, PredictSettings
+from bertwright.config.evaluate import PredictSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import token_cache, tokenize
 from bertwright.data.columns import read_labelled, read_unlabelled
 from bertwright.data.rows import SourceColumns

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests.conftest import REPOSITORY
 
-from bertwright.config import ScoringMachineSettings
+from bertwright.config.parts import ScoringMachineSettings
 from bertwright.data.batches import batch_of
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.predictor import Predictor, compute_logits

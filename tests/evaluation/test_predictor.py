@@ -18,7 +18,7 @@ TEXTS = ["short", "a rather longer text about trams and tomatoes", "", "!!!", "w
 
 
 def predictor(dtype="float32", **settings) -> Predictor:
-    from bertwright.config import MachineSettings
+    from bertwright.config.parts import MachineSettings
 
     loaded = load_for_training("bert-mini", LABELS, "first", 64, 0)
     # Louder than BERT's first weights, so that scores differ; and around 1/2, so that they can move either way.
@@ -85,7 +85,7 @@ KIND_LABELS = {"classes": LABELS, "soft": LABELS, "multi-label": ("a", "b", "c")
 
 
 def of_kind(kind, **settings) -> Predictor:
-    from bertwright.config import MachineSettings
+    from bertwright.config.parts import MachineSettings
 
     loaded = load_for_training("bert-tiny", KIND_LABELS[kind], "first", 64, 0, kind=kind)
     generator = torch.Generator().manual_seed(0)

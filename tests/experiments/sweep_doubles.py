@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 from bertwright import runs
-from bertwright.config import TrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.train import TrainConfig
 from bertwright.experiments import sweep_make_tokens
 
 RESULT = {

@@ -11,7 +11,7 @@ import pytest
 from tests.experiments.made_runs import make_run, scores_of, texts_of
 
 from bertwright import runs as write_runs
-from bertwright.config import DistillConfig
+from bertwright.config.distill import DistillConfig
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import write_predictions
 from bertwright.evaluation.significance import delong, delong_test, mcnemar

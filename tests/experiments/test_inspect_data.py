@@ -9,7 +9,7 @@ import pytest
 from tests.evaluation.test_bias import stored_run
 
 import bertwright
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_labelled
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.experiments.cross_validate import fold_of

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.ragged import Ragged
 from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig

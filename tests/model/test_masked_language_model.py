@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bertwright.config import build
+from bertwright.config.base import build
 from bertwright.errors import CheckpointError
 from bertwright.model.batch import Readers, flat_batch
 from bertwright.model.checkpoint import load_for_training

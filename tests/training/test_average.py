@@ -8,7 +8,8 @@ import torch
 from tests.training.test_loop import config, problem
 from tests.training.test_state import CPU, QUIET, assert_same, stopped_and_resumed, train
 
-from bertwright.config import TrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.runs import CHECKPOINTS
 from bertwright.training import state

@@ -14,7 +14,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 import bertwright
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_labelled
 from bertwright.errors import CheckpointError, DataError, RunError, UserError
 from bertwright.evaluation.predictor import Predictor

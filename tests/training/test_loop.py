@@ -11,7 +11,7 @@ from tests.golden.make_golden import GOLDEN
 from tests.golden.make_golden import losses as golden_losses
 from torch import nn
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn import functional
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError, UserError
 from bertwright.training.loss import (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.errors import TrainingError
 from bertwright.model.compiled import load_kernels
 from bertwright.model.cpu_encoder import RowGradients

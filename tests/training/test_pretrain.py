@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 import bertwright
 from bertwright import runs
-from bertwright.config import PretrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.pretrain import PretrainConfig
 from bertwright.errors import RunError, UserError
 from bertwright.progress import Reporter
 from bertwright.training import pretrain_loop

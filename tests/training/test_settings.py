@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
 from bertwright.training.settings import resolve_early, resolve_late

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bertwright
-from bertwright.config import DataSettings
+from bertwright.config.parts import DataSettings
 from bertwright.data import ragged as ragged_module
 from bertwright.data.columns import read_labelled
 from bertwright.errors import UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.ragged import Ragged, cut_to, starts_of
 from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig

@@ -27,7 +27,7 @@ from bertwright.reporting.engines_page import engines_page
 from bertwright.reporting.page import write_page
 
 if TYPE_CHECKING:
-    from bertwright.config import (
+    from bertwright.config.bench import (
         BenchEnginesConfig,
         BenchInferConfig,
         BenchPretrainConfig,

@@ -13,14 +13,15 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from bertwright.config import LabelKind, Pooling
+from bertwright.config.parts import LabelKind
+from bertwright.config.train import Pooling
 from bertwright.data.ragged import Ragged
 from bertwright.errors import DataError, UserError
 from bertwright.hardware import choose_device
 from bertwright.randomness import purpose_seed
 
 if TYPE_CHECKING:
-    from bertwright.config import (
+    from bertwright.config.bench import (
         BenchEnginesConfig,
         BenchInferConfig,
         BenchPretrainConfig,

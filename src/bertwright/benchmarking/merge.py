@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from bertwright import runs
 from bertwright.benchmarking.result_lines import Rates, Spread, has_rates, rates_of, read_lines
-from bertwright.config import BenchMergeConfig
+from bertwright.config.bench import BenchMergeConfig
 from bertwright.errors import RunError, UserError
 from bertwright.progress import Reporter, duration
 

@@ -29,7 +29,7 @@ from bertwright.benchmarking.loadgen import (
 )
 from bertwright.benchmarking.mlperf_published import DIFFERENCES, Published, load_published
 from bertwright.benchmarking.show_mlperf import show_mlperf
-from bertwright.config import BenchMlperfConfig
+from bertwright.config.bench import BenchMlperfConfig
 from bertwright.data.columns import read_unlabelled
 from bertwright.data.ragged import Ragged
 from bertwright.evaluation.predictor import Predictor

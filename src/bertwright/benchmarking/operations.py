@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertwright.config import Pooling
+from bertwright.config.train import Pooling
 from bertwright.model.encoder import ModelConfig
 
 

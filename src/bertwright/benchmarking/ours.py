@@ -15,7 +15,10 @@ import torch
 from bertwright import hardware
 from bertwright.benchmarking.cases import Case
 from bertwright.benchmarking.contender import Turn
-from bertwright.config import ScoringMachineSettings, TokenizeConfig, TrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.parts import ScoringMachineSettings
+from bertwright.config.tokenize import TokenizeConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.token_cache import open_token_cache
@@ -151,7 +154,7 @@ class Pretraining:
         return {}
 
     def _learn(self, steps: int | None) -> Any:
-        from bertwright.config import PretrainConfig
+        from bertwright.config.pretrain import PretrainConfig
         from bertwright.training.pretrain_loop import Pretraining as Loop
         from bertwright.training.pretrain_loop import num_steps_of
 

@@ -22,7 +22,10 @@ from bertwright.benchmarking.machines import (
     this_machine,
 )
 from bertwright.benchmarking.show_plan import check_table, show_plan
-from bertwright.config import EvaluateConfig, PlanConfig, TrainConfig, build, explain
+from bertwright.config.base import build, explain
+from bertwright.config.evaluate import EvaluateConfig
+from bertwright.config.plan import PlanConfig
+from bertwright.config.train import TrainConfig
 from bertwright.errors import RunError, UserError
 from bertwright.prices import Price, load_prices, selected
 from bertwright.progress import Reporter

@@ -19,7 +19,8 @@ import torch
 from bertwright import hardware
 from bertwright.benchmarking.forecast import Memory, Probe, Scoring, Steps
 from bertwright.benchmarking.operations import forward_operations, training_operations
-from bertwright.config import EvaluateConfig, TrainConfig
+from bertwright.config.evaluate import EvaluateConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import epoch_order, steps_per_epoch
 from bertwright.data.columns import read_unlabelled
 from bertwright.data.ragged import Ragged

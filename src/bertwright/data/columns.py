@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import DataSettings, LabelKind
+from bertwright.config.parts import DataSettings, LabelKind
 from bertwright.data.choose import Asked, Columns, choose, choose_any_labels, choose_texts, named_columns
 from bertwright.data.label_map import MappedLabels, label_map
 from bertwright.data.labels import LabelReader, LabelRules, StoredLabels, label_reader

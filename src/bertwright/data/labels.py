@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertwright.config import DataSettings, LabelKind
+from bertwright.config.parts import DataSettings, LabelKind
 from bertwright.data.choose import MOST_LABELS
 from bertwright.data.numbers import NUMBER, number_text
 from bertwright.data.rows import MOST_BAD_ROWS, LabelColumn, Part

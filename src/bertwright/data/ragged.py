@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import LongTexts, WindowPooling
+from bertwright.config.parts import LongTexts, WindowPooling
 from bertwright.data.spool import Spool
 from bertwright.data.texts import Texts
 from bertwright.errors import UserError

@@ -44,7 +44,8 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from bertwright import __version__
-from bertwright.config import LongTexts, Settings, build
+from bertwright.config.base import Settings, build
+from bertwright.config.parts import LongTexts
 from bertwright.data.ragged import (
     Ragged,
     check_long_texts,

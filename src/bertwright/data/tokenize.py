@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bertwright import hardware, runs
-from bertwright.config import TokenizeConfig, build
+from bertwright.config.base import build
+from bertwright.config.tokenize import TokenizeConfig
 from bertwright.data.columns import LabelledTexts, read_unsettled, source_files
 from bertwright.data.compression import COMPRESSIONS
 from bertwright.data.ragged import Ragged, tokenize_texts

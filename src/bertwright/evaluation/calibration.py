@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.evaluation.metrics import brier_score, cross_entropy
 from bertwright.evaluation.scores import scores_of, sigmoid, softmax
 

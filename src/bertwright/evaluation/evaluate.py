@@ -12,7 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from bertwright import hardware, runs
-from bertwright.config import DataSettings, EvaluateConfig, ScoringMachineSettings, build
+from bertwright.config.base import build
+from bertwright.config.evaluate import EvaluateConfig
+from bertwright.config.parts import DataSettings, ScoringMachineSettings
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders, token_ids_of

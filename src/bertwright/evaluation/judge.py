@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError
 from bertwright.evaluation.extremes import extremes_record

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import BiasSettings, JudgementSettings
+from bertwright.config.evaluate import BiasSettings
+from bertwright.config.parts import JudgementSettings
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import UserError
 from bertwright.evaluation.bias import bias_of

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertwright.config import BiasConfig, build
+from bertwright.config.base import build
+from bertwright.config.evaluate import BiasConfig
 from bertwright.errors import UserError
 from bertwright.evaluation.bias import AUCS, bias_of
 from bertwright.evaluation.extremes import one_line

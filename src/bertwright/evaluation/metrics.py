@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.errors import UserError
 
 Threshold = float | Sequence[float]

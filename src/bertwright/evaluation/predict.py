@@ -13,7 +13,9 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import PredictSettings, ScoringMachineSettings, build, expand_home
+from bertwright.config.base import build, expand_home
+from bertwright.config.evaluate import PredictSettings
+from bertwright.config.parts import ScoringMachineSettings
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.data.texts import Texts
 from bertwright.data.tokenize import how_read, token_ids_of

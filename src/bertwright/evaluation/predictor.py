@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import MachineSettings, ScoringMachineSettings, WindowPooling
+from bertwright.config.parts import MachineSettings, ScoringMachineSettings, WindowPooling
 from bertwright.data.batches import batches_by_length
 from bertwright.data.budget import within_memory
 from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
@@ -212,7 +212,7 @@ def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int
     Raises:
         UserError: no classifier is there, or it cannot be used; an unknown device or dtype.
     """
-    from bertwright.config import build
+    from bertwright.config.base import build
 
     machine = build(ScoringMachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
     return Predictor.from_loaded(load_classifier(str(path)), machine)

@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.evaluation.metrics import LOWER_IS_BETTER, METRIC_NAMES_OF
 from bertwright.evaluation.rankings import ELEMENTS_AT_ONCE, RANKED, Ranking, Ranks, Values
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.data.columns import LabelledTexts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.evaluation.extremes import one_line, show_extremes
 from bertwright.evaluation.metrics import describe_score
 from bertwright.evaluation.tables import confusion_table, metrics_table, per_class_table

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.judge import KINDS
 from bertwright.evaluation.resampling import Judged

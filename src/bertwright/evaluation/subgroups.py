@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertwright.config import expand_home
+from bertwright.config.base import expand_home
 from bertwright.data.numbers import NUMBER
 from bertwright.data.table import show
 from bertwright.errors import UserError

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertwright import steps
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.errors import RunError
 from bertwright.evaluation.show import held_out_split
 from bertwright.evaluation.stored import read_columns

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertwright.config import InspectConfig, TrainConfig, build
+from bertwright.config.base import build
+from bertwright.config.inspect import InspectConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.errors import DataError, UserError
 from bertwright.evaluation.judge import say_notes

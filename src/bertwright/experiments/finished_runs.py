@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from bertwright.config import expand_home
+from bertwright.config.base import expand_home
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.show import held_out_split
 from bertwright.evaluation.stored import read_columns

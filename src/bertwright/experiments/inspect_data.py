@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import DataSettings, InspectConfig, build
+from bertwright.config.base import build
+from bertwright.config.inspect import InspectConfig
+from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_unlabelled, read_unsettled
 from bertwright.data.rows import LabelColumn
 from bertwright.data.token_cache import is_token_cache

@@ -11,7 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bertwright.config import SweepSettings, TrainConfig, expand_home
+from bertwright.config.base import expand_home
+from bertwright.config.sweep import SweepSettings
+from bertwright.config.train import TrainConfig
 from bertwright.errors import Interrupted, RunError, UserError
 from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_entries import Entry

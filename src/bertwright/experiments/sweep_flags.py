@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertwright.config import TrainConfig, TrainSettings, build, expand_home
+from bertwright.config.base import build, expand_home
+from bertwright.config.train import TrainConfig, TrainSettings
 from bertwright.errors import UserError
 from bertwright.evaluation.metrics import check_metric_name
 

@@ -23,7 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bertwright import __version__, runs
-from bertwright.config import CostSettings, MachineSettings, SweepSettings, TrainConfig, build, expand_home, merged
+from bertwright.config.base import build, expand_home, merged
+from bertwright.config.parts import CostSettings, MachineSettings
+from bertwright.config.sweep import SweepSettings
+from bertwright.config.train import TrainConfig
 from bertwright.errors import RunError, UserError
 from bertwright.experiments.sweep_database import FILE
 from bertwright.experiments.sweep_flags import axis_text, checked_list, read_trials, space_text

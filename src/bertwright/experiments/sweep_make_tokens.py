@@ -9,7 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bertwright.config import TokenizeConfig, build
+from bertwright.config.base import build
+from bertwright.config.tokenize import TokenizeConfig
 from bertwright.data.token_cache import read_manifest
 from bertwright.data.tokenize import run_tokenization
 from bertwright.errors import DataError, UserError

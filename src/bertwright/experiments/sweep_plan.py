@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from bertwright.config import SweepSettings, TrainConfig, build, merged
+from bertwright.config.base import build, merged
+from bertwright.config.sweep import SweepSettings
+from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.evaluation.metrics import check_metric_name, default_metric
 from bertwright.experiments.sweep_flags import (

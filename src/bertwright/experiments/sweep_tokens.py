@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.token_cache import is_token_cache
 from bertwright.runs import read_json, write_json
 

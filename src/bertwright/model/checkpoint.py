@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertwright.config import LabelKind, LongTexts, Pooling, Settings, WindowPooling, build
+from bertwright.config.base import Settings, build
+from bertwright.config.parts import LabelKind, LongTexts, WindowPooling
+from bertwright.config.train import Pooling
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables, pickles
 from bertwright.model.encoder import SIZES, ModelConfig

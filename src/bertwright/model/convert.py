@@ -9,7 +9,8 @@ from typing import Any
 import tokenizers
 
 from bertwright import runs
-from bertwright.config import ConvertConfig, build
+from bertwright.config.base import build
+from bertwright.config.convert import ConvertConfig
 from bertwright.errors import CheckpointError
 from bertwright.model.casing import Casing
 from bertwright.model.foreign import LAYOUTS, TOKENIZER, ForeignCheckpoint, find_foreign

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bertwright.config import Settings, build
+from bertwright.config.base import Settings, build
 from bertwright.errors import CheckpointError, UserError, shown
 from bertwright.model.attention import Kernel, attend
 from bertwright.model.batch import Batch, Readers, first_readers

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bertwright import hardware
-from bertwright.config import Pooling, WindowPooling
+from bertwright.config.parts import WindowPooling
+from bertwright.config.train import Pooling
 from bertwright.errors import UserError
 from bertwright.model.attention import choose_kernel
 from bertwright.model.batch import Batch

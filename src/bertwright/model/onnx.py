@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertwright.config import Pooling
+from bertwright.config.train import Pooling
 from bertwright.errors import UserError
 
 if TYPE_CHECKING:

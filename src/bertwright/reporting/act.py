@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bertwright.config import ReportConfig, build, expand_home
+from bertwright.config.base import build, expand_home
+from bertwright.config.report import ReportConfig
 from bertwright.errors import RunError, UserError
 from bertwright.experiments.compare import compare
 from bertwright.progress import Reporter

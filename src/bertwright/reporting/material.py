@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.errors import RunError
 from bertwright.evaluation.judge import KINDS
 from bertwright.evaluation.show import held_out_split

@@ -373,7 +373,8 @@ def reproduction(material: Material) -> list[Lines]:
 
 def command_of(settings: Mapping[str, Any]) -> str:
     """The command line of a training with these resolved settings; those that are as usual are left out."""
-    from bertwright.config import DistillConfig, TrainConfig
+    from bertwright.config.distill import DistillConfig
+    from bertwright.config.train import TrainConfig
 
     teacher = settings.get("teacher")
     kind = TrainConfig if teacher is None else DistillConfig

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bertwright.config import DistillConfig
+from bertwright.config.distill import DistillConfig
 from bertwright.progress import Reporter
 from bertwright.runs import Run
 from bertwright.training.resume import config_of

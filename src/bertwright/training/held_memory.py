@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bertwright.config import Optimizer
+from bertwright.config.train import Optimizer
 
 # float32 numbers that an optimizer keeps for each weight: two moments, or a momentum.
 _MOMENTS: dict[Optimizer, int] = {"adamw": 2, "adam": 2, "adamax": 2, "sgd": 1}

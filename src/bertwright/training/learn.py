@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware, runs
-from bertwright.config import DistillConfig
+from bertwright.config.distill import DistillConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bertwright import hardware
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import split_by_budget, steps_per_epoch, training_batches
 from bertwright.data.budget import ADVICE, smaller_budget, within_memory
 from bertwright.data.ragged import Ragged

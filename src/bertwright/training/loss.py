@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bertwright.config import LabelKind, TrainConfig
+from bertwright.config.parts import LabelKind
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError, UserError
 from bertwright.evaluation.scores import scores_of

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertwright.config import TrainSettings
+from bertwright.config.train import TrainSettings
 from bertwright.errors import TrainingError
 from bertwright.model.compiled import Adam, Kernels, Weight
 from bertwright.model.cpu_encoder import CpuEncoder, RowGradients

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import DistillConfig, MachineSettings, TrainConfig
+from bertwright.config.distill import DistillConfig
+from bertwright.config.parts import MachineSettings
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.split import split_validation

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware, runs
-from bertwright.config import PretrainConfig, build, expand_home
+from bertwright.config.base import build, expand_home
+from bertwright.config.pretrain import PretrainConfig
 from bertwright.data.corpus import Corpus, corpus_of
 from bertwright.data.masking import Masking, Vocabulary
 from bertwright.data.vocabulary import vocabulary_of

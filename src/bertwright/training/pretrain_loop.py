@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
-from bertwright.config import PretrainConfig, TrainSettings
+from bertwright.config.pretrain import PretrainConfig
+from bertwright.config.train import TrainSettings
 from bertwright.data.batches import epoch_order, split_by_budget
 from bertwright.data.budget import ADVICE, smaller_budget
 from bertwright.data.masking import Masking, epoch_key

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bertwright import hardware, runs
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.split import count_shared_texts
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, write_predictions

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bertwright import runs
-from bertwright.config import Settings, TrainConfig, build, expand_home
+from bertwright.config.base import Settings, build, expand_home
+from bertwright.config.train import TrainConfig
 from bertwright.errors import RunError, UserError
 
 # What may be given anew: where the run is and how it is kept, the machine, and the places of files, of which the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from bertwright.config import Schedule
+from bertwright.config.train import Schedule
 from bertwright.errors import UserError
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(s|m|min|h|d)", re.IGNORECASE)

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bertwright import runs
-from bertwright.config import DistillConfig, TrainConfig
+from bertwright.config.distill import DistillConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import check_long_texts
 from bertwright.errors import UserError

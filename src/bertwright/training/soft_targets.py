@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bertwright.config import LabelKind
+from bertwright.config.parts import LabelKind
 from bertwright.training.loss import Objective, SquaredError
 
 PROJECTION = "projection.weight"

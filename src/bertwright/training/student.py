@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertwright.config import DistillConfig, TrainConfig
+from bertwright.config.distill import DistillConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts, read_labelled, read_unlabelled
 from bertwright.data.ragged import Ragged, joined_ragged
 from bertwright.data.split import alike_texts, same_token_ids

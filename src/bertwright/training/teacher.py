@@ -23,7 +23,9 @@ from pydantic import Field
 from torch import nn
 
 from bertwright import runs
-from bertwright.config import DistillConfig, LongTexts, MachineSettings, TrainConfig
+from bertwright.config.distill import DistillConfig
+from bertwright.config.parts import LongTexts, MachineSettings
+from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_ids_of

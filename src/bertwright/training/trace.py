@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged, starts_of

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import torch
 
 from bertwright import hardware, runs
-from bertwright.config import TrainConfig
+from bertwright.config.train import TrainConfig
 from bertwright.data.tokenize import files_sha256
 from bertwright.errors import Interrupted, RunError
 from bertwright.evaluation.predictor import Predictor
