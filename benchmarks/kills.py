@@ -33,7 +33,8 @@ from safetensors import safe_open
 
 from bertwright import hardware, runs
 from bertwright.cli import main
-from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
+from bertwright.model.checkpoint import empty_model, initial_state, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import load_tokenizer

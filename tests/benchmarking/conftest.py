@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
+from bertwright.model.checkpoint import empty_model, initial_state, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.tokenizer import load_tokenizer
 

@@ -15,7 +15,8 @@ from bertwright.cli import main
 from bertwright.config.base import build
 from bertwright.config.bench import BenchInferConfig
 from bertwright.errors import UserError
-from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
+from bertwright.model.checkpoint import empty_model, initial_state, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter

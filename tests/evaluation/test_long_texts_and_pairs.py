@@ -17,7 +17,8 @@ from bertwright.config.parts import ScoringMachineSettings
 from bertwright.data.batches import batch_of
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.predictor import Predictor, compute_logits
-from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_for_training
+from bertwright.model.checkpoint import Loaded, load_for_training
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.progress import Reporter
 
 LABELS = ("clean", "toxic", "unclear")

@@ -11,7 +11,8 @@ from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.scores import sigmoid, softmax
 from bertwright.model.batch import flat_batch
-from bertwright.model.checkpoint import ClassifierSettings, load_for_training
+from bertwright.model.checkpoint import load_for_training
+from bertwright.model.classifier_settings import ClassifierSettings
 
 LABELS = ("clean", "toxic")
 TEXTS = ["short", "a rather longer text about trams and tomatoes", "", "!!!", "word " * 300, "naïve café ☕"]

@@ -23,7 +23,8 @@ import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import checkpoint, sources
 from bertwright.model.batch import pack
-from bertwright.model.checkpoint import ClassifierSettings, load_classifier, load_for_training, save_model
+from bertwright.model.checkpoint import load_classifier, load_for_training, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.masked_checkpoint import load_masked
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import load_tokenizer

@@ -12,14 +12,8 @@ from tests.conftest import random_sequences
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from bertwright.model.batch import pack
-from bertwright.model.checkpoint import (
-    ClassifierSettings,
-    empty_model,
-    initial_state,
-    load_classifier,
-    load_for_training,
-    save_model,
-)
+from bertwright.model.checkpoint import empty_model, initial_state, load_classifier, load_for_training, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import SIZES, ModelConfig
 
 LABELS = ("clean", "toxic")

@@ -19,7 +19,8 @@ from bertwright.data.columns import read_labelled
 from bertwright.errors import CheckpointError, DataError, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_run
-from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, load_classifier, save_model
+from bertwright.model.checkpoint import empty_model, initial_state, load_classifier, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter

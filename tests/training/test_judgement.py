@@ -14,7 +14,8 @@ from bertwright.errors import DataError, UserError
 from bertwright.evaluation import judgement
 from bertwright.evaluation.calibration import calibration_of
 from bertwright.evaluation.threshold import Goal, tune_threshold
-from bertwright.model.checkpoint import ClassifierSettings, empty_model, initial_state, save_model
+from bertwright.model.checkpoint import empty_model, initial_state, save_model
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import load_tokenizer

@@ -31,7 +31,7 @@ from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.progress import Reporter, duration
 
 if TYPE_CHECKING:  # it brings torch
-    from bertwright.model.checkpoint import ClassifierSettings
+    from bertwright.model.classifier_settings import ClassifierSettings
 
 _HASHED_BYTES = 1 << 20
 

@@ -22,7 +22,8 @@ from bertwright.data.tokenize import how_read, token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
-from bertwright.evaluation.predictor import Prediction, Predictor
+from bertwright.evaluation.predictions import Prediction
+from bertwright.evaluation.predictor import Predictor
 from bertwright.model.checkpoint import load_classifier
 from bertwright.progress import Reporter
 from bertwright.runs import written_beside

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,33 +16,15 @@ from bertwright.data.budget import within_memory
 from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.metrics import decide, decide_each
+from bertwright.evaluation.predictions import Prediction, predictions_of
 from bertwright.evaluation.scores import scores_of
 from bertwright.model.batch import Batch
-from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
+from bertwright.model.checkpoint import Loaded, load_classifier
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.gpu_encoder import Work
 from bertwright.model.heads import TextClassifier, pooled_windows
 from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the classifier says of one text. What its kind of labels does not have is None or empty.
-
-    Attributes:
-        label: the label decided for, where a text has one.
-        probability: of that label, from 0 to 1.
-        scores: the probability of every label; of a regression, the number under its name.
-        labels: all labels decided for: the one, or any number of them where a text may have any number.
-        value: the number, of a regression.
-    """
-
-    label: str | None
-    probability: float | None
-    scores: dict[str, float]
-    labels: tuple[str, ...] = ()
-    value: float | None = None
 
 
 class Predictor:
@@ -102,18 +82,7 @@ class Predictor:
 
     def predictions(self, scores: np.ndarray) -> list[Prediction]:
         """What is decided by ``scores`` (texts, labels), as ``score`` gives them."""
-        threshold = self.settings.threshold
-        named = [dict(zip(self.labels, row, strict=True)) for row in scores.tolist()]
-        if self.settings.kind == "regression":
-            return [Prediction(None, None, row, value=row[self.labels[0]]) for row in named]
-        if self.settings.kind == "multi-label":
-            chosen = decide_each(scores, threshold)
-            return [
-                Prediction(None, None, row, labels=tuple(itertools.compress(self.labels, has)))
-                for row, has in zip(named, chosen, strict=True)
-            ]
-        decided = [self.labels[label] for label in decide(scores, threshold)]
-        return [Prediction(label, row[label], row, (label,)) for label, row in zip(decided, named, strict=True)]
+        return predictions_of(scores, self.settings)
 
     def score(self, texts: Sequence[str | tuple[str, str]] | Any, reporter: Reporter | None = None) -> np.ndarray:
         """(texts, labels) float64 scores; ``texts`` may also be a pyarrow array of strings.
@@ -175,6 +144,13 @@ class Predictor:
         if not np.isfinite(logits).all():
             raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
         return logits
+
+    def score_tokenized(self, texts: Sequence[str | tuple[str, str]], ragged: Ragged) -> np.ndarray:
+        """(texts, labels) float64 scores, as ``score`` gives them, of ``texts`` whose ``tokenize`` gave ``ragged``.
+
+        The texts themselves are not looked at: see :class:`bertwright.evaluation.scorer.Scorer`.
+        """
+        return self.probabilities(self.logits(ragged))
 
     def _work(self, ragged: Ragged) -> Work:
         num_tokens = int(ragged.starts[-1])

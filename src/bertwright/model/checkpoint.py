@@ -7,19 +7,19 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bertwright.config.base import Settings, build
+from bertwright.config.base import build
 from bertwright.config.parts import LabelKind, LongTexts, WindowPooling
 from bertwright.config.train import Pooling
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables, pickles
+from bertwright.model.classifier_settings import SETTINGS, ClassifierSettings
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.model.foreign import LAYOUTS, ForeignCheckpoint, find_foreign
 from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
@@ -35,54 +35,6 @@ _PROBLEM_TYPES: dict[LabelKind, str] = {
     "multi-label": "multi_label_classification",
     "regression": "regression",
 }
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-SETTINGS = "bertwright.json"
-
-
-class ClassifierSettings(Settings):
-    """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
-
-    format: Literal[1] = 1
-    labels: tuple[str, ...] = Field(min_length=1)
-    kind: LabelKind = "classes"
-    pooling: Pooling = "first"
-    max_length: int = Field(220, ge=3, le=1_000_000)
-    pairs: bool = False
-    long_texts: LongTexts = "head"
-    window_overlap: int = Field(0, ge=0)
-    window_pooling: WindowPooling = "mean"
-    label_threshold: float | None = None
-    hard_labels: bool = False
-    threshold: Share | tuple[Share, ...] = 0.5
-    """Of the last of two classes, or of any number of labels: one for all, or one for each in their order."""
-    temperature: float = Field(1.0, gt=0)
-
-    @model_validator(mode="after")
-    def _labels_differ(self) -> Self:
-        least = {"classes": 2, "soft": 2}.get(self.kind, 1)
-        if len(self.labels) < least:
-            raise ValueError(f"labels must be {least} or more, found {', '.join(self.labels)}")
-        if self.kind == "regression" and len(self.labels) > 1:
-            raise ValueError(f"labels must be one for a regression, found {', '.join(self.labels)}")
-        if len(set(self.labels)) < len(self.labels):
-            raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
-        return self
-
-    @model_validator(mode="after")
-    def _a_threshold_for_each_label(self) -> Self:
-        if isinstance(self.threshold, tuple):
-            if self.kind != "multi-label":
-                raise ValueError(f"threshold must be one number for labels of kind {self.kind}, found a list")
-            if len(self.threshold) != len(self.labels):
-                raise ValueError(
-                    f"threshold must be one number, or {len(self.labels)}: one for each label, found "
-                    f"{len(self.threshold)}"
-                )
-        return self
 
 
 @dataclass

@@ -15,7 +15,7 @@ from bertwright.data.split import count_shared_texts
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, write_predictions
 from bertwright.evaluation.judgement import Settled, judgement_record, settle
 from bertwright.evaluation.predictor import Predictor
-from bertwright.model.checkpoint import SETTINGS
+from bertwright.model.classifier_settings import SETTINGS
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.steps import FILE as STEPS

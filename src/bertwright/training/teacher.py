@@ -31,7 +31,8 @@ from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import CheckpointError, DataError, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
-from bertwright.model.checkpoint import ClassifierSettings, Loaded, load_classifier
+from bertwright.model.checkpoint import Loaded, load_classifier
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.progress import Reporter, duration
 from bertwright.training.loop import compute_features
 from bertwright.training.soft_targets import Lessons

@@ -1,0 +1,55 @@
+"""What turns texts into scores, whatever computes them: the seam behind which servers, bulk scoring and the like work.
+
+A classifier in torch (:class:`bertwright.evaluation.predictor.Predictor`), one in an exported graph, and a cascade of
+two are all this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from bertwright.data.ragged import Ragged
+from bertwright.evaluation.predictions import Prediction
+from bertwright.model.classifier_settings import ClassifierSettings
+
+TextOrPair = str | tuple[str, str]
+
+
+class Scorer(Protocol):
+    """Texts in, scores out.
+
+    Attributes:
+        labels: names of the labels, in the order of the scores' columns.
+        settings: what is decided by scores, and how texts are read.
+        token_budget: how many tokens are computed at once, at most.
+    """
+
+    labels: tuple[str, ...]
+    settings: ClassifierSettings
+    token_budget: int
+
+    def tokenize(self, texts: Sequence[TextOrPair] | Any) -> Ragged:
+        """The texts' token ids: how much work each text is, and what ``score_tokenized`` computes with."""
+        ...
+
+    def score_tokenized(self, texts: Sequence[TextOrPair], ragged: Ragged) -> np.ndarray:
+        """(texts, labels) float64 scores of ``texts``, whose ``tokenize`` gave ``ragged``.
+
+        The texts are given too for what reads some of them again, as the large model of a cascade does.
+        """
+        ...
+
+    def score(self, texts: Sequence[TextOrPair] | Any) -> np.ndarray:
+        """(texts, labels) float64: ``score_tokenized`` of what ``tokenize`` gives."""
+        ...
+
+    def predictions(self, scores: np.ndarray) -> list[Prediction]:
+        """What is decided by ``scores``."""
+        ...
+
+    def summary(self) -> str:
+        """One line of what computes here."""
+        ...

@@ -1,0 +1,58 @@
+"""What a saved classifier needs beyond Hugging Face's files. Needs no torch, as not every runtime has it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bertwright.config.base import Settings
+from bertwright.config.parts import LabelKind, LongTexts, WindowPooling
+from bertwright.config.train import Pooling
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+SETTINGS = "bertwright.json"
+
+
+class ClassifierSettings(Settings):
+    """What a saved classifier needs beyond Hugging Face's files: bertwright.json."""
+
+    format: Literal[1] = 1
+    labels: tuple[str, ...] = Field(min_length=1)
+    kind: LabelKind = "classes"
+    pooling: Pooling = "first"
+    max_length: int = Field(220, ge=3, le=1_000_000)
+    pairs: bool = False
+    long_texts: LongTexts = "head"
+    window_overlap: int = Field(0, ge=0)
+    window_pooling: WindowPooling = "mean"
+    label_threshold: float | None = None
+    hard_labels: bool = False
+    threshold: Share | tuple[Share, ...] = 0.5
+    """Of the last of two classes, or of any number of labels: one for all, or one for each in their order."""
+    temperature: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _labels_differ(self) -> Self:
+        least = {"classes": 2, "soft": 2}.get(self.kind, 1)
+        if len(self.labels) < least:
+            raise ValueError(f"labels must be {least} or more, found {', '.join(self.labels)}")
+        if self.kind == "regression" and len(self.labels) > 1:
+            raise ValueError(f"labels must be one for a regression, found {', '.join(self.labels)}")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels must differ, found {', '.join(self.labels)}")
+        return self
+
+    @model_validator(mode="after")
+    def _a_threshold_for_each_label(self) -> Self:
+        if isinstance(self.threshold, tuple):
+            if self.kind != "multi-label":
+                raise ValueError(f"threshold must be one number for labels of kind {self.kind}, found a list")
+            if len(self.threshold) != len(self.labels):
+                raise ValueError(
+                    f"threshold must be one number, or {len(self.labels)}: one for each label, found "
+                    f"{len(self.threshold)}"
+                )
+        return self
