@@ -108,6 +108,12 @@ class LearningSettings(Settings):
     num_extremes: int = Field(5, ge=0, description="How many highest and lowest scored texts to show.")
     texts: bool = Field(True, description="Keep the texts beside the scores in predictions.parquet.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    num_processes: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes here that train together: a GPU each, or a share of the CPUs.",
+    )
     resume: bool = Field(False, description="Go on with the run in the output folder, if one was stopped there.")
     checkpoint_minutes: float = Field(
         10.0, gt=0, description="Minutes between checkpoints that a stopped run goes on from."

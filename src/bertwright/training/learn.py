@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,14 +23,23 @@ from bertwright.evaluation.judge import judge
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
 from bertwright.tracking import Tracking
+from bertwright.training.distributed import ALONE, Alone, Group, Together, in_shares
+from bertwright.training.follow import (
+    FEATURES,
+    FIT,
+    LEARNT,
+    LESSON,
+    Lesson,
+    learner_of,
+    texts_of,
+    validation_logits,
+)
 from bertwright.training.loop import (
-    HeadOnEncoder,
     HeadOnFeatures,
     Outcome,
     WholeModel,
     compute_features,
     fit,
-    learner_logits,
     num_steps_of,
 )
 from bertwright.training.loss import Objective
@@ -60,10 +70,24 @@ class Learnt:
     writer: runs.RunWriter
 
 
-def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, reporter: Reporter) -> Learnt:
-    """Begin the run's folder, train the model and save it; or take what is there, of a training that is over."""
+def learn(
+    prepared: Prepared,
+    phases: Phases,
+    stop: Stop,
+    tracking: Tracking,
+    reporter: Reporter,
+    group: Alone | Together = ALONE,
+) -> Learnt:
+    """Begin the run's folder, train the model and save it; or take what is there, of a training that is over.
+
+    The other processes of a ``group`` follow (:mod:`bertwright.training.follow`).
+    """
     config, machine, loaded = prepared.config, prepared.machine, prepared.loaded
     trained = phases.trained() if phases.resumed else None
+    if isinstance(group, Together):
+        reporter.say(f"{group.size} processes: each learns from a share of every batch")
+        with group.doing(LESSON, Lesson.of(prepared)):
+            group.share_texts(texts_of(prepared))
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     learner = None
     if trained is None and not (config.freeze_encoder and config.cache_features):
@@ -89,7 +113,7 @@ def learn(prepared: Prepared, phases: Phases, stop: Stop, tracking: Tracking, re
     # A signal between the last step and the saved model waits: what was learnt is not lost.
     with stop.deferred():
         phases.doing = "training"
-        outcome = _fit(prepared, learner, phases, writer, tracking, stop, reporter)
+        outcome = _fit(prepared, learner, phases, writer, tracking, stop, reporter, group)
         del learner  # and the memory that its batches used
         phases.doing = "saving the model"
         state = prepared.objective.unscale(prepared.originals | outcome.state)
@@ -168,8 +192,7 @@ def whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
         hidden_size = prepared.teaching.teacher.hidden_size
         learner = Student(model, learnt, machine.device, machine.token_budget, hidden_size, config.seed)
     else:
-        kind = HeadOnEncoder if config.freeze_encoder else WholeModel
-        learner = kind(model, learnt, machine.device, machine.token_budget)
+        learner = learner_of(config, model, learnt, machine.device, machine.token_budget)
     num_learnt = len(learnt)
     num_steps = num_steps_of(config, num_learnt)
     learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
@@ -196,14 +219,17 @@ def _fit(
     tracking: Tracking,
     stop: Stop,
     reporter: Reporter,
+    group: Alone | Together,
 ) -> Outcome:
     """Train the loaded model, whose float32 weights are ``prepared.originals``, in place.
 
     ``learner`` computes the whole of it; None: the encoder is frozen, and its features are computed once.
     """
     config, objective = prepared.config, prepared.objective
-    learning, judged = _learners(prepared, learner, phases, stop, reporter)
+    learning, judged = _learners(prepared, learner, phases, stop, reporter, group)
     del learner
+    # Features are so small that a single process is done with them before it has told the others of them.
+    together = ALONE if isinstance(learning, HeadOnFeatures) else group
 
     def record(line: dict[str, Any]) -> None:
         if not writer.history(line):
@@ -225,19 +251,21 @@ def _fit(
         f"{config.optimizer}, learning rate {config.learning_rate:g}, "
         f"{config.schedule} after {config.warmup_ratio:.0%} warm-up"
     )
-    outcome = fit(
-        learning,
-        objective,
-        config,
-        config.learning_rate or 0.0,
-        prepared.originals,
-        None if judged is None else _validation_judge(prepared, judged, reporter),
-        config.best_metric or "",
-        record,
-        reporter,
-        checkpoints,
-        stop,
-    )
+    with together.doing(FIT) if isinstance(together, Together) else contextlib.nullcontext():
+        outcome = fit(
+            learning,
+            objective,
+            config,
+            config.learning_rate or 0.0,
+            prepared.originals,
+            None if judged is None else _validation_judge(prepared, judged, reporter, together),
+            config.best_metric or "",
+            record,
+            reporter,
+            checkpoints,
+            stop,
+            together,
+        )
     outcome.train_s += phases.seconds("features")
     if isinstance(learning, HeadOnFeatures):
         outcome.token_budget = prepared.machine.token_budget
@@ -249,7 +277,12 @@ def _fit(
 
 
 def _learners(
-    prepared: Prepared, learner: WholeModel | None, phases: Phases, stop: Stop, reporter: Reporter
+    prepared: Prepared,
+    learner: WholeModel | None,
+    phases: Phases,
+    stop: Stop,
+    reporter: Reporter,
+    group: Alone | Together,
 ) -> tuple[Learner, Learner | None]:
     """What learns from the training texts, and what scores the validation texts, if there are any."""
     model, machine = prepared.loaded.model, prepared.machine
@@ -265,25 +298,35 @@ def _learners(
         return learner, WholeModel(model, validation.ragged, machine.device, machine.token_budget)
     reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
 
-    def on_features(ragged: Ragged) -> HeadOnFeatures:
-        features = compute_features(model, ragged, machine.device, machine.token_budget, reporter)
+    def on_features(name: str, ragged: Ragged) -> HeadOnFeatures:
+        def compute(rows: np.ndarray) -> np.ndarray:
+            part = ragged.take(rows)
+            return compute_features(model, part, machine.device, machine.token_budget, reporter).cpu().numpy()
+
+        if isinstance(group, Together):
+            with group.doing(FEATURES, name):
+                features = torch.from_numpy(in_shares(group, ragged.lengths, compute)).to(machine.device)
+        else:
+            features = compute_features(model, ragged, machine.device, machine.token_budget, reporter)
         return HeadOnFeatures(model, features, ragged.lengths, machine.device)
 
     phases.doing = "computing features"
     started = time.perf_counter()
     with stop.immediate():
-        on_training_texts = on_features(prepared.learnt)
+        on_training_texts = on_features(LEARNT, prepared.learnt)
         phases.spent("features", time.perf_counter() - started)
-        on_validation_texts = None if validation is None else on_features(validation.ragged)
+        on_validation_texts = None if validation is None else on_features("validation", validation.ragged)
     phases.doing = "training"
     return on_training_texts, on_validation_texts
 
 
-def _validation_judge(prepared: Prepared, judged: Learner, reporter: Reporter) -> Callable[[], dict[str, Any]]:
+def _validation_judge(
+    prepared: Prepared, judged: Learner, reporter: Reporter, group: Group
+) -> Callable[[], dict[str, Any]]:
     texts, threshold = prepared.splits["validation"].texts, prepared.loaded.settings.threshold
 
     def judge_validation() -> dict[str, Any]:
-        logits = learner_logits(judged, np.arange(len(texts)), reporter, "Validation")
+        logits = validation_logits(judged, reporter, group)
         return judge(texts, prepared.objective.scores(logits), threshold)
 
     return judge_validation

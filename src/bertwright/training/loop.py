@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import math
@@ -30,6 +31,7 @@ from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.training.average import WeightAverage
+from bertwright.training.distributed import ALONE, Group, shares
 from bertwright.training.loss import Objective
 from bertwright.training.optimizer import make_optimizer
 from bertwright.training.schedule import rate_factor
@@ -48,6 +50,7 @@ class Learner(Protocol):
     device: torch.device
     cpu_encoder: CpuEncoder | None
     token_budget: int
+    lengths: np.ndarray
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]: ...
 
@@ -262,15 +265,19 @@ def fit(
     reporter: Reporter,
     checkpoints: Checkpoints | None = None,
     stop: Stop | None = None,
+    group: Group = ALONE,
 ) -> Outcome:
     """Train ``learner`` on all its texts.
+
+    In a ``group`` every process calls this with the same arguments, but for what the leading one alone does: only its
+    ``checkpoints`` are used, and only its outcome has a state.
 
     Args:
         objective: what is made small.
         originals: the weights by name as they were loaded, in float32: where the learner computes in lower precision,
             they take the updates, in place.
         evaluate: gives the validation metrics of the weights as they are; None: there is nothing to choose by, and the
-            last state is kept.
+            last state is kept. Of a group, those that the leading process gives count.
         record: is handed each line of the history as soon as it is known, also those of before, where the training goes
             on from a checkpoint.
         checkpoints: where the state is saved, and read from. Neither changes the numbers of the training.
@@ -281,7 +288,18 @@ def fit(
         StopNow: ``stop`` said so.
     """
     training = _Training(
-        learner, objective, config, learning_rate, originals, evaluate, best_metric, record, reporter, checkpoints, stop
+        learner,
+        objective,
+        config,
+        learning_rate,
+        originals,
+        evaluate,
+        best_metric,
+        record,
+        reporter,
+        checkpoints,
+        stop,
+        group,
     )
     try:
         training.run()
@@ -338,7 +356,9 @@ class _Training:
         reporter: Reporter,
         checkpoints: Checkpoints | None,
         stop: Stop | None,
+        group: Group = ALONE,
     ) -> None:
+        self.group, self._stop_asked, self._save_asked = group, 0, False
         self.learner, self.objective, self.config, self.learning_rate = learner, objective, config, learning_rate
         self.evaluate, self.best_metric, self.record, self.reporter = evaluate, best_metric, record, reporter
         self.checkpoints, self.stop = checkpoints, stop or Stop()
@@ -356,9 +376,9 @@ class _Training:
         self.started = 0.0
 
     def run(self) -> None:
-        torch.manual_seed(purpose_seed(self.config.seed, "dropout"))
-        if self.checkpoints is not None:
-            self._resume(self.checkpoints)
+        place = () if self.group.leads else (self.group.rank,)
+        torch.manual_seed(purpose_seed(self.config.seed, "dropout", *place))
+        self._resume()
         progress = self.progress
         self.learner.train_mode(True)
         self.started = time.perf_counter() - progress.elapsed_s
@@ -372,21 +392,33 @@ class _Training:
                 while not self._is_over():
                     note = self._step(next(remaining))
                     bar(1, note)
-                    self.stop.check()
+                    self._check_stop()
                     if self._judging_is_due():
                         self._judge()
-                    if self.checkpoints is not None and self.checkpoints.due(progress.steps):
-                        self._save(self.checkpoints)
+                    if self._saving_is_due():
+                        self._save()
         except StopNow:
-            if self.checkpoints is not None and progress.steps:
+            if progress.steps:
                 with self.stop.uninterrupted():
-                    self._save(self.checkpoints)
+                    self._save()
             raise
+
+    def _check_stop(self) -> None:
+        """Between steps: raise ``StopNow`` if the process, or one of the group, has been asked to stop."""
+        if self.group.size == 1:
+            self.stop.check()
+        elif self._stop_asked:
+            raise StopNow(self._stop_asked)
+
+    def _saving_is_due(self) -> bool:
+        if self.group.size > 1:  # by the leading process' clock
+            return self._save_asked
+        return self.checkpoints is not None and self.checkpoints.due(self.progress.steps)
 
     def outcome(self) -> Outcome:
         progress = self.progress
         if self.evaluate is None:
-            self.best_state, progress.best_step = self._with_room(self._state), progress.steps
+            self._keep_state()
         return Outcome(
             state=self.best_state,
             losses=self.losses[: progress.steps].cpu().numpy(),
@@ -399,6 +431,12 @@ class _Training:
             token_budget=self.learner.token_budget,
             history=progress.history,
         )
+
+    def _keep_state(self) -> None:
+        """Keep the weights as they are, which only the leading process of a group needs."""
+        if self.group.leads:
+            self.best_state = self._with_room(self._state)
+        self.progress.best_step = self.progress.steps
 
     def _state(self) -> dict[str, Tensor]:
         """The weights that are judged and kept: their mean, once there is one."""
@@ -426,8 +464,11 @@ class _Training:
         started = time.perf_counter()
         step = progress.steps
         rate = self.learning_rate * (factor := rate_factor(self.config.schedule, step, self.num_steps, self.num_warmup))
-        while not self._collected_gradients(rows):
-            self._use_less_memory(rows)
+        mine = rows
+        if self.group.size > 1:
+            mine = rows[shares(self.learner.lengths[rows], self.group.size)[self.group.rank]]
+        while not self._have_gradients(mine, len(rows)):
+            pass
         self._update_weights(factor)
         progress.steps = step + 1
         if self.average.is_due(progress.steps):
@@ -470,8 +511,37 @@ class _Training:
         self.learner.use_budget(self.learner.token_budget)  # lets go of it
         return act()
 
-    def _collected_gradients(self, rows: np.ndarray) -> bool:
-        """Whether memory sufficed for the gradients of a batch. Else nothing of the step is left."""
+    def _have_gradients(self, rows: np.ndarray, num_texts: int) -> bool:
+        """Whether the gradients of a batch of ``num_texts``, of which ``rows`` are this process' share, are there.
+
+        Else nothing of the step is left, and memory was short: here, where less is used from now on, or elsewhere.
+        """
+        group, step = self.group, self.progress.steps
+        random = random_state(self.learner.device)
+        fits = self._collected_gradients(rows, num_texts)
+        if not fits:
+            self._use_less_memory(rows)
+        if group.size == 1:
+            return fits
+        save = group.leads and self.checkpoints is not None and self.checkpoints.due(step + 1)
+        found = group.exchange(np.array([fits, self.stop.requested or 0, save, *self.optimizer.held()], np.int64))
+        self._stop_asked, self._save_asked = int(found[:, 1].max()), bool(found[0, 2])
+        if not found[:, 0].all():
+            if fits:
+                self._forget_step(random)
+            return False
+        self.optimizer.sum_gradients(group, found[:, 3:])
+        group.sum_(self.losses[step : step + 1])
+        return True
+
+    def _forget_step(self, random: dict[str, Tensor]) -> None:
+        """Let nothing be left of a step, before which torch's generators were in the state ``random``."""
+        self.optimizer.drop_gradients()
+        self.losses[self.progress.steps] = 0.0
+        set_random_state(random, self.learner.device)
+
+    def _collected_gradients(self, rows: np.ndarray, num_texts: int) -> bool:
+        """Whether memory sufficed for the gradients of ``rows``. Else nothing of the step is left."""
         learner, optimizer, step = self.learner, self.optimizer, self.progress.steps
         random = random_state(learner.device)
         parts = learner.parts(rows)
@@ -480,15 +550,14 @@ class _Training:
                 part_rows = rows[part]
                 logits = learner.logits(part_rows)
                 # Divided by the whole batch's texts, so that how it is cut into parts changes nothing.
-                loss = self.objective.sum(logits, _index(part_rows, learner)) / len(rows)
+                loss = self.objective.sum(logits, _index(part_rows, learner)) / num_texts
                 optimizer.scaled(loss).backward()
                 optimizer.collect_gradients(i, len(parts))
                 self.losses[step] += loss.detach()
-                self.stop.check()
+                if self.group.size == 1:  # in a group all stop behind the same step
+                    self.stop.check()
         except BaseException as error:
-            optimizer.drop_gradients()
-            self.losses[step] = 0.0
-            set_random_state(random, learner.device)
+            self._forget_step(random)
             if not hardware.is_out_of_memory(error):
                 raise
             return False
@@ -521,8 +590,10 @@ class _Training:
         if self.evaluate is not None:
             if self.average.mean:
                 self.optimizer.masters()  # so that no weight is brought up to date while the mean is judged
-            with self.average.shown(self.learner.named_parameters()), self.stop.immediate():
-                metrics = self.evaluate()
+            # In a group none may leave: the others wait for its share.
+            leaving = self.stop.immediate() if self.group.size == 1 else contextlib.nullcontext()
+            with self.average.shown(self.learner.named_parameters()), leaving:
+                metrics = self.group.broadcast(self.evaluate())
         self.learner.train_mode(True)
         line = {
             "step": progress.steps,
@@ -542,10 +613,14 @@ class _Training:
         better = progress.best is None or is_better(self.best_metric, value, progress.best)
         if better or (self.config.keeps_later_of_equals and value == progress.best):
             progress.best = value
-            self.best_state, progress.best_step = self._with_room(self._state), progress.steps
+            self._keep_state()
         progress.worse_in_a_row = 0 if better else progress.worse_in_a_row + 1
 
-    def _save(self, checkpoints: Checkpoints) -> None:
+    def _save(self) -> None:
+        random_states = self.group.gather_objects(random_state(self.learner.device))
+        checkpoints = self.checkpoints
+        if checkpoints is None or not self.group.leads:
+            return
         self.progress.elapsed_s = time.perf_counter() - self.started
         self.progress.token_budget = self.learner.token_budget
         numbers, tensors = self.optimizer.state()
@@ -553,19 +628,28 @@ class _Training:
         self.progress.averaged_states = self.average.num_states
         for name, mean in self.average.mean.items():
             tensors["average/" + name] = mean
-        for kind, state in random_state(self.learner.device).items():
-            tensors["random/" + kind] = state
+        for rank, states in enumerate(random_states):
+            for kind, state in states.items():
+                tensors[f"random/{kind}" + (f"/{rank}" if rank else "")] = state
         with self.stop.uninterrupted():
             checkpoints.save(self.progress, numbers, tensors, self.best_state)
 
-    def _resume(self, checkpoints: Checkpoints) -> None:
-        saved = checkpoints.load(self.num_steps, self._use)
-        if saved is None:
+    def _resume(self) -> None:
+        saved = None
+        if self.checkpoints is not None and self.group.leads:
+            saved = self.checkpoints.load(self.num_steps, self._use)
+        if self.group.size > 1:
+            asked = self.progress.asked_budget
+            sent: Saved | None = self.group.broadcast(None if saved is None else saved.without_best())
+            if sent is not None and not self.group.leads:
+                self._take(sent, sent.random_of(self.group.rank))
+                self.progress.asked_budget = self.progress.token_budget = asked
+        if saved is None or self.checkpoints is None:
             return
         for line in self.progress.history:
             self.record(line)
         self.reporter.say(
-            f"going on after step {self.progress.steps:,} of {self.num_steps:,}, from {checkpoints.folder}"
+            f"going on after step {self.progress.steps:,} of {self.num_steps:,}, from {self.checkpoints.folder}"
         )
 
     def _use(self, saved: Saved) -> None:
@@ -578,20 +662,27 @@ class _Training:
             raise Damaged("its best state has other weights")
         if saved.average and shapes != {name: tuple(tensor.shape) for name, tensor in saved.average.items()}:
             raise Damaged("its averaged weights are other weights")
+        asked = self.progress.asked_budget
+        self._take(saved, saved.random)
+        self.best_state = saved.best_state
+        if progress.asked_budget == asked:
+            self.learner.use_budget(progress.token_budget)
+        else:
+            progress.asked_budget = asked
+
+    def _take(self, saved: Saved, random: dict[str, Tensor]) -> None:
+        """Go on from ``saved``, drawing random numbers as after ``random``, if there is any."""
         before = random_state(self.learner.device)
-        set_random_state(saved.random, self.learner.device)
+        if random:
+            set_random_state(random, self.learner.device)
         try:
             self.optimizer.load_state(saved.optimizer, saved.tensors)
         except ValueError as error:
             set_random_state(before, self.learner.device)
             raise Damaged(str(error)) from None
+        progress = saved.progress
         self.losses[: progress.steps] = saved.losses.to(self.losses.device)
-        self.best_state = saved.best_state
         self.average.load(saved.average, progress.averaged_states, self.learner.device)
-        if progress.asked_budget == self.progress.asked_budget:
-            self.learner.use_budget(progress.token_budget)
-        else:
-            progress.asked_budget = self.progress.asked_budget
         self.progress = progress
 
 

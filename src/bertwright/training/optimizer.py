@@ -15,6 +15,7 @@ from bertwright.config.train import TrainSettings
 from bertwright.errors import TrainingError
 from bertwright.model.compiled import Adam, Kernels, Weight
 from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
+from bertwright.training.distributed import Group
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
@@ -48,6 +49,15 @@ class Optimizer(Protocol):
 
     def collect_gradients(self, part: int = 0, num_parts: int = 1) -> None:
         """Take the gradients of part ``part`` (from 0) of a step's ``num_parts``, and free them."""
+        ...
+
+    def held(self) -> np.ndarray:
+        """(1 + weights,) int64: rows of the token embeddings that have a gradient of their own; 1 for each weight that
+        has one."""
+        ...
+
+    def sum_gradients(self, group: Group, held: np.ndarray) -> None:
+        """Sum what was collected over all processes, whose ``held`` are the rows of ``held`` (processes, ...)."""
         ...
 
     def step(self, rate_factor: float) -> None:
@@ -121,6 +131,7 @@ class MasterOptimizer:
             self._parameters.append(parameter)
             self._masters.append(parameter if own else nn.Parameter(originals[name].to(parameter.device)))
         self._gradients: dict[str, Tensor] = {}  # float32, of the masters, used again by every step
+        self._summed = _Summed()
         self._low = [(p, m) for p, m in zip(self._parameters, self._masters, strict=True) if p is not m]
         self.rate = rate
         self.max_grad_norm, self.clip = settings.max_grad_norm, settings.clip
@@ -152,6 +163,18 @@ class MasterOptimizer:
                 parameter.grad = None
         if fresh:  # all at once: on a GPU, starting a kernel for each would cost more than the copies
             torch._foreach_copy_([to for to, _ in fresh], [of for _, of in fresh])
+
+    def held(self) -> np.ndarray:
+        """As in ``Optimizer``; rows are never apart."""
+        return np.array([0, *(master.grad is not None for master in self._masters)], np.int64)
+
+    @torch.no_grad()
+    def sum_gradients(self, group: Group, held: np.ndarray) -> None:
+        """As in ``Optimizer``."""
+        masters = [master for master, has in zip(self._masters, held[:, 1:].max(axis=0).tolist(), strict=True) if has]
+        summed = self._summed.of(group, [(master, master.grad) for master in masters])
+        for master, gradient in zip(masters, summed, strict=True):
+            master.grad = gradient
 
     @torch.no_grad()
     def step(self, rate_factor: float) -> None:
@@ -284,6 +307,7 @@ class KernelAdamW:
         self._table_steps = (Adam * (0 if dense_table else num_steps))()
         self._row_steps = np.zeros(self._masters[self._TABLE].shape[0], np.int32)
         self._gradients: dict[str, Tensor] = {}
+        self._summed = _Summed()
         self._rows: list[RowGradients] = []
         self._weights: ctypes.Array[Weight] | None = None
         self._weight_names: list[str] = []
@@ -309,6 +333,29 @@ class KernelAdamW:
                 self._gradients[name].add_(gradient)
             elif gradient is not None:
                 self._gradients[name] = gradient.to(torch.float32, copy=True)
+
+    def held(self) -> np.ndarray:
+        """As in ``Optimizer``."""
+        merged = _merged(self._rows, self._kernels)
+        self._rows = [] if merged is None else [merged]
+        return np.array(
+            [0 if merged is None else len(merged.rows), *(name in self._gradients for name in self._masters)], np.int64
+        )
+
+    @torch.no_grad()
+    def sum_gradients(self, group: Group, held: np.ndarray) -> None:
+        """As in ``Optimizer``. Rows of the token embeddings are sent as such, so that tables stay out of it."""
+        names = [name for name, has in zip(self._masters, held[:, 1:].max(axis=0).tolist(), strict=True) if has]
+        summed = self._summed.of(group, [(self._masters[name], self._gradients.get(name)) for name in names])
+        self._gradients = dict(zip(names, summed, strict=True))
+        counts = held[:, 0].tolist()
+        if any(counts):
+            width = self._masters[self._TABLE].shape[1]
+            mine = self._rows[0] if self._rows else RowGradients(np.zeros(0, np.int32), torch.zeros(0, width))
+            ids = group.gather(torch.from_numpy(np.ascontiguousarray(mine.rows, np.int32)), counts)
+            values = group.gather(mine.values, counts)
+            found = [RowGradients(each.numpy(), value) for each, value in zip(ids, values, strict=True)]
+            self._rows = [each for each in found if len(each.rows)]
 
     @torch.no_grad()
     def step(self, rate_factor: float) -> None:
@@ -485,6 +532,35 @@ def make_optimizer(
     if encoder is not None and decoupled:
         return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps, dense_table)
     return MasterOptimizer(parameters, originals, settings, rate, encoder)
+
+
+class _Summed:
+    """Gradients summed over processes: end to end in one float32 tensor, which is made once."""
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0)
+
+    def of(self, group: Group, gradients: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """The sums of ``gradients``, (a weight, its gradient here, if there is one), as views that the next call fills.
+
+        Every process gives the same weights in the same order.
+        """
+        size = sum(weight.numel() for weight, _ in gradients)
+        if not size:
+            return []
+        if len(self._flat) != size:
+            self._flat = torch.empty(size, device=gradients[0][0].device)
+        views, first = [], 0
+        for weight, gradient in gradients:
+            view = self._flat[first : first + weight.numel()].view(weight.shape)
+            first += weight.numel()
+            if gradient is None:
+                view.zero_()
+            else:
+                view.copy_(gradient)
+            views.append(view)
+        group.sum_(self._flat)
+        return views
 
 
 def _clip_scale(squares: float, most: float, added: float) -> float:

@@ -171,7 +171,7 @@ class Phases:
             self._refuse_others(found.inputs, expected)
         if recorded is not None:
             for name, value in found.machine.items():
-                before = recorded.machine.get(name)
+                before = recorded.machine.get(name, value)  # older records know less
                 if before != value:
                     self.reporter.warn(
                         f"{name.replace('_', ' ')}: {shown(value)}, but {shown(before)} when the run began: the "

@@ -124,8 +124,10 @@ class Prepared:
         return next((name for name in ("test", "validation") if name in self.splits), None)
 
 
-def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Reporter) -> Prepared:
-    """Read the texts, load the model, tokenise. Nothing is written.
+def prepare(
+    config: TrainConfig, machine: Machine, phases: Phases, reporter: Reporter, num_processes: int = 1
+) -> Prepared:
+    """Read the texts, load the model, tokenise, for a training by ``num_processes``. Nothing is written.
 
     Raises:
         UserError: texts or a model that cannot be used, or others than those that a run began with that goes on.
@@ -148,7 +150,7 @@ def prepare(config: TrainConfig, machine: Machine, phases: Phases, reporter: Rep
     _say_model(loaded, reporter)
     originals = dict(loaded.model.state_dict())
     initial_weights = weights_sha256(originals)  # now: they are updated in place
-    inputs = _inputs(config, loaded, sources, initial_weights, machine, teacher)
+    inputs = _inputs(config, loaded, sources, initial_weights, machine, teacher, num_processes)
     if phases.resumed:
         phases.check_inputs(inputs)
     phases.doing = "tokenising"
@@ -276,6 +278,7 @@ def _inputs(
     initial_weights_sha256: str,
     machine: Machine,
     teacher: Teacher | None,
+    num_processes: int,
 ) -> Inputs:
     """What the run depends on; a run that goes on must find the same."""
     inputs: dict[str, Any] = {
@@ -297,5 +300,6 @@ def _inputs(
         "dtype": machine.dtype_name,
         "threads": torch.get_num_threads(),
         "version of torch": torch.__version__,
+        "processes": num_processes,
     }
     return Inputs(inputs=inputs, machine=found)

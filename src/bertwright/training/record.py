@@ -11,6 +11,7 @@ import numpy as np
 from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
 from bertwright.data.columns import LabelledTexts
+from bertwright.data.ragged import Ragged
 from bertwright.data.split import count_shared_texts
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, write_predictions
 from bertwright.evaluation.judgement import Settled, judgement_record, settle
@@ -20,6 +21,8 @@ from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.steps import FILE as STEPS
 from bertwright.steps import write_trace
+from bertwright.training.distributed import ALONE, Alone, Together, in_shares
+from bertwright.training.follow import SCORE
 from bertwright.training.held_memory import held_bytes
 from bertwright.training.phases import Phases, Trained
 from bertwright.training.prepare import Prepared, Split
@@ -57,7 +60,7 @@ def write_steps(prepared: Prepared, losses: np.ndarray | None, phases: Phases, r
 
 
 def score(
-    prepared: Prepared, predictor: Predictor, phases: Phases, reporter: Reporter
+    prepared: Prepared, predictor: Predictor, phases: Phases, reporter: Reporter, group: Alone | Together = ALONE
 ) -> tuple[dict[str, Scored], Settled]:
     """Every split scored by the kept weights, in evaluation mode; of the training texts at most 50,000.
 
@@ -71,11 +74,13 @@ def score(
     first = "validation" if settles else held_out
     scored: dict[str, Scored] = {}
     for name in sorted(prepared.splits, key=lambda name: (name != first, name != held_out)):
-        split = _sampled(name, prepared.splits[name], config, reporter)
+        split, rows = _sampled(name, prepared.splits[name], config, reporter)
         texts = split.texts
         phases.doing = f"scoring the {name} texts"
         shape = len(texts), predictor.model.classifier.linear.out_features
-        logits, seconds = phases.scores(name, shape, functools.partial(predictor.logits, split.ragged, reporter))
+        logits, seconds = phases.scores(
+            name, shape, functools.partial(_logits, predictor, split.ragged, name, rows, reporter, group)
+        )
         if settles and name == "validation":
             settled = settle(config, prepared.goal, logits, texts, name, settled, reporter)
             _keep(settled, predictor, phases)
@@ -88,6 +93,21 @@ def score(
     return scored, settled
 
 
+def _logits(
+    predictor: Predictor,
+    ragged: Ragged,
+    name: str,
+    rows: np.ndarray | None,
+    reporter: Reporter,
+    group: Alone | Together,
+) -> np.ndarray:
+    """(texts, labels) float32 of ``ragged``, the ``rows`` of the split ``name``, all of it without."""
+    if not isinstance(group, Together):
+        return predictor.logits(ragged, reporter)
+    with group.doing(SCORE, name, rows):
+        return in_shares(group, ragged.lengths, lambda mine: predictor.logits(ragged.take(mine), reporter))
+
+
 def _keep(settled: Settled, predictor: Predictor, phases: Phases) -> None:
     """Let the classifier and its folder have the threshold and the temperature that were found."""
     update = {"threshold": settled.threshold, "temperature": settled.temperature}
@@ -95,15 +115,15 @@ def _keep(settled: Settled, predictor: Predictor, phases: Phases) -> None:
     phases.settle(SETTINGS, lambda path: runs.write_json(path, settings.model_dump()))
 
 
-def _sampled(name: str, split: Split, config: TrainConfig, reporter: Reporter) -> Split:
-    """The split; of many training texts a sample."""
+def _sampled(name: str, split: Split, config: TrainConfig, reporter: Reporter) -> tuple[Split, np.ndarray | None]:
+    """The split; of many training texts a sample, and its rows."""
     num_texts = len(split.texts)
     if name != "train" or num_texts <= MOST_TRAIN_METRIC_TEXTS:
-        return split
+        return split, None
     generator = np.random.default_rng(purpose_seed(config.seed, "train metrics"))
     rows = np.sort(generator.choice(num_texts, MOST_TRAIN_METRIC_TEXTS, replace=False))
     reporter.say(f"train metrics: a sample of {len(rows):,} of the {num_texts:,} training texts")
-    return Split(split.texts.take(rows), split.ragged.take(rows))
+    return Split(split.texts.take(rows), split.ragged.take(rows)), rows
 
 
 def result_of(

@@ -17,7 +17,7 @@ from bertwright.errors import RunError, UserError
 # contents must be the same.
 HOW_KEPT = {
     *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps", "track"),
-    *("token_budget", "usd_per_hour", "teacher_scores"),
+    *("token_budget", "usd_per_hour", "teacher_scores", "num_processes"),
 }
 """Settings of how a run is reached, kept and followed, which change no result."""
 _FREE = HOW_KEPT | {"device", "dtype", "compile"} | {"train", "test", "validation", "unlabelled"}

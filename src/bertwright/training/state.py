@@ -11,10 +11,12 @@ names, shapes and values are checked, and nothing in a file is ever executed.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import itertools
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -37,6 +39,9 @@ _CHUNK_BYTES = 1 << 24
 _MOST_RECORD_BYTES = 1 << 28
 # After a checkpoint that could not be written, the next complaint comes after so long.
 _WARN_EVERY_S = 600.0
+
+# The state of a random generator of another process than the leading one.
+_RANDOM_OF_OTHER = "random/(cpu|cuda)/[0-9]{1,6}"
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -102,10 +107,24 @@ class Saved:
         self.progress, self.optimizer = progress, optimizer
         self.losses = tensors.pop("losses")  # (steps,) float32
         self.random = {kind: tensors.pop("random/" + kind) for kind in ("cpu", "cuda") if "random/" + kind in tensors}
+        self._others = {name: tensors.pop(name) for name in list(tensors) if re.fullmatch(_RANDOM_OF_OTHER, name)}
         means = [name for name in tensors if name.startswith("average/")]
         self.average = {name.removeprefix("average/"): tensors.pop(name) for name in means}
         self.tensors = tensors
         self.best_state: dict[str, Tensor] = {}
+
+    def random_of(self, rank: int) -> dict[str, Tensor]:
+        """``random`` of the process ``rank`` of a group; empty if there was none."""
+        if rank == 0:
+            return self.random
+        named = ((name.split("/"), state) for name, state in self._others.items())
+        return {parts[1]: state for parts, state in named if int(parts[2]) == rank}
+
+    def without_best(self) -> Saved:
+        """The same, but for the best state."""
+        other = copy.copy(self)
+        other.best_state = {}
+        return other
 
 
 class Checkpoints:

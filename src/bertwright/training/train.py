@@ -13,13 +13,16 @@ import torch
 from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
 from bertwright.data.tokenize import files_sha256
-from bertwright.errors import Interrupted, RunError
+from bertwright.errors import Interrupted, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.memory_trace import FILE as MEMORY
 from bertwright.memory_trace import MemorySampler, read_memory_trace, write_memory_trace
 from bertwright.progress import Reporter
 from bertwright.tracking import Tracking
+from bertwright.training.distributed import Alone, Together, joined, place
+from bertwright.training.follow import DONE, WEIGHTS, follow
+from bertwright.training.launch import launch, telling_launcher
 from bertwright.training.learn import learn
 from bertwright.training.phases import Phases, remove_leftovers
 from bertwright.training.prepare import Machine, prepare
@@ -51,7 +54,51 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     """Read, tokenise, train, score, judge, save: a run folder, shown and returned.
 
     With ``config.resume`` what is on disk already is used again, and a finished run is only shown.
+
+    With ``config.num_processes``, or in a process that torchrun started, several processes train together. Those but
+    the leading one end here, when it is done.
     """
+    if place() is None and config.num_processes > 1:
+        return launch(config, reporter)
+    with joined() as group:
+        if not isinstance(group, Together):
+            return _run(config, reporter, group)
+        config = _for_group(config, group)
+        if not group.leads:
+            raise SystemExit(follow(group, config.device))
+        with telling_launcher():
+            done = False
+            try:
+                run = _run(config, reporter, group)
+                done = True
+            finally:
+                if done or not group.busy:
+                    group.tell(DONE)
+        return run
+
+
+def _for_group(config: TrainConfig, group: Together) -> TrainConfig:
+    """The settings of a process of the group: its own GPU; after a restart, going on with what there is.
+
+    Raises:
+        UserError: what a group cannot do.
+    """
+    update: dict[str, Any] = {}
+    if config.act != "train":
+        raise UserError(
+            f"bertwright {config.act} is done by one process; found {group.size}. Start it without torchrun"
+        )
+    if config.output is None:
+        raise UserError("--output is required with torchrun: name the folder of the run, so that a restart finds it")
+    if config.device in ("auto", "cuda") and torch.cuda.is_available():
+        update["device"] = f"cuda:{group.local_rank}"
+    here = place()
+    if here is not None and here.restarts and (Path(config.output) / runs.CONFIG).exists():
+        update |= {"resume": True, "overwrite": False}
+    return config.model_copy(update=update)
+
+
+def _run(config: TrainConfig, reporter: Reporter, group: Alone | Together) -> runs.Run:
     config = resolve_early(config)
     check_scores_folder(config)
     output = Path(config.output or "")
@@ -65,7 +112,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
     phases = Phases(output, reporter, resumed)
     try:
         with Stop() as stop, phases, _sampling_memory(config, phases, reporter) as memory:
-            result = _run_phases(config, phases, stop, memory, reporter)
+            result = _run_phases(config, phases, stop, memory, reporter, group)
     except StopNow as signal:
         leave(signal, phases, reporter)
     except OSError as error:
@@ -144,25 +191,38 @@ def _write_memory(memory: MemorySampler, phases: Phases, reporter: Reporter) -> 
 
 
 def _run_phases(
-    config: TrainConfig, phases: Phases, stop: Stop, memory: MemorySampler, reporter: Reporter
+    config: TrainConfig,
+    phases: Phases,
+    stop: Stop,
+    memory: MemorySampler,
+    reporter: Reporter,
+    group: Alone | Together,
 ) -> dict[str, Any]:
     """Everything between the settings and the result, which is written and returned."""
     with Tracking(config.track, reporter) as tracking:
-        return _run_tracked(config, phases, stop, memory, tracking, reporter)
+        return _run_tracked(config, phases, stop, memory, tracking, reporter, group)
 
 
 def _run_tracked(
-    config: TrainConfig, phases: Phases, stop: Stop, memory: MemorySampler, tracking: Tracking, reporter: Reporter
+    config: TrainConfig,
+    phases: Phases,
+    stop: Stop,
+    memory: MemorySampler,
+    tracking: Tracking,
+    reporter: Reporter,
+    group: Alone | Together,
 ) -> dict[str, Any]:
-    prepared = prepare(config, Machine.of(config), phases, reporter)
-    learnt = learn(prepared, phases, stop, tracking, reporter)
+    prepared = prepare(config, Machine.of(config), phases, reporter, group.size)
+    learnt = learn(prepared, phases, stop, tracking, reporter, group)
     write_steps(prepared, learnt.losses, phases, reporter)
     if not learnt.writer.history_is_whole:
         learnt.writer.history_from(learnt.trained.history)
     loaded = prepared.loaded
     loaded.model.load_state_dict(learnt.state)
     predictor = Predictor(loaded.model, loaded.tokenizer, loaded.settings, prepared.config)
-    scored, settled = score(prepared, predictor, phases, reporter)
+    if isinstance(group, Together):
+        group.tell(WEIGHTS, learnt.state)
+    scored, settled = score(prepared, predictor, phases, reporter, group)
     phases.doing = "writing the result"
     result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
     _write_memory(memory, phases, reporter)

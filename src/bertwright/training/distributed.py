@@ -1,0 +1,316 @@
+"""Several processes that train one model: who they are, how work is shared out, and what they say to each other.
+
+Each process computes its share of every batch; the gradients are summed over all of them, divided by the texts of the
+whole batch, so that every process takes the same step with the same weights (synchronous data parallelism: Li et al.
+2020, arXiv 2006.15704). The process of rank 0 leads: it alone reads the texts, judges and writes.
+
+torchrun starts the processes, tells each its place by environment variables, and starts all of them again when one is
+lost. They talk by gloo over TCP, and by NCCL where tensors lie on GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch import distributed as collective
+
+from bertwright.data.ragged import Ragged
+from bertwright.errors import TrainingError
+
+# The leading process may tokenise for long before it says anything. A process that dies is noticed at once.
+_PATIENCE = timedelta(hours=12)
+# Of an array, sent to another host at once.
+_CHUNK_BYTES = 64 << 20
+
+
+class ProcessLost(TrainingError):
+    """Another process of the training is gone: torchrun starts all of them again."""
+
+
+class Group(Protocol):
+    """The processes of one training.
+
+    Attributes:
+        rank: the place of this process, from 0.
+        size: how many there are.
+        leads: whether this is the one that reads, judges and writes.
+    """
+
+    rank: int
+    size: int
+    leads: bool
+
+    def exchange(self, numbers: np.ndarray) -> np.ndarray:
+        """(processes, numbers) int64: what each process gave, (numbers,) int64."""
+        ...
+
+    def sum_(self, tensor: Tensor) -> None:
+        """Put the sum over all processes in the place of ``tensor``, the same bits in each."""
+        ...
+
+    def gather(self, tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        """The tensor of each process, whose first dimension is its count."""
+        ...
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """The value of each process."""
+        ...
+
+    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
+        """The leading process' value, in all of them; tensors in it go to ``device``."""
+        ...
+
+
+class Alone:
+    """A single process: nothing to share, nobody to talk to."""
+
+    rank, size, leads = 0, 1, True
+
+    def exchange(self, numbers: np.ndarray) -> np.ndarray:
+        return numbers[None]
+
+    def sum_(self, tensor: Tensor) -> None:
+        pass
+
+    def gather(self, tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        return [tensor]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        return [value]
+
+    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
+        return value
+
+
+ALONE = Alone()
+
+
+class Together:
+    """The processes that torchrun started, this one being one of them.
+
+    Attributes:
+        local_rank: the place among the processes of this host.
+        busy: whether the other processes are at something, and do not wait for a word of the leading one.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = collective.get_rank(), collective.get_world_size()
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.leads = self.rank == 0
+        self.busy = False
+        with _peers(self):
+            places = self.gather_objects(self.rank - self.local_rank)
+            self._host = places[self.rank]
+            self._hosts = sorted(set(places))
+            # Those that bring the data to their hosts.
+            self._carriers = collective.new_group(self._hosts, backend="gloo") if len(self._hosts) > 1 else None
+
+    def exchange(self, numbers: np.ndarray) -> np.ndarray:
+        mine = torch.from_numpy(np.ascontiguousarray(numbers, np.int64))
+        found = [torch.empty_like(mine) for _ in range(self.size)]
+        with _peers(self):
+            collective.all_gather(found, mine)
+        return torch.stack(found).numpy()
+
+    def sum_(self, tensor: Tensor) -> None:
+        with _peers(self):
+            collective.all_reduce(tensor)
+
+    def gather(self, tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
+        # All send as much as the one with most: gloo knows no other way.
+        most = max(counts)
+        padded = tensor.new_zeros(most, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        found = [torch.empty_like(padded) for _ in range(self.size)]
+        with _peers(self):
+            collective.all_gather(found, padded)
+        return [each[:count] for each, count in zip(found, counts, strict=True)]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        found: list[Any] = [None] * self.size
+        with _peers(self):
+            collective.all_gather_object(found, value)
+        return found
+
+    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
+        # From one process of this training to another: nothing that comes from elsewhere is ever read like this.
+        buffer = io.BytesIO()
+        if self.leads:
+            torch.save(value, buffer)
+        held = [buffer.getvalue()]
+        with _peers(self):
+            collective.broadcast_object_list(held, 0, device=torch.device("cpu"))
+        if self.leads:
+            return value
+        return torch.load(io.BytesIO(held[0]), map_location=device, weights_only=False)
+
+    # --- the leading process' words -----------------------------------------------------------------------------
+
+    def tell(self, *words: Any) -> None:
+        """Let the other processes, which ``hear``, do something that needs nobody else."""
+        self.broadcast(words)
+
+    @contextlib.contextmanager
+    def doing(self, *words: Any) -> Iterator[None]:
+        """Let the other processes do what this one does within it."""
+        self.tell(*words)
+        self.busy = True
+        yield
+        self.busy = False  # else they are stuck in the midst of it
+
+    def hear(self, device: torch.device) -> tuple[Any, ...]:
+        """What the leading process says next."""
+        return self.broadcast(device=device)
+
+    # --- token ids ----------------------------------------------------------------------------------------------
+
+    def share_texts(self, texts: dict[str, Ragged] | None) -> dict[str, Ragged]:
+        """The leading process' token ids, in all processes: one copy on each host, in a file that all of it map.
+
+        The files have no names any more by the time this returns: nothing is left of them, however a process ends.
+        """
+        with tempfile.TemporaryDirectory(prefix="bertwright-") as own:
+            folder = Path(self.gather_objects(own)[self._host])
+            layout = self.broadcast(None if texts is None else {name: _layout(each) for name, each in texts.items()})
+            for name, parts in layout.items():
+                for field, (dtype, shape) in parts["arrays"].items():
+                    source = None if texts is None else getattr(texts[name], field)
+                    if self.rank in self._hosts:
+                        self._carry(folder / f"{name}.{field}.npy", source, np.dtype(dtype), shape)
+            self.exchange(np.zeros(1, np.int64))  # all is there
+            found = texts or {
+                name: Ragged(
+                    num_truncated=parts["num_truncated"],
+                    **{field: np.load(folder / f"{name}.{field}.npy", mmap_mode="r") for field in parts["arrays"]},
+                )
+                for name, parts in layout.items()
+            }
+            self.exchange(np.zeros(1, np.int64))  # all have it open
+        return found
+
+    def _carry(self, path: Path, source: np.ndarray | None, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """Write an array of the leading process to a file of this host."""
+        size = int(np.prod(shape, dtype=np.int64))
+        with open(path, "wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            step = max(1, _CHUNK_BYTES // dtype.itemsize)
+            for first in range(0, size, step):
+                count = min(step, size - first)
+                piece = (
+                    np.empty(count, dtype) if source is None else np.ascontiguousarray(source[first : first + count])
+                )
+                if self._carriers is not None:
+                    sent = torch.from_numpy(piece.view(np.uint8))
+                    with _peers(self):
+                        collective.broadcast(sent, 0, group=self._carriers)
+                file.write(piece.data)
+
+
+def _layout(texts: Ragged) -> dict[str, Any]:
+    fields = ("ids", "starts", "second_starts", "window_starts", "places")
+    arrays = {field: getattr(texts, field) for field in fields}
+    return {
+        "num_truncated": texts.num_truncated,
+        "arrays": {name: (each.dtype.str, each.shape) for name, each in arrays.items() if each is not None},
+    }
+
+
+@contextlib.contextmanager
+def _peers(group: Together) -> Iterator[None]:
+    """What torch says when another process is gone, in words of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessLost(
+            f"process {group.rank + 1} of {group.size}: the other processes of the training cannot be reached "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+
+
+# The file, named by this variable, that the leading process tells its end by: torchrun does not pass it on.
+LAUNCHED_END = "BERTWRIGHT_LAUNCHED_END"
+
+
+def is_launched() -> bool:
+    """Whether ``--num-processes``, and not the user, started torchrun."""
+    return LAUNCHED_END in os.environ
+
+
+@dataclass(frozen=True)
+class Place:
+    """What torchrun says of this process; ``restarts``: how often it has started all processes again."""
+
+    size: int
+    restarts: int
+
+
+def place() -> Place | None:
+    """Where torchrun put this process; None: it was not started by torchrun."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return None
+    return Place(int(os.environ["WORLD_SIZE"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Alone | Together]:
+    """The group that this process is of: those that torchrun started, or itself alone."""
+    here = place()
+    if here is None or here.size == 1:
+        yield ALONE
+        return
+    backend = "cpu:gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        collective.init_process_group(backend, timeout=_PATIENCE)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the processes of the training did not find each other ({str(error).splitlines()[0][:200]}). Are the "
+            "address and the port that torchrun was given reachable from every host?"
+        ) from error
+    try:
+        yield Together()
+    finally:
+        with contextlib.suppress(RuntimeError):
+            collective.destroy_process_group()
+
+
+def shares(lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Places in ``lengths`` (texts,) for each of ``size`` processes, in order: all have about as many tokens.
+
+    Longest first, to and fro: the process that got the longer text of one round gets the shorter one of the next.
+    """
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    turn = np.arange(len(order))
+    there, back = turn % (2 * size), 2 * size - 1 - turn % (2 * size)
+    owner = np.minimum(there, back)
+    return [np.sort(order[owner == rank]) for rank in range(size)]
+
+
+def in_shares(group: Group, lengths: np.ndarray, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """(texts, width) float32 in all processes: what ``compute`` gives for rows, each process computing its share.
+
+    ``compute`` takes places in ``lengths`` (texts,) and gives (places, width).
+    """
+    if group.size == 1:
+        return compute(np.arange(len(lengths)))
+    places = shares(lengths, group.size)
+    mine = torch.from_numpy(np.ascontiguousarray(compute(places[group.rank])))
+    parts = group.gather(mine, [len(each) for each in places])
+    whole = np.empty((len(lengths), mine.shape[1]), np.float32)
+    for rows, part in zip(places, parts, strict=True):
+        whole[rows] = part.numpy()
+    return whole

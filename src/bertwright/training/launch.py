@@ -1,0 +1,121 @@
+"""``--num-processes``: torchrun on this machine, started for the user, and what became of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bertwright import runs
+from bertwright.config.train import TrainConfig
+from bertwright.errors import Interrupted, TrainingError, UserError
+from bertwright.progress import Reporter
+from bertwright.training.distributed import LAUNCHED_END, ProcessLost
+from bertwright.training.settings import rerunnable, resolve_early
+
+# How often all processes are started again where one was lost.
+_MOST_RESTARTS = 3
+
+
+def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
+    """Train by ``config.num_processes`` processes of this machine; where one is lost, go on from the last checkpoint.
+
+    Raises:
+        UserError: what the training itself raises; or it was lost more than three times.
+    """
+    if config.act != "train":
+        raise UserError(f"--num-processes: found {config.num_processes}, expected 1 for bertwright {config.act}")
+    config = resolve_early(config)
+    output = Path(config.output or "")
+    with tempfile.TemporaryDirectory(prefix="bertwright-") as folder:
+        settings, end = Path(folder, "settings.json"), Path(folder, "end.json")
+        runs.write_json(settings, {"settings": rerunnable(config)})
+        flags = [flag for flag in ("resume", "overwrite") if getattr(config, flag)]
+        command = [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *(f"--nproc-per-node={config.num_processes}", f"--max-restarts={_MOST_RESTARTS}"),
+            *("-m", "bertwright", "train", "--config", str(settings), "--output", str(output)),
+            *(f"--{flag}" for flag in flags),
+            *(["--quiet"] if reporter.quiet else []),
+        ]
+        status = _wait(command, _environment(config, end), _results_of(reporter))
+        told = json.loads(end.read_text()) if end.exists() else {}
+    if "error" in told:
+        raise UserError(told["error"])
+    if told.get("exit") == Interrupted.exit_code:
+        raise Interrupted("stopped")
+    if "exit" in told:
+        raise SystemExit(told["exit"])
+    if status != 0:
+        raise TrainingError(
+            f"the {config.num_processes} processes of the training ended with exit code {status}: what they said "
+            f"stands above. Go on from the last checkpoint with --resume --output {output}"
+        )
+    return runs.open_run(output)
+
+
+def _environment(config: TrainConfig, end: Path) -> dict[str, str]:
+    threads = max(1, len(os.sched_getaffinity(0)) // config.num_processes)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHED_END: str(end)}
+
+
+def _results_of(reporter: Reporter) -> Any:
+    """Where results go to: where the reporter shows them."""
+    if not reporter.shows_results:
+        return subprocess.DEVNULL
+    return sys.stderr if reporter.results is reporter.errors else None
+
+
+def _wait(command: list[str], environment: dict[str, str], results: Any) -> int:
+    """Run the command to its end. Signals are its to answer."""
+    process = subprocess.Popen(command, env=environment, stdout=results)
+    before = {}
+
+    def pass_on(number: int, frame: Any) -> None:
+        # A terminal sends Ctrl-C to all of us; others send their signals here alone.
+        if number != signal.SIGINT:
+            process.send_signal(number)
+
+    with contextlib.suppress(ValueError):  # not the main thread
+        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if process.poll() is None:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def telling_launcher() -> Iterator[None]:
+    """Within it, an end that no restart would change is told to ``launch``, if that is what started this process."""
+    path = os.environ.get(LAUNCHED_END)
+    try:
+        yield
+    except ProcessLost:
+        raise
+    except UserError as error:
+        _tell(path, {"error": str(error)})
+        raise
+    except Interrupted:
+        _tell(path, {"exit": Interrupted.exit_code})
+        raise
+    except SystemExit as stop:
+        _tell(path, {"exit": stop.code})
+        raise
+
+
+def _tell(path: str | None, end: dict[str, Any]) -> None:
+    """End with success, so that torchrun neither complains nor starts anything again: ``launch`` knows better."""
+    if path is None:
+        return
+    runs.write_json(Path(path), end)
+    raise SystemExit(0)
