@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -235,8 +236,13 @@ def _peers(group: Together) -> Iterator[None]:
     except RuntimeError as error:
         raise ProcessLost(
             f"process {group.rank + 1} of {group.size}: the other processes of the training cannot be reached "
-            f"({str(error).splitlines()[0][:200]})"
+            f"({_reason(error)})"
         ) from error
+
+
+def _reason(error: RuntimeError) -> str:
+    """What torch says, without the place in its sources."""
+    return re.sub(r"^\[[^\]]*\] *", "", str(error).splitlines()[0])[:200]
 
 
 # The file, named by this variable, that the leading process tells its end by: torchrun does not pass it on.
@@ -278,7 +284,7 @@ def joined() -> Iterator[Alone | Together]:
         collective.init_process_group(backend, timeout=_PATIENCE)
     except RuntimeError as error:
         raise TrainingError(
-            f"the processes of the training did not find each other ({str(error).splitlines()[0][:200]}). Are the "
+            f"the processes of the training did not find each other ({_reason(error)}). Are the "
             "address and the port that torchrun was given reachable from every host?"
         ) from error
     try:

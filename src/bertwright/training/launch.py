@@ -45,15 +45,15 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
             *(f"--{flag}" for flag in flags),
             *(["--quiet"] if reporter.quiet else []),
         ]
-        status = _wait(command, _environment(config, end), _results_of(reporter))
+        status, signalled = _wait(command, _environment(config, end), _results_of(reporter))
         told = json.loads(end.read_text()) if end.exists() else {}
     if "error" in told:
         raise UserError(told["error"])
     if told.get("exit") == Interrupted.exit_code:
         raise Interrupted("stopped")
-    if "exit" in told:
+    if "exit" in told and signalled:  # torchrun too sends SIGTERM, where a process was lost
         raise SystemExit(told["exit"])
-    if status != 0:
+    if status != 0 or "exit" in told:
         raise TrainingError(
             f"the {config.num_processes} processes of the training ended with exit code {status}: what they said "
             f"stands above. Go on from the last checkpoint with --resume --output {output}"
@@ -73,12 +73,14 @@ def _results_of(reporter: Reporter) -> Any:
     return sys.stderr if reporter.results is reporter.errors else None
 
 
-def _wait(command: list[str], environment: dict[str, str], results: Any) -> int:
-    """Run the command to its end. Signals are its to answer."""
+def _wait(command: list[str], environment: dict[str, str], results: Any) -> tuple[int, bool]:
+    """Run the command to its end; its exit code, and whether a signal came. Signals are its to answer."""
     process = subprocess.Popen(command, env=environment, stdout=results)
-    before = {}
+    before: dict[int, Any] = {}
+    came: list[int] = []
 
     def pass_on(number: int, frame: Any) -> None:
+        came.append(number)
         # A terminal sends Ctrl-C to all of us; others send their signals here alone.
         if number != signal.SIGINT:
             process.send_signal(number)
@@ -86,7 +88,7 @@ def _wait(command: list[str], environment: dict[str, str], results: Any) -> int:
     with contextlib.suppress(ValueError):  # not the main thread
         before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return process.wait()
+        return process.wait(), bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -98,6 +100,8 @@ def _wait(command: list[str], environment: dict[str, str], results: Any) -> int:
 def telling_launcher() -> Iterator[None]:
     """Within it, an end that no restart would change is told to ``launch``, if that is what started this process."""
     path = os.environ.get(LAUNCHED_END)
+    if path is not None:  # of those before a restart
+        Path(path).unlink(missing_ok=True)
     try:
         yield
     except ProcessLost:
