@@ -276,7 +276,7 @@ def joined() -> Iterator[Alone | Together]:
     if here is None or here.size == 1:
         yield ALONE
         return
-    backend = "cpu:gloo"
+    backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"

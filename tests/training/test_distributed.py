@@ -1,0 +1,404 @@
+"""Several processes that train one model: the same as one alone, whatever happens to one of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tests.conftest import REPOSITORY
+from tests.programs import require
+
+from bertwright import runs
+from bertwright.config.base import build
+from bertwright.config.train import TrainConfig
+from bertwright.errors import UserError
+from bertwright.progress import Reporter
+from bertwright.training import loop
+from bertwright.training.distributed import Alone, in_shares, shares
+from bertwright.training.train import run_training
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
+_STEPS = 14
+
+
+@pytest.fixture(scope="module")
+def kills():
+    spec = importlib.util.spec_from_file_location("kills", REPOSITORY / "benchmarks" / "kills.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(kills, tmp_path_factory):
+    """A folder with texts and a tiny model."""
+    path = tmp_path_factory.mktemp("texts")
+    kills.prepare(path)
+    return path
+
+
+def settings_of(folder, output, **more):
+    return {
+        "train": (str(folder / "train.csv"),),
+        "test": (str(folder / "test.csv"),),
+        "model": str(folder / "tiny"),
+        "output": str(output),
+        "validation_share": 0.2,
+        "steps": _STEPS,
+        "eval_every": 5,
+        "learning_rate": 0.003,
+        "max_length": 32,
+        "dtype": "float32",
+        "hidden_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "device": "cpu",
+        **more,
+    }
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def train_in(rank, size, port, settings, log):
+    """What a forked process does: what torchrun's would, which is told its place by variables."""
+    with open(log, "w", buffering=1) as file:
+        os.dup2(file.fileno(), 2)
+        sys.stderr = file
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "TORCHELASTIC_RUN_ID": "test",
+        }
+        try:
+            run_training(build(TrainConfig, settings), Reporter(quiet=False, results=False))
+        except UserError as error:
+            print(f"error: {error}", file=file)
+            os._exit(2)
+        except SystemExit as stop:
+            os._exit(stop.code)
+        except BaseException:
+            traceback.print_exc(file=file)
+            os._exit(99)
+        os._exit(0)
+
+
+def start(size, settings, logs):
+    """Processes forked from this one, which has loaded everything already, that train together."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    logs.mkdir(parents=True, exist_ok=True)
+    processes = [
+        context.Process(target=train_in, args=(rank, size, port, settings, logs / f"{rank}.log"))
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def train_by(size, settings, logs, exit_codes=(0,)):
+    processes = start(size, settings, logs)
+    for process in processes:
+        process.join(100)
+    said = [(logs / f"{rank}.log").read_text() for rank in range(size)]
+    assert {process.exitcode for process in processes} <= set(exit_codes), said
+    return said
+
+
+def losses_of(output):
+    return pq.read_table(Path(output) / "steps.parquet")["loss"].to_numpy()
+
+
+def weights_of(output):
+    return load_file(Path(output) / "model" / "model.safetensors")
+
+
+def scores_of(output):
+    table = pq.read_table(Path(output) / "predictions.parquet")
+    return np.stack([table[name].to_numpy() for name in table.column_names if name.startswith("score_")])
+
+
+def assert_same_bits(one, other):
+    assert losses_of(one).tobytes() == losses_of(other).tobytes()
+    expected = weights_of(other)
+    assert all(weight.tobytes() == expected[name].tobytes() for name, weight in weights_of(one).items())
+    assert scores_of(one).tobytes() == scores_of(other).tobytes()
+
+
+def assert_close(one, other):
+    np.testing.assert_allclose(losses_of(one), losses_of(other), rtol=0, atol=1e-5)
+    expected = weights_of(other)
+    for name, weight in weights_of(one).items():
+        np.testing.assert_allclose(weight, expected[name], rtol=0, atol=2e-5, err_msg=name)
+    np.testing.assert_allclose(scores_of(one), scores_of(other), rtol=0, atol=1e-5)
+    found, metrics = (json.loads((Path(each) / "result.json").read_text()) for each in (one, other))
+    assert found["metrics"]["test"]["log_loss"] == pytest.approx(metrics["metrics"]["test"]["log_loss"], abs=1e-5)
+    assert found["best_step"] == metrics["best_step"]
+    assert found["metrics"]["validation"]["accuracy"] == metrics["metrics"]["validation"]["accuracy"]
+
+
+# --- shares ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+@pytest.mark.parametrize("num_texts", [0, 1, 2, 32, 257])
+def test_shares_are_each_text_once_and_about_as_many_tokens_each(size, num_texts):
+    lengths = np.random.default_rng(0).integers(3, 220, num_texts)
+    found = shares(lengths, size)
+    assert sorted(np.concatenate(found).tolist()) == list(range(num_texts))
+    assert all(np.array_equal(rows, np.sort(rows)) for rows in found)
+    if num_texts:
+        tokens = [lengths[rows].sum() for rows in found]
+        assert max(tokens) - min(tokens) <= lengths.max()
+
+
+def test_what_is_computed_in_shares_lies_where_it_belongs():
+    class Two(Alone):
+        size = 2
+
+        def __init__(self, rank):
+            self.rank = rank
+
+        def gather(self, tensor, counts):
+            assert len(tensor) == counts[self.rank]
+            places = shares(lengths, 2)
+            return [torch.from_numpy(compute(rows)) for rows in places]
+
+    lengths = np.array([5, 9, 3, 9, 4])
+    values = np.arange(10, dtype=np.float32).reshape(5, 2)
+
+    def compute(rows):
+        return values[rows]
+
+    for rank in range(2):
+        assert np.array_equal(in_shares(Two(rank), lengths, compute), values)
+    assert np.array_equal(in_shares(Alone(), lengths, compute), values)
+
+
+# --- the same training ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tmp_path_factory):
+    output = tmp_path_factory.mktemp("alone") / "run"
+    run_training(build(TrainConfig, settings_of(folder, output)), Reporter(quiet=True, results=False))
+    return output
+
+
+@pytest.fixture(scope="module")
+def two(folder, tmp_path_factory):
+    """A run of two processes that is not disturbed."""
+    output = tmp_path_factory.mktemp("two") / "run"
+    train_by(2, settings_of(folder, output), output.parent / "logs")
+    return output
+
+
+def test_two_processes_train_as_one_does(alone, two):
+    assert_close(two, alone)
+    assert (two.parent / "logs" / "1.log").read_text() == ""  # who follows says nothing
+    assert "2 processes" in (two.parent / "logs" / "0.log").read_text()
+    assert not (two / runs.CHECKPOINTS).exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "more"),
+    [
+        (3, {}),
+        (3, {"batch_size": 2}),  # fewer texts than processes
+        (2, {"optimizer": "adamax", "clip": "each"}),
+        (2, {"token_budget": 100, "average_weights": 0.5}),
+        (2, {"freeze_encoder": True}),
+        (2, {"freeze_encoder": True, "cache_features": False}),
+        (2, {"pooling": "mean", "long_texts": "windows", "max_length": 12}),
+        (2, {"test": (), "validation_share": 0.0}),
+    ],
+    ids=["three", "few texts", "adamax", "parts", "frozen", "frozen anew", "windows", "nothing held out"],
+)
+def test_any_training_is_that_of_one_process(size, more, folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "one", **more)
+    run_training(build(TrainConfig, settings), Reporter(quiet=True, results=False))
+    train_by(size, {**settings, "output": str(tmp_path / "group")}, tmp_path / "logs")
+    if settings["test"]:
+        assert_close(tmp_path / "group", tmp_path / "one")
+    else:
+        np.testing.assert_allclose(losses_of(tmp_path / "group"), losses_of(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+def test_in_bfloat16_with_dropout_it_is_the_same_whenever_it_is_done_again(folder, tmp_path):
+    for name in ("first", "second"):
+        settings = settings_of(folder, tmp_path / name, dtype="bfloat16", hidden_dropout=0.1)
+        train_by(2, settings, tmp_path / "logs")
+    assert_same_bits(tmp_path / "first", tmp_path / "second")
+
+
+# --- accidents --------------------------------------------------------------------------------------------------------
+
+
+def kill_after_steps(monkeypatch, rank, steps, number):
+    """A signal for the process of ``rank``, once, in the midst of the step behind ``steps``."""
+    collected = loop._Training._collected_gradients
+
+    def collect(self, rows, num_texts):
+        if self.progress.steps == steps and self.group.rank == rank and self.progress.train_s >= 0:
+            os.kill(os.getpid(), number)
+        return collected(self, rows, num_texts)
+
+    monkeypatch.setattr(loop._Training, "_collected_gradients", collect)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_killed_in_the_midst_of_a_step_ends_all_and_they_go_on_to_the_same_weights(
+    rank, folder, tmp_path, monkeypatch
+):
+    settings = settings_of(folder, tmp_path / "whole", hidden_dropout=0.1)
+    train_by(2, settings, tmp_path / "logs")
+    with monkeypatch.context() as context:
+        kill_after_steps(context, rank, 8, signal.SIGKILL)
+        killed = {**settings, "output": str(tmp_path / "killed"), "checkpoint_steps": 3}
+        said = train_by(2, killed, tmp_path / "logs", exit_codes=(-signal.SIGKILL, 2, 128))
+        if rank:
+            assert "error: process 1 of 2: the other processes of the training cannot be reached" in said[0]
+    assert runs.checkpoint_steps(tmp_path / "killed") == [3, 6]
+    train_by(2, {**killed, "resume": True}, tmp_path / "logs")
+    assert_same_bits(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_sigterm_for_one_process_saves_the_state_and_ends_all(folder, tmp_path, monkeypatch, two):
+    settings = settings_of(folder, tmp_path / "run")
+    with monkeypatch.context() as context:
+        kill_after_steps(context, 1, 6, signal.SIGTERM)
+        said = train_by(2, settings, tmp_path / "logs", exit_codes=(143,))
+    assert "stopped by SIGTERM while training: step 7 is kept" in said[0]
+    train_by(2, {**settings, "resume": True}, tmp_path / "logs")
+    assert_same_bits(tmp_path / "run", two)
+
+
+def test_a_group_goes_on_with_the_run_of_one_process_and_says_so(folder, tmp_path, monkeypatch, alone):
+    settings = settings_of(folder, tmp_path / "run")
+    with monkeypatch.context() as context:
+        kill_after_steps(context, 0, 6, signal.SIGTERM)
+        train_by(1, settings, tmp_path / "logs", exit_codes=(143,))
+    said = train_by(2, {**settings, "resume": True}, tmp_path / "logs")
+    assert "WARNING: processes: 2, but 1 when the run began" in said[0]
+    assert_close(tmp_path / "run", alone)
+
+
+def test_memory_that_runs_out_in_one_process_lets_all_do_the_step_again(folder, tmp_path, monkeypatch, two):
+    logits, failed = loop.WholeModel.logits, []
+
+    def short_of_memory(self, rows):
+        if os.environ.get("RANK") == "1" and self.token_budget > 64:
+            failed.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits(self, rows)
+
+    monkeypatch.setattr(loop.WholeModel, "logits", short_of_memory)
+    train_by(2, settings_of(folder, tmp_path / "run"), tmp_path / "logs")
+    assert_close(tmp_path / "run", two)
+
+
+def test_a_loss_that_is_no_number_is_said_by_all_and_ends_all(folder, tmp_path):
+    settings = settings_of(folder, tmp_path / "run", learning_rate=1e30, max_grad_norm=0.0)
+    said = train_by(2, settings, tmp_path / "logs", exit_codes=(2,))
+    assert "Lower --learning-rate" in said[0]
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_texts_that_cannot_be_used_end_all_at_once(folder, tmp_path):
+    (tmp_path / "empty.csv").write_text("")
+    said = train_by(
+        2, settings_of(folder, tmp_path / "run", train=(str(tmp_path / "empty.csv"),)), tmp_path / "logs", (0, 2)
+    )
+    assert said[0].count("error: ") == 1
+    assert said[1] == ""
+    assert not (tmp_path / "run").exists()
+
+
+# --- torchrun ---------------------------------------------------------------------------------------------------------
+
+
+def command(folder, output, *more):
+    flags = {name: value for name, value in settings_of(folder, output).items() if name != "train"}
+    given = []
+    for name, value in flags.items():
+        given += ["--" + name.replace("_", "-"), value[0] if isinstance(value, tuple) else str(value)]
+    return [sys.executable, "-m", "bertwright", "train", str(folder / "train.csv"), *given, *more]
+
+
+def environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY / "src"), **more}
+
+
+def wait_until(condition, process, seconds=120):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def children_of(pid):
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(path.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(path.parent.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
+def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder, tmp_path):
+    arguments = command(folder, tmp_path / "run", "--num-processes", "2", "--checkpoint-steps", "1")
+    arguments[arguments.index("--steps") + 1] = "60"
+    process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: max(runs.checkpoint_steps(tmp_path / "run"), default=0) > 4, process)
+    torchrun = children_of(process.pid)[0]
+    os.kill(max(children_of(torchrun)), signal.SIGKILL)
+    shown, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    assert "going on after step" in said
+    assert "roc_auc" in shown
+    whole = settings_of(folder, tmp_path / "whole", steps=60)
+    train_by(2, whole, tmp_path / "logs")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_mistake_of_the_user_is_one_line_whatever_torchrun_would_say(folder, tmp_path):
+    (tmp_path / "one.csv").write_text("text,label\nfine,clean\nvery fine,clean\n")
+    arguments = command(folder, tmp_path / "run", "--num-processes", "2")
+    arguments[4] = str(tmp_path / "one.csv")
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert len(lines) == 1
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_one_process_alone_can_do_is_said(folder, tmp_path):
+    from bertwright.config.distill import DistillConfig
+
+    config = build(DistillConfig, {"teacher": "t", "train": ("x.csv",), "num_processes": 2})
+    with pytest.raises(UserError, match=r"--num-processes: found 2, expected 1 for bertwright distill"):
+        run_training(config, Reporter(quiet=True, results=False))
