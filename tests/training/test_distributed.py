@@ -20,7 +20,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tests.conftest import REPOSITORY
-from tests.programs import require
 
 from bertwright import runs
 from bertwright.config.base import build
@@ -96,7 +95,7 @@ def train_in(rank, size, port, settings, log):
             os._exit(2)
         except SystemExit as stop:
             os._exit(stop.code)
-        except BaseException:
+        except BaseException:  # noqa: BLE001  # shown by the test
             traceback.print_exc(file=file)
             os._exit(99)
         os._exit(0)

@@ -256,17 +256,28 @@ def is_launched() -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """What torchrun says of this process; ``restarts``: how often it has started all processes again."""
+    """What torchrun says of this process.
+
+    Attributes:
+        size: processes of the training, which are all ``on_one_host`` or not.
+        restarts: how often all processes were started again; each host has a count of its own.
+    """
 
     size: int
     restarts: int
+    on_one_host: bool
 
 
 def place() -> Place | None:
     """Where torchrun put this process; None: it was not started by torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    return Place(int(os.environ["WORLD_SIZE"]), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    size = int(os.environ["WORLD_SIZE"])
+    return Place(
+        size,
+        int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == size,
+    )
 
 
 @contextlib.contextmanager
@@ -281,7 +292,10 @@ def joined() -> Iterator[Alone | Together]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         backend = "cpu:gloo,cuda:nccl"
     try:
-        collective.init_process_group(backend, timeout=_PATIENCE)
+        # torchrun keeps one store for all its attempts: what those before a restart left in it leads astray.
+        store, rank, size = next(collective.rendezvous("env://", timeout=_PATIENCE))
+        own = collective.PrefixStore(f"bertwright/{here.restarts if here.on_one_host else 0}", store)
+        collective.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=_PATIENCE)
     except RuntimeError as error:
         raise TrainingError(
             f"the processes of the training did not find each other ({_reason(error)}). Are the "

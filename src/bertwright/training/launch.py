@@ -23,6 +23,9 @@ from bertwright.training.settings import rerunnable, resolve_early
 # How often all processes are started again where one was lost.
 _MOST_RESTARTS = 3
 
+# Lets torchrun make a new store for every attempt (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py).
+_NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+
 
 def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
     """Train by ``config.num_processes`` processes of this machine; where one is lost, go on from the last checkpoint.
@@ -63,7 +66,7 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
 def _environment(config: TrainConfig, end: Path) -> dict[str, str]:
     threads = max(1, len(os.sched_getaffinity(0)) // config.num_processes)
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, LAUNCHED_END: str(end)}
+    return {"OMP_NUM_THREADS": str(threads), _NEW_STORE: "1", **os.environ, LAUNCHED_END: str(end)}
 
 
 def _results_of(reporter: Reporter) -> Any:

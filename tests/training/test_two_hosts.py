@@ -1,0 +1,93 @@
+"""A training over two hosts, which are network namespaces of this machine, and a cable between them that fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+from tests.programs import require
+from tests.training.test_distributed import (  # noqa: F401  # fixtures are asked for by name
+    assert_same_bits,
+    command,
+    environment,
+    folder,
+    kills,
+    settings_of,
+    train_by,
+    wait_until,
+)
+
+from bertwright import runs
+
+
+@pytest.fixture
+def hosts():
+    """The names of two namespaces, and of the end of the cable in each; addresses are 10.91.0.1 and 10.91.0.2."""
+    ip = require("ip")
+    mark = uuid.uuid4().hex[:6]
+    names, ends = [f"bw{mark}a", f"bw{mark}b"], [f"bw{mark}1", f"bw{mark}2"]
+
+    def run(*arguments):
+        return subprocess.run([ip, *arguments], capture_output=True, text=True, check=False)
+
+    made = run("netns", "add", names[0])
+    if made.returncode != 0:
+        pytest.skip(f"network namespaces cannot be made here: {made.stderr.strip()}")
+    try:
+        run("netns", "add", names[1])
+        assert run("link", "add", ends[0], "type", "veth", "peer", "name", ends[1]).returncode == 0
+        for place in range(2):
+            run("link", "set", ends[place], "netns", names[place])
+            run("-n", names[place], "address", "add", f"10.91.0.{place + 1}/24", "dev", ends[place])
+            run("-n", names[place], "link", "set", ends[place], "up")
+            run("-n", names[place], "link", "set", "lo", "up")
+        yield names, ends, run
+    finally:
+        for name in names:
+            run("netns", "delete", name)
+
+
+def test_a_cable_that_fails_for_a_while_changes_nothing(hosts, folder, tmp_path):  # noqa: F811
+    (first, second), ends, run = hosts
+    arguments = command(folder, tmp_path / "run", "--checkpoint-steps", "1")
+    arguments[arguments.index("--steps") + 1] = "80"
+    arguments = arguments[arguments.index("-m") :]
+    elsewhere = [each.replace(str(folder), "/nowhere") for each in arguments]  # who follows reads no files
+
+    def start(name, end, rank, given):
+        torchrun = ["-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
+        where = ["--master-addr=10.91.0.1", "--master-port=29511"]
+        with open(tmp_path / f"{rank}.log", "w") as log:
+            return subprocess.Popen(
+                ["ip", "netns", "exec", name, sys.executable, *torchrun, *where, *given],
+                env=environment(GLOO_SOCKET_IFNAME=end, TP_SOCKET_IFNAME=end),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    processes = [start(first, ends[0], 0, arguments), start(second, ends[1], 1, elsewhere)]
+    try:
+
+        def newest():
+            return max(runs.checkpoint_steps(tmp_path / "run"), default=0)
+
+        wait_until(lambda: newest() > 4, processes[0])
+        run("-n", second, "link", "set", ends[1], "down")
+        time.sleep(0.5)  # what was on its way arrives
+        at = newest()
+        time.sleep(2)
+        assert newest() == at  # one cannot go on without the other
+        assert processes[0].poll() is None
+        run("-n", second, "link", "set", ends[1], "up")
+        ended = [process.wait(150) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [(tmp_path / f"{rank}.log").read_text() for rank in range(2)]
+    assert ended == [0, 0], said
+    assert at < 80
+    train_by(2, settings_of(folder, tmp_path / "whole", steps=80), tmp_path / "logs")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
