@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,21 +19,21 @@ from bertwright.config.pretrain import PretrainConfig
 from bertwright.data.corpus import Corpus, corpus_of
 from bertwright.data.masking import Masking, Vocabulary
 from bertwright.data.vocabulary import vocabulary_of
-from bertwright.errors import RunError, UserError
+from bertwright.errors import UserError
 from bertwright.evaluation.show import show_pretraining
 from bertwright.model.encoder import SIZES
 from bertwright.model.gpu_encoder import Work
 from bertwright.model.masked_checkpoint import LoadedMasked, load_masked, save_masked
 from bertwright.progress import Reporter
+from bertwright.training.on_its_way import goes_on, on_its_way
 from bertwright.training.phases import Inputs, Phases, Trained
 from bertwright.training.prepare import Machine
 from bertwright.training.pretrain_loop import Pretrained, Pretraining, Sequences, num_steps_of
-from bertwright.training.resume import check_same, command, recorded_settings
+from bertwright.training.resume import check_same, recorded_settings
 from bertwright.training.schedule import budget_seconds
 from bertwright.training.state import Checkpoints
-from bertwright.training.stop import Stop, StopNow
+from bertwright.training.stop import Stop
 from bertwright.training.trace import weights_sha256
-from bertwright.training.train import leave
 
 ACT = "pretrain"
 # More held-out tokens than this are not looked at: a look must cost little beside what is learnt between two.
@@ -96,9 +95,7 @@ def run_pretraining(config: PretrainConfig, reporter: Reporter) -> runs.Run:
     """
     config = _with_output(config)
     output = Path(config.output or "")
-    if config.resume and runs.is_unborn(output):
-        shutil.rmtree(output)
-    resumed = config.resume and output.exists()
+    resumed = goes_on(config.resume, output)
     if resumed and (output / runs.RESULT).is_file():
         run = runs.open_run(output)
         reporter.say(f"{output} has finished: nothing to go on with")
@@ -106,19 +103,8 @@ def run_pretraining(config: PretrainConfig, reporter: Reporter) -> runs.Run:
         return run
     if not resumed:
         runs.prepare_output(output, config.overwrite)
-    phases = Phases(output, reporter, resumed)
-    try:
-        with Stop() as stop, phases:
-            result = _run_phases(config, phases, stop, reporter)
-    except StopNow as signal:
-        leave(signal, phases, reporter)
-    except OSError as error:
-        if not phases.begun or isinstance(error, BrokenPipeError) or hardware.is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"{error.filename or output}: {error.strerror or error}. {phases.kept().capitalize()}; when there is room, "
-            f"go on with: {command(output)}"
-        ) from error
+    with on_its_way(output, reporter, resumed) as (phases, stop):
+        result = _run_phases(config, phases, stop, reporter)
     show_pretraining(result, reporter)
     reporter.say(f"run: {output}")
     return runs.open_run(output)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
-from bertwright import hardware, runs
+from bertwright import runs
 from bertwright.config.train import TrainConfig
 from bertwright.data.tokenize import files_sha256
-from bertwright.errors import Interrupted, RunError, UserError
+from bertwright.errors import RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
 from bertwright.memory_trace import FILE as MEMORY
@@ -24,12 +23,13 @@ from bertwright.training.distributed import Alone, Together, joined, place
 from bertwright.training.follow import DONE, WEIGHTS, follow
 from bertwright.training.launch import launch, telling_launcher
 from bertwright.training.learn import learn
+from bertwright.training.on_its_way import goes_on, on_its_way
 from bertwright.training.phases import Phases, remove_leftovers
 from bertwright.training.prepare import Machine, prepare
 from bertwright.training.record import result_of, score, write_steps
-from bertwright.training.resume import command, train_config
+from bertwright.training.resume import train_config
 from bertwright.training.settings import resolve_early
-from bertwright.training.stop import Stop, StopNow
+from bertwright.training.stop import Stop
 from bertwright.training.teacher import check_scores_folder
 
 
@@ -102,42 +102,16 @@ def _run(config: TrainConfig, reporter: Reporter, group: Alone | Together) -> ru
     config = resolve_early(config)
     check_scores_folder(config)
     output = Path(config.output or "")
-    if config.resume and runs.is_unborn(output):
-        shutil.rmtree(output)
-    resumed = config.resume and output.exists()
+    resumed = goes_on(config.resume, output)
     if resumed and (output / runs.RESULT).is_file():
         return _show_finished(config, output, reporter)
     if not resumed:
         runs.prepare_output(output, config.overwrite)
-    phases = Phases(output, reporter, resumed)
-    try:
-        with Stop() as stop, phases, _sampling_memory(config, phases, reporter) as memory:
-            result = _run_phases(config, phases, stop, memory, reporter, group)
-    except StopNow as signal:
-        leave(signal, phases, reporter)
-    except OSError as error:
-        if not phases.begun or isinstance(error, BrokenPipeError) or hardware.is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"{error.filename or output}: {error.strerror or error}. {phases.kept().capitalize()}; when there is room, "
-            f"go on with: {command(output)}"
-        ) from error
+    with on_its_way(output, reporter, resumed) as (phases, stop), _sampling_memory(config, phases, reporter) as memory:
+        result = _run_phases(config, phases, stop, memory, reporter, group)
     show_result(result, reporter)
     reporter.say(f"run: {output}")
     return runs.open_run(output)
-
-
-def leave(signal: StopNow, phases: Phases, reporter: Reporter) -> NoReturn:
-    """End the process as the signal asks, with a line that says what is kept and how to go on."""
-    line = f"stopped by {signal.name} while {phases.doing}: "
-    if phases.begun:
-        line += f"{phases.kept()}. Go on with: {command(phases.output)}"
-    else:
-        line += "nothing was written. Start it again with the same command"
-    reporter.errors.print(line, markup=False)
-    if signal.exit_code == Interrupted.exit_code:
-        raise Interrupted(line) from None
-    raise SystemExit(signal.exit_code) from None
 
 
 def _show_finished(config: TrainConfig, output: Path, reporter: Reporter) -> runs.Run:
