@@ -26,7 +26,7 @@ from bertwright.data.columns import read_labelled
 from bertwright.data.ragged import tokenize_texts
 from bertwright.model.checkpoint import load_for_training
 from bertwright.progress import Reporter
-from bertwright.training.loop import WholeModel
+from bertwright.training.learners import WholeModel
 from bertwright.training.optimizer import make_optimizer
 
 _WARM_UP_STEPS = 5

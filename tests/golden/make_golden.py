@@ -17,7 +17,8 @@ from bertwright.data.ragged import Ragged
 from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
-from bertwright.training.loop import WholeModel, fit
+from bertwright.training.learners import WholeModel
+from bertwright.training.loop import fit
 from bertwright.training.loss import CrossEntropy
 
 GOLDEN = Path(__file__).parent / "loss_curve.json"

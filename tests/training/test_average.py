@@ -14,7 +14,8 @@ from bertwright.errors import UserError
 from bertwright.runs import CHECKPOINTS
 from bertwright.training import state
 from bertwright.training.average import WeightAverage
-from bertwright.training.loop import WholeModel, fit, learner_logits
+from bertwright.training.learners import WholeModel, learner_logits
+from bertwright.training.loop import fit
 from bertwright.training.loss import CrossEntropy
 from bertwright.training.state import Checkpoints, read_sealed, write_sealed
 

@@ -26,7 +26,7 @@ from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter
 from bertwright.reporting.run_page import command_of
 from bertwright.runs import TEACHER_SCORES, open_run
-from bertwright.training import loop, teacher
+from bertwright.training import learners, loop, teacher
 from bertwright.training.student import say_teacher
 
 WORDS = tuple(f"{a}{b}" for a in ("tra", "to", "har", "lan", "vio", "gra", "mel", "pis") for b in ("ma", "bour", "lin"))
@@ -387,7 +387,7 @@ def vectors(run, folder):
     for name in ("unlabelled", "test-classes"):
         with open(folder / f"{name}.csv", encoding="utf-8") as file:
             ragged = predictor.tokenize([row["text"] for row in csv.DictReader(file)])
-        features = loop.compute_features(predictor.model, ragged, predictor.device, 4096, Reporter(quiet=True))
+        features = learners.compute_features(predictor.model, ragged, predictor.device, 4096, Reporter(quiet=True))
         found.append(features.numpy())
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -26,28 +25,12 @@ from bertwright.config.base import build
 from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
-from bertwright.training import loop
+from bertwright.training import distributed, learners, loop
 from bertwright.training.distributed import Alone, in_shares, shares
 from bertwright.training.train import run_training
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
 _STEPS = 14
-
-
-@pytest.fixture(scope="module")
-def kills():
-    spec = importlib.util.spec_from_file_location("kills", REPOSITORY / "benchmarks" / "kills.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(kills, tmp_path_factory):
-    """A folder with texts and a tiny model."""
-    path = tmp_path_factory.mktemp("texts")
-    kills.prepare(path)
-    return path
 
 
 def settings_of(folder, output, **more):
@@ -133,7 +116,8 @@ def weights_of(output):
 
 def scores_of(output):
     table = pq.read_table(Path(output) / "predictions.parquet")
-    return np.stack([table[name].to_numpy() for name in table.column_names if name.startswith("score_")])
+    names = [name for name in table.column_names if name.startswith("score_")]
+    return np.stack([table[name].to_numpy() for name in names or ["predicted"]])  # of a regression, the number
 
 
 def assert_same_bits(one, other):
@@ -193,6 +177,28 @@ def test_what_is_computed_in_shares_lies_where_it_belongs():
     assert np.array_equal(in_shares(Alone(), lengths, compute), values)
 
 
+def test_what_is_sent_is_json_and_tensors_and_comes_back_the_same():
+    tensors = []
+    value = {"a": [1, 2.5, None, "x"], "t": torch.arange(6).view(2, 3), "n": (np.float32([0.5]), torch.tensor(3.0))}
+    text = json.dumps(distributed._without_tensors(value, tensors))
+    found = distributed._with_tensors(json.loads(text), lambda dtype, shape: tensors.pop(0).view(shape))
+    assert found["a"] == [1, 2.5, None, "x"]
+    assert torch.equal(found["t"], value["t"])
+    assert found["n"][0].tolist() == [0.5]
+    assert found["n"][1].shape == ()
+    with pytest.raises(TypeError):  # nothing that would have to be pickled
+        json.dumps(distributed._without_tensors({"model": torch.nn.Linear(1, 1)}, []))
+
+
+def test_more_processes_than_gpus_are_refused(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    config = build(TrainConfig, settings_of(folder, tmp_path / "run", device="cuda", num_processes=3))
+    with pytest.raises(UserError, match=r"found 3, but this machine shows 2 CUDA devices.*--device cpu"):
+        run_training(config, Reporter(quiet=True, results=False))
+    assert not (tmp_path / "run").exists()
+
+
 # --- the same training ------------------------------------------------------------------------------------------------
 
 
@@ -240,6 +246,28 @@ def test_any_training_is_that_of_one_process(size, more, folder, tmp_path):
         assert_close(tmp_path / "group", tmp_path / "one")
     else:
         np.testing.assert_allclose(losses_of(tmp_path / "group"), losses_of(tmp_path / "one"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["regression", "multi-label", "soft"])
+def test_every_kind_of_labels_is_learnt_from_as_by_one_process(kind, folder, tmp_path):
+    numbers = np.random.default_rng(0).random((90, 2))
+    if kind == "multi-label":
+        numbers = numbers.round().astype(int)
+    lines = [f"text number {i} of them,{one},{other}" for i, (one, other) in enumerate(numbers.tolist())]
+    (tmp_path / "labels.csv").write_text("\n".join(["text,one,other", *lines]) + "\n")
+    more = {
+        "train": (str(tmp_path / "labels.csv"),),
+        "test": (),
+        "model": "bert-tiny",
+        "label_kind": kind,
+        "label_column": ("one", "other") if kind == "multi-label" else ("one",),
+        "steps": 6,
+    }
+    run_training(build(TrainConfig, settings_of(folder, tmp_path / "one", **more)), Reporter(quiet=True, results=False))
+    train_by(2, settings_of(folder, tmp_path / "group", **more), tmp_path / "logs")
+    np.testing.assert_allclose(losses_of(tmp_path / "group"), losses_of(tmp_path / "one"), rtol=0, atol=1e-5)
+    found, expected = (scores_of(tmp_path / name) for name in ("group", "one"))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_in_bfloat16_with_dropout_it_is_the_same_whenever_it_is_done_again(folder, tmp_path):
@@ -302,7 +330,7 @@ def test_a_group_goes_on_with_the_run_of_one_process_and_says_so(folder, tmp_pat
 
 
 def test_memory_that_runs_out_in_one_process_lets_all_do_the_step_again(folder, tmp_path, monkeypatch, two):
-    logits, failed = loop.WholeModel.logits, []
+    logits, failed = learners.WholeModel.logits, []
 
     def short_of_memory(self, rows):
         if os.environ.get("RANK") == "1" and self.token_budget > 64:
@@ -310,7 +338,7 @@ def test_memory_that_runs_out_in_one_process_lets_all_do_the_step_again(folder, 
             raise torch.OutOfMemoryError("CUDA out of memory")
         return logits(self, rows)
 
-    monkeypatch.setattr(loop.WholeModel, "logits", short_of_memory)
+    monkeypatch.setattr(learners.WholeModel, "logits", short_of_memory)
     train_by(2, settings_of(folder, tmp_path / "run"), tmp_path / "logs")
     assert_close(tmp_path / "run", two)
 

@@ -19,8 +19,9 @@ from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.compiled import load_kernels
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
-from bertwright.training import loop
-from bertwright.training.loop import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features, fit, num_steps_of
+from bertwright.training import learners
+from bertwright.training.learners import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features
+from bertwright.training.loop import fit, num_steps_of
 from bertwright.training.loss import CrossEntropy
 from bertwright.training.optimizer import MasterOptimizer
 
@@ -159,7 +160,7 @@ def test_evaluating_changes_nothing():
     learner = WholeModel(model, ragged, CPU, 10_000)
 
     def evaluate():
-        loop.learner_logits(learner, np.arange(len(label_ids)), QUIET, "Validation")
+        learners.learner_logits(learner, np.arange(len(label_ids)), QUIET, "Validation")
         return {"accuracy": 0.5}
 
     judged = fit(
@@ -202,8 +203,8 @@ def test_features_are_what_the_classifier_reads():
     model, ragged, label_ids, _ = problem()
     features = compute_features(model, ragged, CPU, 64, QUIET)
     rows = np.arange(len(label_ids))
-    head = loop.learner_logits(HeadOnFeatures(model, features, ragged.lengths, CPU), rows, QUIET, "Validation")
-    whole = loop.learner_logits(WholeModel(model, ragged, CPU, 1000), rows, QUIET, "Validation")
+    head = learners.learner_logits(HeadOnFeatures(model, features, ragged.lengths, CPU), rows, QUIET, "Validation")
+    whole = learners.learner_logits(WholeModel(model, ragged, CPU, 1000), rows, QUIET, "Validation")
     np.testing.assert_allclose(head, whole, atol=1e-5)
 
 
@@ -263,7 +264,7 @@ def test_compiled_training_on_the_gpu_learns_as_plain_training_does(dtype, graph
         assert (model.encoder.fast is not None) == compiled
 
         def evaluate(learner=learner, num_texts=len(label_ids)):
-            logits = loop.learner_logits(learner, np.arange(num_texts), QUIET, "Validation")
+            logits = learners.learner_logits(learner, np.arange(num_texts), QUIET, "Validation")
             return {"accuracy": float(np.isfinite(logits).all())}
 
         outcome = fit(learner, CrossEntropy(label_ids), settings, 3e-3, originals, evaluate, "accuracy", print, QUIET)

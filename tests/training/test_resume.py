@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -17,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.conftest import REPOSITORY
 
 import bertwright
 from bertwright import runs
@@ -25,7 +23,7 @@ from bertwright.commands import runs_list
 from bertwright.errors import DataError, Interrupted, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.runs import CHECKPOINTS, checkpoint_steps
-from bertwright.training import learn, loop, phases, prepare, record
+from bertwright.training import learn, learners, loop, phases, prepare, record
 from bertwright.training.resume import train_config
 from bertwright.training.stop import Stop, StopNow
 
@@ -39,22 +37,6 @@ def _signals_are_heard():
     signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
-
-
-@pytest.fixture(scope="module")
-def kills():
-    spec = importlib.util.spec_from_file_location("kills", REPOSITORY / "benchmarks" / "kills.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def folder(kills, tmp_path_factory):
-    """A folder with texts and a tiny model."""
-    path = tmp_path_factory.mktemp("texts")
-    kills.prepare(path)
-    return path
 
 
 def small(folder, output, **settings):
@@ -424,7 +406,7 @@ def send(number):
 
 def in_step(monkeypatch, number, *steps):
     """Let a signal come in the forward pass of these steps."""
-    real, calls = loop.WholeModel.logits, []
+    real, calls = learners.WholeModel.logits, []
 
     def logits(self, rows):
         calls.append(len(calls) + 1)
@@ -432,7 +414,7 @@ def in_step(monkeypatch, number, *steps):
             send(number)
         return real(self, rows)
 
-    monkeypatch.setattr(loop.WholeModel, "logits", logits)
+    monkeypatch.setattr(learners.WholeModel, "logits", logits)
 
 
 @needs_signals
@@ -519,14 +501,14 @@ def test_a_signal_while_a_checkpoint_is_written_does_not_break_it(kills, folder,
 
 @needs_signals
 def test_a_second_ctrl_c_does_not_wait(folder, tmp_path, monkeypatch):
-    real = loop.WholeModel.logits
+    real = learners.WholeModel.logits
 
     def logits(self, rows):
         send(signal.SIGINT)
         send(signal.SIGINT)
         return real(self, rows)
 
-    monkeypatch.setattr(loop.WholeModel, "logits", logits)
+    monkeypatch.setattr(learners.WholeModel, "logits", logits)
     with pytest.raises(KeyboardInterrupt) as caught:
         small(folder, tmp_path / "r")
     assert not isinstance(caught.value, Interrupted)
@@ -609,7 +591,7 @@ def test_a_training_in_little_memory_goes_on_in_smaller_parts(examples):
     program = f"""
 import re, resource
 import bertwright, sklearn.metrics, scipy.stats, bertwright.evaluation.metrics  # libraries do not load in little memory
-from bertwright.training import loop
+from bertwright.training import loop, learners
 
 real = loop._Training.run
 

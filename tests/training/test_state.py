@@ -16,7 +16,8 @@ from bertwright.model.compiled import load_kernels
 from bertwright.progress import Reporter
 from bertwright.runs import CHECKPOINTS, checkpoint_steps
 from bertwright.training import state
-from bertwright.training.loop import HeadOnFeatures, WholeModel, compute_features, fit, learner_logits
+from bertwright.training.learners import HeadOnFeatures, WholeModel, compute_features, learner_logits
+from bertwright.training.loop import fit
 from bertwright.training.loss import CrossEntropy
 from bertwright.training.state import Checkpoints, Damaged, Progress, read_sealed, write_sealed
 from bertwright.training.stop import Stop, StopNow

@@ -9,12 +9,10 @@ import uuid
 
 import pytest
 from tests.programs import require
-from tests.training.test_distributed import (  # noqa: F401  # fixtures are asked for by name
+from tests.training.test_distributed import (
     assert_same_bits,
     command,
     environment,
-    folder,
-    kills,
     settings_of,
     train_by,
     wait_until,
@@ -50,7 +48,7 @@ def hosts():
             run("netns", "delete", name)
 
 
-def test_a_cable_that_fails_for_a_while_changes_nothing(hosts, folder, tmp_path):  # noqa: F811
+def test_a_cable_that_fails_for_a_while_changes_nothing(hosts, folder, tmp_path):
     (first, second), ends, run = hosts
     arguments = command(folder, tmp_path / "run", "--checkpoint-steps", "1")
     arguments[arguments.index("--steps") + 1] = "80"

@@ -11,7 +11,8 @@ from bertwright.data.ragged import Ragged, cut_to, starts_of
 from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig
 from bertwright.progress import Reporter
-from bertwright.training.loop import WholeModel, fit, learner_logits
+from bertwright.training.learners import WholeModel, learner_logits
+from bertwright.training.loop import fit
 from bertwright.training.loss import CrossEntropy
 
 CPU = torch.device("cpu")

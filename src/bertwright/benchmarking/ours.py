@@ -27,7 +27,8 @@ from bertwright.model.checkpoint import load_classifier
 from bertwright.model.gpu_encoder import Work
 from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter
-from bertwright.training.loop import WholeModel, fit
+from bertwright.training.learners import WholeModel
+from bertwright.training.loop import fit
 from bertwright.training.loss import CrossEntropy
 
 _WARM_UP_STEPS = 3

@@ -30,7 +30,8 @@ from bertwright.memory_trace import process_bytes
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
 from bertwright.training.learn import whole_model
-from bertwright.training.loop import HeadOnFeatures, WholeModel, num_steps_of, timed_steps
+from bertwright.training.learners import HeadOnFeatures, WholeModel
+from bertwright.training.loop import num_steps_of, timed_steps
 from bertwright.training.phases import Phases
 from bertwright.training.prepare import Machine, Prepared, prepare
 from bertwright.training.record import MOST_TRAIN_METRIC_TEXTS, held_by_weights

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import tokenizers
 
+from bertwright.cpus import num_usable_cpus
 from bertwright.errors import CheckpointError, DataError, UserError
 from bertwright.model.byte_level import byte_level_tokenizer, read_merges, read_vocabulary
 from bertwright.model.tokenizer_json import agreeing_config, as_transformers_reads
@@ -453,7 +454,7 @@ class _TextsFile:
 
 def _fast_tokenizer(json_text: str, exact: tokenizers.Tokenizer) -> tuple[Any, str]:
     """nanotoken's tokenizer if it gives the same ids on all probes, else None; and the reason."""
-    if _num_threads() <= _MOST_THREADS_WITH_LARGE_CACHES:
+    if num_usable_cpus() <= _MOST_THREADS_WITH_LARGE_CACHES:
         nanotoken.set_cache_entries(_LARGE_CACHE_ENTRIES)
     probes = [*PROBES, *_probes_of_added_tokens(exact)]
     try:
@@ -479,13 +480,6 @@ def _probes_of_added_tokens(exact: tokenizers.Tokenizer) -> list[str]:
     tokens = [token.content for token in exact.get_added_tokens_decoder().values()]
     others = [token for token in tokens if token not in _USUAL_MARKS][:_MOST_PROBED_TOKENS]
     return [f"a {one} b{one}c {one}{one} {one.upper()} {one.lower()}d" for one in others]
-
-
-def _num_threads() -> int:
-    """The threads that nanotoken encodes with."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _name_invalid(texts: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ lost. They talk by gloo over TCP, and by NCCL where tensors lie on GPUs.
 from __future__ import annotations
 
 import contextlib
-import io
+import json
 import os
 import re
 import tempfile
@@ -29,8 +29,9 @@ from torch import distributed as collective
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 
-# The leading process may tokenise for long before it says anything. A process that dies is noticed at once.
-_PATIENCE = timedelta(hours=12)
+# A process that dies is noticed at once. A machine that falls silent is not: it is waited for so long. The leading
+# process may tokenise for long before it says anything.
+_PATIENCE, _PATIENCE_FOR_WORDS = timedelta(minutes=30), timedelta(hours=12)
 # Of an array, sent to another host at once.
 _CHUNK_BYTES = 64 << 20
 
@@ -64,12 +65,11 @@ class Group(Protocol):
         """The tensor of each process, whose first dimension is its count."""
         ...
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        """The value of each process."""
-        ...
+    def broadcast(self, value: Any = None) -> Any:
+        """The leading process' value, in all of them: what JSON can hold, and tensors and arrays within it.
 
-    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
-        """The leading process' value, in all of them; tensors in it go to ``device``."""
+        Elsewhere tuples are lists, and tensors and arrays are tensors on the CPU.
+        """
         ...
 
 
@@ -87,10 +87,7 @@ class Alone:
     def gather(self, tensor: Tensor, counts: Sequence[int]) -> list[Tensor]:
         return [tensor]
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        return [value]
-
-    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         return value
 
 
@@ -111,9 +108,10 @@ class Together:
         self.leads = self.rank == 0
         self.busy = False
         with _peers(self):
-            places = self.gather_objects(self.rank - self.local_rank)
+            places = self.exchange(np.array([self.rank - self.local_rank]))[:, 0].tolist()
             self._host = places[self.rank]
             self._hosts = sorted(set(places))
+            self._words = collective.new_group(backend="gloo", timeout=_PATIENCE_FOR_WORDS)
             # Those that bring the data to their hosts.
             self._carriers = collective.new_group(self._hosts, backend="gloo") if len(self._hosts) > 1 else None
 
@@ -138,29 +136,48 @@ class Together:
             collective.all_gather(found, padded)
         return [each[:count] for each, count in zip(found, counts, strict=True)]
 
-    def gather_objects(self, value: Any) -> list[Any]:
-        found: list[Any] = [None] * self.size
-        with _peers(self):
-            collective.all_gather_object(found, value)
-        return found
+    def gather_text(self, text: str) -> list[str]:
+        """The text of each process."""
+        mine = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+        counts = self.exchange(np.array([len(mine)]))[:, 0].tolist()
+        return [bytes(each.numpy()).decode() for each in self.gather(mine, counts)]
 
-    def broadcast(self, value: Any = None, device: torch.device | str = "cpu") -> Any:
-        # From one process of this training to another: nothing that comes from elsewhere is ever read like this.
-        buffer = io.BytesIO()
-        if self.leads:
-            torch.save(value, buffer)
-        held = [buffer.getvalue()]
+    def broadcast(self, value: Any = None) -> Any:
+        return self._broadcast(value, None)
+
+    def _broadcast(self, value: Any, among: Any) -> Any:
+        """``broadcast`` by the processes of a group of torch's, all of ours.
+
+        No pickles: whoever could put one on the line would have its code run.
+        """
+        tensors: list[Tensor] = []
+        text = json.dumps(_without_tensors(value, tensors)).encode() if self.leads else b""
         with _peers(self):
-            collective.broadcast_object_list(held, 0, device=torch.device("cpu"))
-        if self.leads:
-            return value
-        return torch.load(io.BytesIO(held[0]), map_location=device, weights_only=False)
+            size = torch.tensor([len(text)])
+            collective.broadcast(size, 0, group=among)
+            held = torch.empty(int(size), dtype=torch.uint8)
+            if self.leads:
+                held = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+            collective.broadcast(held, 0, group=among)
+            if self.leads:
+                for tensor in tensors:
+                    if tensor.numel():
+                        collective.broadcast(tensor.reshape(-1).view(torch.uint8), 0, group=among)
+                return value
+
+            def receive(dtype: str, shape: list[int]) -> Tensor:
+                found = torch.empty(shape, dtype=_DTYPES[dtype])
+                if found.numel():
+                    collective.broadcast(found.reshape(-1).view(torch.uint8), 0, group=among)
+                return found
+
+            return _with_tensors(json.loads(bytes(held.numpy())), receive)
 
     # --- the leading process' words -----------------------------------------------------------------------------
 
     def tell(self, *words: Any) -> None:
         """Let the other processes, which ``hear``, do something that needs nobody else."""
-        self.broadcast(words)
+        self._broadcast(words, self._words)
 
     @contextlib.contextmanager
     def doing(self, *words: Any) -> Iterator[None]:
@@ -170,9 +187,9 @@ class Together:
         yield
         self.busy = False  # else they are stuck in the midst of it
 
-    def hear(self, device: torch.device) -> tuple[Any, ...]:
+    def hear(self) -> list[Any]:
         """What the leading process says next."""
-        return self.broadcast(device=device)
+        return self._broadcast(None, self._words)
 
     # --- token ids ----------------------------------------------------------------------------------------------
 
@@ -182,13 +199,13 @@ class Together:
         The files have no names any more by the time this returns: nothing is left of them, however a process ends.
         """
         with tempfile.TemporaryDirectory(prefix="bertwright-") as own:
-            folder = Path(self.gather_objects(own)[self._host])
+            folder = Path(self.gather_text(own)[self._host])
             layout = self.broadcast(None if texts is None else {name: _layout(each) for name, each in texts.items()})
             for name, parts in layout.items():
                 for field, (dtype, shape) in parts["arrays"].items():
                     source = None if texts is None else getattr(texts[name], field)
                     if self.rank in self._hosts:
-                        self._carry(folder / f"{name}.{field}.npy", source, np.dtype(dtype), shape)
+                        self._carry(folder / f"{name}.{field}.npy", source, np.dtype(dtype), tuple(shape))
             self.exchange(np.zeros(1, np.int64))  # all is there
             found = texts or {
                 name: Ragged(
@@ -217,6 +234,39 @@ class Together:
                     with _peers(self):
                         collective.broadcast(sent, 0, group=self._carriers)
                 file.write(piece.data)
+
+
+# Of the tensors that are sent, by the names that they are sent under.
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint8)
+}
+_TENSOR = "$tensor"
+
+
+def _without_tensors(value: Any, tensors: list[Tensor]) -> Any:
+    """``value`` as JSON can hold it: with types and shapes in place of its tensors, which are put into ``tensors``."""
+    if isinstance(value, np.ndarray):
+        value = torch.from_numpy(np.ascontiguousarray(value))
+    if isinstance(value, Tensor):
+        tensors.append(value.detach().to("cpu").contiguous())
+        return {_TENSOR: [str(value.dtype).removeprefix("torch."), list(value.shape)]}
+    if isinstance(value, dict):
+        return {name: _without_tensors(each, tensors) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(each, tensors) for each in value]
+    return value
+
+
+def _with_tensors(value: Any, receive: Callable[[str, list[int]], Tensor]) -> Any:
+    """What ``_without_tensors`` gave, with its tensors, received in the same order."""
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return receive(*value[_TENSOR])
+        return {name: _with_tensors(each, receive) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_with_tensors(each, receive) for each in value]
+    return value
 
 
 def _layout(texts: Ragged) -> dict[str, Any]:
@@ -288,8 +338,9 @@ def joined() -> Iterator[Alone | Together]:
         yield ALONE
         return
     backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
         # torchrun keeps one store for all its attempts: what those before a restart left in it leads astray.
@@ -334,3 +385,32 @@ def in_shares(group: Group, lengths: np.ndarray, compute: Callable[[np.ndarray],
     for rows, part in zip(places, parts, strict=True):
         whole[rows] = part.numpy()
     return whole
+
+
+class SummedGradients:
+    """Gradients summed over processes: end to end in one float32 tensor, which is made once."""
+
+    def __init__(self) -> None:
+        self._flat = torch.empty(0)
+
+    def of(self, group: Group, gradients: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
+        """The sums of ``gradients``, (a weight, its gradient here, if there is one), as views that the next call fills.
+
+        Every process gives the same weights in the same order.
+        """
+        size = sum(weight.numel() for weight, _ in gradients)
+        if not size:
+            return []
+        if len(self._flat) != size:
+            self._flat = torch.empty(size, device=gradients[0][0].device)
+        views, first = [], 0
+        for weight, gradient in gradients:
+            view = self._flat[first : first + weight.numel()].view(weight.shape)
+            first += weight.numel()
+            if gradient is None:
+                view.zero_()
+            else:
+                view.copy_(gradient)
+            views.append(view)
+        group.sum_(self._flat)
+        return views

@@ -16,24 +16,22 @@ import torch
 from torch import Tensor
 
 from bertwright import hardware
+from bertwright.config.base import build
+from bertwright.config.parts import LabelKind
 from bertwright.config.train import TrainConfig
 from bertwright.data.batches import training_batches
 from bertwright.data.ragged import Ragged
 from bertwright.errors import UserError
-from bertwright.model.heads import TextClassifier
+from bertwright.model.checkpoint import empty_model
+from bertwright.model.encoder import ModelConfig
+from bertwright.model.heads import HEAD_BIAS, TextClassifier
 from bertwright.progress import Reporter
 from bertwright.training.distributed import Group, ProcessLost, Together, in_shares, is_launched
-from bertwright.training.loop import (
-    HeadOnEncoder,
-    HeadOnFeatures,
-    WholeModel,
-    compute_features,
-    fit,
-    learner_logits,
-    num_steps_of,
-)
-from bertwright.training.loss import Objective
-from bertwright.training.prepare import Machine, Prepared
+from bertwright.training.learners import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features, learner_logits
+from bertwright.training.loop import fit, num_steps_of
+from bertwright.training.loss import objective_of
+from bertwright.training.prepare import Prepared
+from bertwright.training.settings import rerunnable
 from bertwright.training.stop import Stop, StopNow
 
 # What the leading process says.
@@ -43,17 +41,31 @@ LEARNT = "learnt"
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What a process needs to train along, but for the token ids."""
+class _Labels:
+    """Those of the training texts; as ``LabelledTexts`` has them."""
 
-    config: TrainConfig
-    model: TextClassifier
-    objective: Objective
-    dtype: torch.dtype
+    kind: LabelKind
+    labels: tuple[str, ...]
+    label_ids: np.ndarray | None
+    targets: np.ndarray | None
 
-    @classmethod
-    def of(cls, prepared: Prepared) -> Lesson:
-        return cls(prepared.config, prepared.loaded.model, prepared.objective, prepared.machine.dtype)
+
+def lesson_of(prepared: Prepared) -> dict[str, Any]:
+    """What a process needs to train along, but for the token ids, as it can be sent."""
+    texts, model = prepared.splits["train"].texts, prepared.loaded.model
+    return {
+        "settings": rerunnable(prepared.config),
+        "shape": model.config.model_dump(mode="json"),
+        "pooling": model.pooling,
+        "window_pooling": model.window_pooling,
+        "weights": model.state_dict(),
+        "dtype": prepared.machine.dtype_name,
+        "token_budget": prepared.machine.token_budget,
+        "kind": texts.kind,
+        "labels": texts.labels,
+        "label_ids": texts.label_ids,
+        "targets": texts.targets,
+    }
 
 
 def texts_of(prepared: Prepared) -> dict[str, Ragged]:
@@ -76,6 +88,17 @@ def validation_logits(judged: WholeModel | HeadOnFeatures, reporter: Reporter, g
         return learner_logits(judged, rows, reporter, "Validation")
 
     return in_shares(group, judged.lengths, compute)
+
+
+def features_in_shares(
+    group: Together, model: TextClassifier, ragged: Ragged, device: torch.device, token_budget: int, reporter: Reporter
+) -> np.ndarray:
+    """(texts, hidden) float32: what the classifier reads of every text, of which each process computes its share."""
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        return compute_features(model, ragged.take(rows), device, token_budget, reporter).cpu().numpy()
+
+    return in_shares(group, ragged.lengths, compute)
 
 
 def follow(group: Together, device_name: str) -> int:
@@ -102,9 +125,7 @@ class _Follower:
     def __init__(self, group: Together, device: torch.device, stop: Stop) -> None:
         self.group, self.device, self.stop = group, device, stop
         self.reporter = Reporter(quiet=True, results=False)
-        self.lesson: Lesson
-        self.texts: dict[str, Ragged]
-        self.token_budget = 0
+        self.texts: dict[str, Ragged] = {}
 
     def run(self) -> None:
         acts: dict[str, Callable[..., None]] = {
@@ -115,20 +136,28 @@ class _Follower:
             SCORE: self._score,
         }
         while True:
-            word, *rest = self.group.hear(self.device)
+            word, *rest = self.group.hear()
             if word == DONE:
                 return
             acts[word](*rest)
 
-    def _lesson(self, lesson: Lesson) -> None:
-        self.lesson, self.texts = lesson, self.group.share_texts(None)
-        self.token_budget = Machine.of(lesson.config.model_copy(update={"device": str(self.device)})).token_budget
+    def _lesson(self, lesson: dict[str, Any]) -> None:
+        self.texts = self.group.share_texts(None)
+        self.config = config = build(TrainConfig, lesson["settings"])
+        self.token_budget = lesson["token_budget"]
+        arrays = [None if lesson[name] is None else lesson[name].numpy() for name in ("label_ids", "targets")]
+        labels = _Labels(lesson["kind"], tuple(lesson["labels"]), *arrays)
+        self.objective = objective_of(labels, config, self.device)
         # As they are before they are rounded: where the updates go.
-        self.originals = dict(lesson.model.state_dict())
-        self.model = lesson.model.to(self.device).compute_in(lesson.dtype, lesson.config.compile == "auto").train()
+        self.originals = lesson["weights"]
+        model = empty_model(build(ModelConfig, lesson["shape"]), len(self.originals[HEAD_BIAS]), lesson["pooling"])
+        model.load_state_dict(self.originals, assign=True)
+        model.window_pooling = lesson["window_pooling"]
+        dtype, _ = hardware.choose_dtype(lesson["dtype"], self.device)
+        self.model = model.to(self.device).compute_in(dtype, config.compile == "auto").train()
 
     def _fit(self) -> None:
-        config, objective, model = self.lesson.config, self.lesson.objective, self.model
+        config, objective, model = self.config, self.objective, self.model
         if config.freeze_encoder:
             for parameter in model.encoder_parameters():
                 parameter.requires_grad_(False)
@@ -162,19 +191,13 @@ class _Follower:
         )
 
     def _features(self, name: str) -> None:
-        ragged = self.texts[name]
-
-        def compute(rows: np.ndarray) -> np.ndarray:
-            part = ragged.take(rows)
-            return compute_features(self.model, part, self.device, self.token_budget, self.reporter).cpu().numpy()
-
-        in_shares(self.group, ragged.lengths, compute)
+        features_in_shares(self.group, self.model, self.texts[name], self.device, self.token_budget, self.reporter)
 
     def _weights(self, state: dict[str, Tensor]) -> None:
         """The weights that were kept, which texts are scored with."""
         self.model.load_state_dict(state)
 
-    def _score(self, name: str, rows: np.ndarray | None) -> None:
-        ragged = self.texts[name] if rows is None else self.texts[name].take(rows)
+    def _score(self, name: str, rows: Tensor | None) -> None:
+        ragged = self.texts[name] if rows is None else self.texts[name].take(rows.numpy())
         scoring = WholeModel(self.model, ragged, self.device, self.token_budget)
         in_shares(self.group, ragged.lengths, lambda mine: learner_logits(scoring, mine, self.reporter, "Scoring"))

@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bertwright import runs
+import torch
+
+from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
+from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
 from bertwright.progress import Reporter
 from bertwright.training.distributed import LAUNCHED_END, ProcessLost
@@ -35,6 +38,12 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
     """
     if config.act != "train":
         raise UserError(f"--num-processes: found {config.num_processes}, expected 1 for bertwright {config.act}")
+    num_gpus = torch.cuda.device_count()
+    if hardware.choose_device(config.device).type == "cuda" and num_gpus < config.num_processes:
+        raise UserError(
+            f"--num-processes: found {config.num_processes}, but this machine shows {num_gpus} CUDA devices, one for "
+            f"each process; pass {num_gpus} or fewer, or --device cpu"
+        )
     config = resolve_early(config)
     output = Path(config.output or "")
     with tempfile.TemporaryDirectory(prefix="bertwright-") as folder:
@@ -65,7 +74,7 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
 
 def _environment(config: TrainConfig, end: Path) -> dict[str, str]:
-    threads = max(1, len(os.sched_getaffinity(0)) // config.num_processes)
+    threads = max(1, num_usable_cpus() // config.num_processes)
     return {"OMP_NUM_THREADS": str(threads), _NEW_STORE: "1", **os.environ, LAUNCHED_END: str(end)}
 
 

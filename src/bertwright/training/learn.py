@@ -23,25 +23,20 @@ from bertwright.evaluation.judge import judge
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
 from bertwright.tracking import Tracking
-from bertwright.training.distributed import ALONE, Alone, Group, Together, in_shares
+from bertwright.training.distributed import ALONE, Alone, Group, Together
 from bertwright.training.follow import (
     FEATURES,
     FIT,
     LEARNT,
     LESSON,
-    Lesson,
+    features_in_shares,
     learner_of,
+    lesson_of,
     texts_of,
     validation_logits,
 )
-from bertwright.training.loop import (
-    HeadOnFeatures,
-    Outcome,
-    WholeModel,
-    compute_features,
-    fit,
-    num_steps_of,
-)
+from bertwright.training.learners import HeadOnFeatures, WholeModel, compute_features
+from bertwright.training.loop import Outcome, fit, num_steps_of
 from bertwright.training.loss import Objective
 from bertwright.training.phases import Phases, Trained
 from bertwright.training.prepare import Prepared
@@ -86,7 +81,7 @@ def learn(
     trained = phases.trained() if phases.resumed else None
     if isinstance(group, Together):
         reporter.say(f"{group.size} processes: each learns from a share of every batch")
-        with group.doing(LESSON, Lesson.of(prepared)):
+        with group.doing(LESSON, lesson_of(prepared)):
             group.share_texts(texts_of(prepared))
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     learner = None
@@ -299,13 +294,10 @@ def _learners(
     reporter.say("frozen encoder: features are computed once, then the classifier alone learns")
 
     def on_features(name: str, ragged: Ragged) -> HeadOnFeatures:
-        def compute(rows: np.ndarray) -> np.ndarray:
-            part = ragged.take(rows)
-            return compute_features(model, part, machine.device, machine.token_budget, reporter).cpu().numpy()
-
         if isinstance(group, Together):
             with group.doing(FEATURES, name):
-                features = torch.from_numpy(in_shares(group, ragged.lengths, compute)).to(machine.device)
+                computed = features_in_shares(group, model, ragged, machine.device, machine.token_budget, reporter)
+            features = torch.from_numpy(computed).to(machine.device)
         else:
             features = compute_features(model, ragged, machine.device, machine.token_budget, reporter)
         return HeadOnFeatures(model, features, ragged.lengths, machine.device)

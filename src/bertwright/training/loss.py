@@ -18,7 +18,6 @@ from torch.nn import functional
 
 from bertwright.config.parts import LabelKind
 from bertwright.config.train import TrainConfig
-from bertwright.data.columns import LabelledTexts
 from bertwright.errors import DataError, UserError
 from bertwright.evaluation.scores import scores_of
 from bertwright.model.heads import HEAD_BIAS, HEAD_WEIGHT
@@ -184,7 +183,23 @@ class SquaredError:
         return state | {name: tensor.to(state[name].dtype) for name, tensor in scaled.items()}
 
 
-def objective_of(texts: LabelledTexts, config: TrainConfig, device: torch.device) -> Objective:
+class Labels(Protocol):
+    """What an objective needs to know of texts: see ``LabelledTexts``, which has it all."""
+
+    @property
+    def kind(self) -> LabelKind: ...
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+
+    @property
+    def label_ids(self) -> np.ndarray | None: ...
+
+    @property
+    def targets(self) -> np.ndarray | None: ...
+
+
+def objective_of(texts: Labels, config: TrainConfig, device: torch.device) -> Objective:
     """The loss for the labels of ``texts``, weighted as ``config`` asks.
 
     Raises:

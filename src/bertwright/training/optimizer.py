@@ -15,7 +15,7 @@ from bertwright.config.train import TrainSettings
 from bertwright.errors import TrainingError
 from bertwright.model.compiled import Adam, Kernels, Weight
 from bertwright.model.cpu_encoder import CpuEncoder, RowGradients
-from bertwright.training.distributed import Group
+from bertwright.training.distributed import Group, SummedGradients
 
 # No trained weight comes near; a few products of weights like this leave float32.
 _LARGEST_WEIGHT = 1e9
@@ -131,7 +131,7 @@ class MasterOptimizer:
             self._parameters.append(parameter)
             self._masters.append(parameter if own else nn.Parameter(originals[name].to(parameter.device)))
         self._gradients: dict[str, Tensor] = {}  # float32, of the masters, used again by every step
-        self._summed = _Summed()
+        self._summed = SummedGradients()
         self._low = [(p, m) for p, m in zip(self._parameters, self._masters, strict=True) if p is not m]
         self.rate = rate
         self.max_grad_norm, self.clip = settings.max_grad_norm, settings.clip
@@ -307,7 +307,7 @@ class KernelAdamW:
         self._table_steps = (Adam * (0 if dense_table else num_steps))()
         self._row_steps = np.zeros(self._masters[self._TABLE].shape[0], np.int32)
         self._gradients: dict[str, Tensor] = {}
-        self._summed = _Summed()
+        self._summed = SummedGradients()
         self._rows: list[RowGradients] = []
         self._weights: ctypes.Array[Weight] | None = None
         self._weight_names: list[str] = []
@@ -532,35 +532,6 @@ def make_optimizer(
     if encoder is not None and decoupled:
         return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps, dense_table)
     return MasterOptimizer(parameters, originals, settings, rate, encoder)
-
-
-class _Summed:
-    """Gradients summed over processes: end to end in one float32 tensor, which is made once."""
-
-    def __init__(self) -> None:
-        self._flat = torch.empty(0)
-
-    def of(self, group: Group, gradients: list[tuple[Tensor, Tensor | None]]) -> list[Tensor]:
-        """The sums of ``gradients``, (a weight, its gradient here, if there is one), as views that the next call fills.
-
-        Every process gives the same weights in the same order.
-        """
-        size = sum(weight.numel() for weight, _ in gradients)
-        if not size:
-            return []
-        if len(self._flat) != size:
-            self._flat = torch.empty(size, device=gradients[0][0].device)
-        views, first = [], 0
-        for weight, gradient in gradients:
-            view = self._flat[first : first + weight.numel()].view(weight.shape)
-            first += weight.numel()
-            if gradient is None:
-                view.zero_()
-            else:
-                view.copy_(gradient)
-            views.append(view)
-        group.sum_(self._flat)
-        return views
 
 
 def _clip_scale(squares: float, most: float, added: float) -> float:

@@ -11,7 +11,6 @@ names, shapes and values are checked, and nothing in a file is ever executed.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import itertools
 import json
@@ -120,11 +119,17 @@ class Saved:
         named = ((name.split("/"), state) for name, state in self._others.items())
         return {parts[1]: state for parts, state in named if int(parts[2]) == rank}
 
-    def without_best(self) -> Saved:
-        """The same, but for the best state."""
-        other = copy.copy(self)
-        other.best_state = {}
-        return other
+    def for_others(self) -> dict[str, Any]:
+        """All but the best state, to be sent to another process."""
+        tensors = {"losses": self.losses, **self.tensors, **self._others}
+        tensors |= {"random/" + kind: state for kind, state in self.random.items()}
+        tensors |= {"average/" + name: mean for name, mean in self.average.items()}
+        return {"progress": self.progress.model_dump(), "optimizer": self.optimizer, "tensors": tensors}
+
+    @classmethod
+    def sent(cls, parts: Mapping[str, Any]) -> Saved:
+        """What ``for_others`` gave."""
+        return cls(Progress(**parts["progress"]), parts["optimizer"], parts["tensors"])
 
 
 class Checkpoints:

@@ -19,7 +19,7 @@ from bertwright.errors import DataError
 from bertwright.model.heads import TextClassifier
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
-from bertwright.training.loop import WholeModel
+from bertwright.training.learners import WholeModel
 from bertwright.training.loss import Objective
 from bertwright.training.soft_targets import PROJECTION, Distillation, HiddenTargets, Lessons, soft_targets_of
 from bertwright.training.teacher import (

@@ -34,7 +34,7 @@ from bertwright.evaluation.predictor import Predictor
 from bertwright.model.checkpoint import Loaded, load_classifier
 from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.progress import Reporter, duration
-from bertwright.training.loop import compute_features
+from bertwright.training.learners import compute_features
 from bertwright.training.soft_targets import Lessons
 from bertwright.training.state import (
     Damaged,

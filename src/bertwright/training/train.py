@@ -67,14 +67,11 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         if not group.leads:
             raise SystemExit(follow(group, config.device))
         with telling_launcher():
-            done = False
             try:
-                run = _run(config, reporter, group)
-                done = True
+                return _run(config, reporter, group)
             finally:
-                if done or not group.busy:
+                if not group.busy:
                     group.tell(DONE)
-        return run
 
 
 def _for_group(config: TrainConfig, group: Together) -> TrainConfig:
