@@ -463,7 +463,7 @@ class _Training:
             sent = self.group.broadcast(None if saved is None else saved.for_others())
             if sent is not None and not self.group.leads:
                 other = Saved.sent(sent)
-                self._take(other, other.random_of(self.group.rank))
+                self._take(other, other.random_of(self.group.rank) or None)
                 self.progress.asked_budget = self.progress.token_budget = asked
         if saved is None or self.checkpoints is None:
             return
@@ -491,10 +491,10 @@ class _Training:
         else:
             progress.asked_budget = asked
 
-    def _take(self, saved: Saved, random: dict[str, Tensor]) -> None:
-        """Go on from ``saved``, drawing random numbers as after ``random``, if there is any."""
+    def _take(self, saved: Saved, random: dict[str, Tensor] | None) -> None:
+        """Go on from ``saved``, drawing random numbers as after ``random``; None: as from the start."""
         before = random_state(self.learner.device)
-        if random:
+        if random is not None:
             set_random_state(random, self.learner.device)
         try:
             self.optimizer.load_state(saved.optimizer, saved.tensors)
