@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from bertwright import hardware
 from bertwright.config.train import TrainConfig
-from bertwright.data.batches import split_by_budget, steps_per_epoch, training_batches
+from bertwright.data.batches import steps_per_epoch, training_batches
 from bertwright.data.budget import ADVICE, smaller_budget, within_memory
+from bertwright.data.packing import split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 from bertwright.errors import TrainingError
