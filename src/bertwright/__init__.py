@@ -24,6 +24,7 @@ _ENTRY_POINTS = {
     "sweep": "bertwright.experiments.sweep",
     "open_sweep": "bertwright.experiments.sweep",
     "export_onnx": "bertwright.shipping.export_onnx",
+    "export_lambda": "bertwright.shipping.aws_lambda.act",
     "plan": "bertwright.benchmarking.plan",
     "check_plan": "bertwright.benchmarking.plan",
 }

@@ -119,6 +119,12 @@ export_app.command(
     help="Write a classifier as an ONNX graph, with a certificate of what it loses; refused where that is too much.",
 )
 
+export_app.command(
+    f"{_COMMANDS}:export_lambda",
+    name="lambda",
+    help="Pack a classifier for AWS Lambda: function, layers, template and Dockerfile, within AWS's limit; no torch.",
+)
+
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
 bench_app.command(
     f"{_COMMANDS}:bench_engines",

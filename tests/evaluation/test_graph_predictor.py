@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.model.families import CASES, TEXTS, save_tokenizer
+from tests.evaluation.random_classifiers import LONG, random_classifier
+from tests.model.families import CASES
 
 import bertwright
 from bertwright.config.parts import ScoringMachineSettings
@@ -18,26 +19,11 @@ from bertwright.evaluation.graph_predictor import GraphPredictor, is_exported
 from bertwright.evaluation.graph_session import GraphSession, pooled_windows
 from bertwright.evaluation.load_scorer import load_scorer
 from bertwright.evaluation.predictor import Predictor
-from bertwright.model.checkpoint import Loaded, load_classifier
-from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.shipping.export_onnx import write_graph
 
 pytest.importorskip("onnxruntime")
 
 FLOAT32 = ScoringMachineSettings(device="cpu", dtype="float32")
-LONG = [*TEXTS, "", "film " * 200, " ".join(TEXTS * 5)]
-
-
-def random_classifier(folder: Path, name: str = "bert", **settings) -> Loaded:
-    """A classifier of the family with random weights, that reads 32 tokens at once."""
-    case = CASES[name]
-    folder.mkdir(exist_ok=True)
-    vocab_size = save_tokenizer(case, folder)
-    labels = settings.pop("labels", ("a", "b", "c"))
-    case.model(vocab_size, num_labels=len(labels)).save_pretrained(folder)
-    values = {"labels": labels, "max_length": 32, **settings}
-    (folder / "bertwright.json").write_text(ClassifierSettings(**values).model_dump_json())
-    return load_classifier(str(folder))
 
 
 def both(tmp_path: Path, name: str = "bert", **settings) -> tuple[Predictor, GraphPredictor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bertwright.config.parts import DataSettings
 
 GraphDtype = Literal["float32", "int8"]
+Architecture = Literal["x86_64", "arm64"]
 
 
 class ParitySettings(DataSettings):
@@ -49,6 +50,36 @@ class ExportOnnxSettings(ParitySettings):
 
 class ExportOnnxConfig(ExportOnnxSettings):
     """An export as asked for: its settings, its run and its folder."""
+
+    run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
+    output: str = Field(description="The new folder.")
+
+
+class ExportLambdaSettings(ParitySettings):
+    """Settings of packing a classifier for AWS Lambda."""
+
+    dtype: GraphDtype = Field(
+        "int8", description="What the graph's matrices are in; float32 is exact and four times as large."
+    )
+    architecture: tuple[Architecture, ...] = Field(
+        ("x86_64",), min_length=1, description="Processor that the function runs on; may be repeated."
+    )
+    python_version: str = Field(
+        "3.13", pattern=r"^3\.[0-9]{1,2}$", description="Python of the function's runtime at AWS; 3.12 or later there."
+    )
+    wheels: str | None = Field(
+        None, description="Folder of wheels of onnxruntime, numpy and tokenizers; fetched with pip if not given."
+    )
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _each_once(cls, value: Any) -> Any:
+        given = (value,) if isinstance(value, str) else value
+        return tuple(dict.fromkeys(given)) if isinstance(given, list | tuple) else given
+
+
+class ExportLambdaConfig(ExportLambdaSettings):
+    """A bundle as asked for: its settings, its run and its folder."""
 
     run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
     output: str = Field(description="The new folder.")
