@@ -15,7 +15,7 @@ _ENTRY_POINTS = {
     "inspect": "bertwright.experiments.inspect_data",
     "tokenize": "bertwright.data.tokenize",
     "convert": "bertwright.model.convert",
-    "load": "bertwright.evaluation.predictor",
+    "load": "bertwright.evaluation.load_scorer",
     "open_run": "bertwright.runs",
     "list_runs": "bertwright.runs",
     "compare": "bertwright.experiments.compare",
@@ -23,6 +23,8 @@ _ENTRY_POINTS = {
     "agreement": "bertwright.experiments.agreement",
     "sweep": "bertwright.experiments.sweep",
     "open_sweep": "bertwright.experiments.sweep",
+    "export_onnx": "bertwright.shipping.export_onnx",
+    "export_lambda": "bertwright.shipping.aws_lambda.act",
     "plan": "bertwright.benchmarking.plan",
     "check_plan": "bertwright.benchmarking.plan",
 }

@@ -29,6 +29,12 @@ bench_app = App(
     name="bench", help="Measure how fast this machine works, and other libraries on it.", help_format="plaintext"
 )
 app.command(bench_app)
+export_app = App(
+    name="export",
+    help="Write a classifier in the form in which it runs elsewhere, without torch.",
+    help_format="plaintext",
+)
+app.command(export_app)
 prices_app = App(name="prices", help="List what machines cost, or take a newer table.", help_format="plaintext")
 app.command(prices_app)
 # By name, so that only the command that is asked for is imported. The help repeats the first line of its docstring.
@@ -106,6 +112,18 @@ runs_app.command(
 
 prices_app.command(f"{_COMMANDS}:prices_list", name="list", help="List machines with their prices, the cheapest first.")
 prices_app.command(f"{_COMMANDS}:prices_refresh", name="refresh", help="Take the prices in a csv file from now on.")
+
+export_app.command(
+    f"{_COMMANDS}:export_onnx",
+    name="onnx",
+    help="Write a classifier as an ONNX graph, with a certificate of what it loses; refused where that is too much.",
+)
+
+export_app.command(
+    f"{_COMMANDS}:export_lambda",
+    name="lambda",
+    help="Pack a classifier for AWS Lambda: function, layers, template and Dockerfile, within AWS's limit; no torch.",
+)
 
 bench_app.command(f"{_COMMANDS}:bench_infer", name="infer", help="Measure scoring texts.")
 bench_app.command(

@@ -29,6 +29,7 @@ from bertwright.config.bench import (
 from bertwright.config.convert import ConvertConfig, ConvertSettings
 from bertwright.config.distill import DistillSettings
 from bertwright.config.evaluate import BiasConfig, BiasSettings, EvaluateConfig, EvaluateSettings, PredictSettings
+from bertwright.config.export import ExportLambdaConfig, ExportLambdaSettings, ExportOnnxConfig, ExportOnnxSettings
 from bertwright.config.inspect import InspectConfig, InspectSettings
 from bertwright.config.plan import PlanConfig, PlanSettings
 from bertwright.config.pretrain import PretrainSettings
@@ -452,6 +453,42 @@ def plan_check(
     )
     if json_line:
         _print_json(checked)
+
+
+def export_onnx(
+    run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
+    output: Annotated[str, Parameter(help="The new folder.")],
+    *,
+    settings: Annotated[ExportOnnxSettings, Flags] = ExportOnnxSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a classifier as an ONNX graph, with a certificate of what it loses; refused where that is too much."""
+    resolved = build(ExportOnnxConfig, {**_given(settings, None), "run": run, "output": output})
+
+    from bertwright.shipping.export_onnx import run_onnx_export
+
+    record = run_onnx_export(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(record)
+
+
+def export_lambda(
+    run: Annotated[str, Parameter(help="Folder of a run, or of a model in Hugging Face's layout, or a hub name.")],
+    output: Annotated[str, Parameter(help="The new folder.")],
+    *,
+    settings: Annotated[ExportLambdaSettings, Flags] = ExportLambdaSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Pack a classifier for AWS Lambda: function, layers, template and Dockerfile, within AWS's limit; no torch."""
+    resolved = build(ExportLambdaConfig, {**_given(settings, None), "run": run, "output": output})
+
+    from bertwright.shipping.aws_lambda.act import run_lambda_export
+
+    record = run_lambda_export(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(record)
 
 
 def bench_infer(

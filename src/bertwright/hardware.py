@@ -112,27 +112,40 @@ def _cpu_capabilities() -> Mapping[str, Any]:
     return dict.fromkeys(flags.group(1).split(), True) if flags else {}
 
 
+def _cpu_name_by_linux() -> str | None:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    return found[1].strip() if found else None
+
+
 def token_budget(asked: int | None, device: torch.device) -> int:
     """Most tokens computed at once."""
     return asked if asked is not None else _TOKEN_BUDGET[device.type]
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Versions and machine, for a run's environment.json."""
+def describe(device: torch.device | None) -> dict[str, Any]:
+    """Versions and machine, for a run's environment.json; ``device`` None: the CPU, and torch took no part."""
     import numpy
-    import torch
 
     found: dict[str, Any] = {
         "bertwright": __version__,
         "commit": source_commit(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
         "numpy": numpy.__version__,
         **{name: version(name) for name in _RECORDED_PACKAGES},
         "system": f"{platform.system()} {platform.machine()}",
-        "device": str(device),
-        "cpu": _cpu_capabilities().get("cpu_name") or platform.processor(),
+        "device": "cpu" if device is None else str(device),
         "num_cpus": os.cpu_count(),
+    }
+    if device is None:
+        return {**found, "cpu": _cpu_name_by_linux() or platform.processor()}
+    import torch
+
+    found |= {
+        "torch": torch.__version__,
+        "cpu": _cpu_capabilities().get("cpu_name") or platform.processor(),
         "num_threads": torch.get_num_threads(),
     }
     if device.type == "cuda":
@@ -189,11 +202,13 @@ def available_bytes() -> int | None:
     return available
 
 
-def peak_gpu_bytes(device: torch.device) -> int | None:
+def peak_gpu_bytes(device: torch.device | None) -> int | None:
     """Most GPU memory that torch has held at once; None on a CPU."""
+    if device is None or device.type != "cuda":
+        return None
     import torch
 
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+    return torch.cuda.max_memory_allocated(device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

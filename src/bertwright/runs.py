@@ -24,7 +24,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -221,9 +221,10 @@ def check_can_be_made(path: Path) -> None:
         raise RunError(f"{path} cannot be made: no permission to write in {parent}")
 
 
-def clear_output(path: Path) -> None:
-    """Remove the run that ``prepare_output`` allowed to be replaced. No half of it ever bears its name."""
-    if is_run(path):
+def clear_output(path: Path, is_ours: Callable[[Path], bool] | None = None) -> None:
+    """Remove the run that ``prepare_output`` allowed to be replaced, or what ``is_ours`` knows. No half of it ever
+    bears its name."""
+    if (is_ours or is_run)(path):
         doomed = path.with_name(f".{path.name}.old.partial")
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(path, doomed)
@@ -461,10 +462,10 @@ def written_beside(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
+def whole_folder(path: Path, overwrite: bool, is_ours: Callable[[Path], bool] | None = None) -> Iterator[Path]:
     """Yields the path of a folder to make beside ``path``: it takes its place at the end, or is removed.
 
-    With ``overwrite`` a run that stands at ``path`` stays until then.
+    With ``overwrite`` a run that stands at ``path``, or what ``is_ours`` knows, stays until then.
 
     Raises:
         RunError: a folder that may not be replaced has come to stand at ``path``.
@@ -475,7 +476,7 @@ def whole_folder(path: Path, overwrite: bool) -> Iterator[Path]:
     try:
         yield partial
         if overwrite:
-            clear_output(path)
+            clear_output(path, is_ours)
         if path.exists():
             raise RunError(f"{path} exists; another run was started with the same --output")
         os.rename(partial, path)

@@ -48,7 +48,7 @@ def test_jax_equals_transformers_on_a_small_random_model(tmp_path):
 
 
 def test_jax_equals_our_float32_on_the_real_minilm(tmp_path, minilm_folder):
-    from bertwright.evaluation.predictor import load
+    from bertwright.evaluation.load_scorer import load
 
     loaded = load_for_training(str(minilm_folder), ("a", "b", "c"), "first", 128, 0, None)
     save_model(tmp_path, loaded.model.config, loaded.model.state_dict(), loaded.tokenizer, loaded.settings)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from bertwright.data.batches import (
     batch_of,
-    batches_by_length,
     epoch_order,
-    split_by_budget,
     steps_per_epoch,
     training_batches,
 )
+from bertwright.data.packing import batches_by_length, padded_batches, split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.model.batch import pack
 
@@ -83,3 +82,15 @@ def test_every_epoch_holds_every_text_once_in_another_order():
 def test_the_order_follows_from_the_seed():
     assert epoch_order(50, 1, 0).tolist() == epoch_order(50, 1, 0).tolist()
     assert epoch_order(50, 1, 0).tolist() != epoch_order(50, 2, 0).tolist()
+
+
+@given(lengths=LENGTHS, budget=st.integers(1, 100))
+def test_padded_batches_keep_to_the_budget_and_hold_little_padding(lengths, budget):
+    batches = padded_batches(lengths, budget)
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert (np.diff(lengths[order]) <= 0).all()
+    for rows in batches:
+        longest = lengths[rows].max()
+        assert len(rows) == 1 or len(rows) * longest <= budget
+        assert len(rows) <= 4 or lengths[rows].min() >= 0.75 * longest

@@ -10,7 +10,7 @@ import torch
 
 from bertwright.errors import UserError
 from bertwright.model import onnx as graphs
-from bertwright.model.batch import pack
+from bertwright.model.batch import flat_batch, pack
 from bertwright.model.checkpoint import empty_model, initial_state
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.heads import TextClassifier
@@ -162,3 +162,34 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
     with pytest.raises(UserError, match=r"pip install 'bertwright\[onnx\]'"):
         graphs.save_graph(tmp_path / "graph.onnx", CONFIG, numpy_state(random_model("first")), "first")
     assert not list(tmp_path.iterdir())
+
+
+def test_segments_are_an_input_where_asked_for(tmp_path):
+    model = random_model("first")
+    graphs.save_graph(tmp_path / "graph.onnx", CONFIG, numpy_state(model), "first", segments=True)
+    sequences, second_starts = sequences_of([9, 4, 12]), np.array([3, 2, 11])
+    session = onnxruntime.InferenceSession(str(tmp_path / "graph.onnx"), providers=["CPUExecutionProvider"])
+    given = padded(sequences)
+    places = np.arange(12)
+    given["token_type_ids"] = (places >= second_starts[:, None]).astype(np.int64) * given["attention_mask"]
+    ids = np.concatenate(sequences)
+    with torch.inference_mode():
+        batch = flat_batch(ids, np.array([9, 4, 12]), second_starts=second_starts)
+        expected = model(batch).numpy()
+    np.testing.assert_allclose(session.run(None, given)[0], expected, rtol=0, atol=1e-5)
+    given["token_type_ids"][:] = 0
+    assert np.abs(session.run(None, given)[0] - expected).max() > 1e-3
+
+
+def test_token_vectors_in_8_bits_are_the_rounded_ones(tmp_path):
+    model = random_model("mean")
+    state = numpy_state(model)
+    graphs.save_graph(tmp_path / "graph.onnx", CONFIG, state, "mean", int8_tokens=True)
+    name = "encoder.embeddings.token.weight"
+    step = np.abs(state[name]).max(axis=1, keepdims=True) / 127  # (tokens of the vocabulary, 1)
+    model.load_state_dict({**model.state_dict(), name: torch.from_numpy(np.round(state[name] / step) * step)})
+    sequences = sequences_of(LENGTHS)
+    np.testing.assert_allclose(run(tmp_path / "graph.onnx", sequences), our_logits(model, sequences), rtol=0, atol=1e-5)
+    held = {tensor.name: tensor for tensor in onnx.load(tmp_path / "graph.onnx").graph.initializer}
+    assert name not in held
+    assert len(held[f"{name}.int8"].raw_data) == state[name].size

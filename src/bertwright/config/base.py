@@ -21,7 +21,7 @@ from bertwright.errors import UserError
 # Settings that hold paths, and those that hold a model's name or its folder's path.
 _PATHS = {
     *("output", "train", "test", "validation", "data", "run", "runs", "model", "tokenizer", "figures", "tables"),
-    *("teacher", "unlabelled", "teacher_scores"),
+    *("teacher", "wheels", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
     *("plan", "measured", "results", "logs", "report"),

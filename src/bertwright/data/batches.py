@@ -1,4 +1,4 @@
-"""Which texts are computed together: the order of an epoch, and the packing by token budget that everyone uses."""
+"""Which texts are computed together: the order of an epoch, and the flat batch of some texts."""
 
 from __future__ import annotations
 
@@ -32,30 +32,6 @@ def training_batches(num_texts: int, batch_size: int, seed: int, num_steps: int)
 
 def steps_per_epoch(num_texts: int, batch_size: int) -> int:
     return -(-num_texts // batch_size)
-
-
-def split_by_budget(lengths: np.ndarray, token_budget: int) -> list[slice]:
-    """Cut consecutive texts of ``lengths`` (texts,) into runs of at most ``token_budget`` tokens.
-
-    Each is as long as can be. A text longer than the budget gets a run of its own.
-    """
-    ends = np.cumsum(lengths)
-    parts, first, before = [], 0, 0
-    while first < len(lengths):
-        last = int(np.searchsorted(ends, before + token_budget, side="right"))
-        last = max(last, first + 1)
-        parts.append(slice(first, last))
-        first, before = last, int(ends[last - 1])
-    return parts
-
-
-def batches_by_length(lengths: np.ndarray, token_budget: int) -> list[np.ndarray]:
-    """All texts, longest first, packed by token budget: the rows of each batch, for scoring.
-
-    Longest first, so that memory runs out at once or not at all, and the time left is never underestimated.
-    """
-    order = np.argsort(-lengths, kind="stable")
-    return [order[part] for part in split_by_budget(lengths[order], token_budget)]
 
 
 def batch_of(ragged: Ragged, rows: np.ndarray, device: torch.device | str = "cpu") -> Batch:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from bertwright import hardware
-from bertwright.data.batches import split_by_budget
+from bertwright.data.packing import split_by_budget
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
 

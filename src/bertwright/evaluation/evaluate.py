@@ -6,10 +6,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from bertwright import hardware, runs
 from bertwright.config.base import build
@@ -18,15 +17,19 @@ from bertwright.config.parts import DataSettings, ScoringMachineSettings
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders, token_ids_of
-from bertwright.errors import RunError
+from bertwright.errors import RunError, UserError
+from bertwright.evaluation.graph_predictor import is_exported
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.judgement import Settled, check_asked, judgement_record, settle
-from bertwright.evaluation.predictor import Predictor
+from bertwright.evaluation.load_scorer import load_scorer
+from bertwright.evaluation.logit_scorer import ScorerByLogits
 from bertwright.evaluation.show import show_result
 from bertwright.evaluation.threshold import Goal
-from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.model.sources import find_folder
 from bertwright.progress import Reporter
+
+if TYPE_CHECKING:
+    from bertwright.model.checkpoint import Loaded
 
 
 def evaluate(run: str | Path, data: str | Path | Sequence[str | Path], *, quiet: bool = False, **settings: Any) -> dict:
@@ -50,13 +53,18 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     """
     started = time.perf_counter()
     output = None if config.output is None else Path(config.output)
+    settles = config.tune_threshold is not None or config.calibrate
+    if settles and is_exported(config.run):
+        raise UserError(
+            f"{config.run}: an exported graph keeps its threshold and temperature. Give --tune-threshold and "
+            "--calibrate to the run that it was exported from, and export that again"
+        )
     if config.tune_threshold is not None:
         Goal.of(config.tune_threshold)  # before any work is done
     if output is not None:
-        _keep_judged_run(output, config.run)
+        keep_apart(output, config.run)
         runs.prepare_output(output, config.overwrite)
-    scored = score_labelled(config.run, config.data, config, config, reporter)
-    settles = config.tune_threshold is not None or config.calibrate
+    scored = score_labelled(config.run, config.data, config, config, reporter, keep_weights=settles)
     predictor, texts = scored.predictor, scored.texts
     settled = Settled(predictor.settings.threshold, predictor.settings.temperature, calibrated=True)
     split = "validation" if settles else "test"
@@ -69,7 +77,7 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     result = _result(config, scored, settled, scores, split, time.perf_counter() - started)
     if output is not None:
         with runs.whole_folder(output, config.overwrite) as partial:
-            _write(partial, config, scored, scores, result, with_model=settles)
+            _write(partial, config, scored, scores, result)
         reporter.say(f"evaluation: {output}")
     show_result(result, reporter)
     return result
@@ -80,11 +88,11 @@ class ScoredTexts:
     """Labelled texts with the logits (texts, labels) that a classifier gives them, and how long that took.
 
     Attributes:
-        originals: the classifier's float32 weights, by name.
+        original: the classifier with its float32 weights, where it was asked for.
     """
 
-    predictor: Predictor
-    originals: dict[str, Tensor]
+    predictor: ScorerByLogits
+    original: Loaded | None
     texts: LabelledTexts
     ragged: Ragged
     logits: np.ndarray
@@ -94,16 +102,22 @@ class ScoredTexts:
 
 
 def score_labelled(
-    run: str, data: Sequence[str], how: DataSettings, machine: ScoringMachineSettings, reporter: Reporter
+    run: str,
+    data: Sequence[str],
+    how: DataSettings,
+    machine: ScoringMachineSettings,
+    reporter: Reporter,
+    keep_weights: bool = False,
 ) -> ScoredTexts:
     """Score the labelled texts in the files ``data`` with the classifier of ``run``, reading them as it was trained.
+
+    Args:
+        keep_weights: read the classifier once more, as it is saved.
 
     Raises:
         UserError: a run without a classifier, or data that cannot be read.
     """
-    loaded = load_classifier(run)
-    originals = dict(loaded.model.state_dict())
-    predictor = Predictor.from_loaded(loaded, machine)
+    predictor = load_scorer(run, machine)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())
@@ -120,7 +134,12 @@ def score_labelled(
     started = time.perf_counter()
     logits = predictor.logits(ragged, reporter)
     infer_s = time.perf_counter() - started
-    return ScoredTexts(predictor, originals, texts, ragged, logits, read_s, tokenize_s, infer_s)
+    original = None
+    if keep_weights:
+        from bertwright.model.checkpoint import load_classifier  # it loads torch, which an exported graph does without
+
+        original = load_classifier(run)
+    return ScoredTexts(predictor, original, texts, ragged, logits, read_s, tokenize_s, infer_s)
 
 
 def _result(
@@ -179,7 +198,6 @@ def _write(
     scored: ScoredTexts,
     scores: np.ndarray,
     result: dict[str, Any],
-    with_model: bool,
 ) -> None:
     """Write the evaluation's own run."""
     predictor, texts = scored.predictor, scored.texts
@@ -192,19 +210,23 @@ def _write(
             "token_ids_from": token_folders([texts]),
         }
     )
-    if with_model:
-        model = folder / runs.MODEL
-        save_model(model, predictor.model.config, scored.originals, predictor.tokenizer, settings)
+    if scored.original is not None:
+        from bertwright.model.checkpoint import save_model
+
+        model = scored.original.model
+        save_model(folder / runs.MODEL, model.config, dict(model.state_dict()), predictor.tokenizer, settings)
     tables = prediction_tables(texts, scores, predictor.labels, settings.threshold, config.texts)
     write_predictions(folder / runs.PREDICTIONS, tables)
     writer.result(result)
 
 
-def _keep_judged_run(output: Path, run: str) -> None:
-    """Refuse an output that would replace the judged run, hold it or lie inside it, by whatever path they are named.
+def keep_apart(output: Path, run: str, what: str = "judged") -> None:
+    """Refuse an output that would replace the run, hold it or lie inside it, by whatever path they are named.
+
+    ``what`` is done with the run, in the message.
 
     Raises:
-        RunError: the output touches the judged run.
+        RunError: the output touches the run.
     """
     if not Path(run).expanduser().is_dir():
         return  # a hub name or an installed model: not a folder that an output could name
@@ -215,4 +237,4 @@ def _keep_judged_run(output: Path, run: str) -> None:
     place = output.resolve()
     for folder in judged:
         if place == folder or place in folder.parents or folder in place.parents:
-            raise RunError(f"{output}: touches the judged run, {folder}; pass another --output")
+            raise RunError(f"{output}: touches the {what} run, {folder}; pass another --output")

@@ -57,7 +57,7 @@ def run_bias(config: BiasConfig, reporter: Reporter) -> dict[str, Any]:
 
 def _scored(config: BiasConfig, reporter: Reporter) -> StoredScores:
     """The texts in the files, scored."""
-    from bertwright.evaluation.evaluate import score_labelled  # which needs torch
+    from bertwright.evaluation.evaluate import score_labelled
 
     found = score_labelled(config.run, config.data, config, config, reporter)
     texts = found.texts

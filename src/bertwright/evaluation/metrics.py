@@ -8,12 +8,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bertwright.config.parts import LabelKind
 from bertwright.errors import UserError
+
+if TYPE_CHECKING:  # pydantic, which not every runtime has
+    from bertwright.config.parts import LabelKind
 
 Threshold = float | Sequence[float]
 """The least probability at which a label is decided for: of the last of two classes, of all of several labels, or one

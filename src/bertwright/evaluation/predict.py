@@ -22,9 +22,8 @@ from bertwright.data.tokenize import how_read, token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
+from bertwright.evaluation.load_scorer import load_scorer
 from bertwright.evaluation.predictions import Prediction
-from bertwright.evaluation.predictor import Predictor
-from bertwright.model.checkpoint import load_classifier
 from bertwright.progress import Reporter
 from bertwright.runs import written_beside
 
@@ -40,7 +39,7 @@ def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Pred
         UserError: bad settings, a run without a classifier, or a text that is none.
     """
     machine = build(ScoringMachineSettings, settings)
-    return Predictor.from_loaded(load_classifier(str(run)), machine).predict(texts)
+    return load_scorer(str(run), machine).predict(texts)
 
 
 def run_prediction(
@@ -69,7 +68,7 @@ def run_prediction(
         raise UserError("--group-columns names columns of files; leave it out with --text")
     if given_pairs and len(given_pairs) != len(given):
         raise UserError(f"found {len(given)} --text and {len(given_pairs)} --pair, expected a --pair for each --text")
-    predictor = Predictor.from_loaded(load_classifier(run), settings)
+    predictor = load_scorer(run, settings)
     for note in predictor.notes:
         reporter.say(f"model: {note}")
     reporter.say(predictor.summary())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bertwright.evaluation.metrics import decide, decide_each
-from bertwright.model.classifier_settings import ClassifierSettings
+
+if TYPE_CHECKING:  # pydantic, which not every runtime has
+    from bertwright.model.classifier_settings import ClassifierSettings
 
 
 @dataclass(frozen=True)

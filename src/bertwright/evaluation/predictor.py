@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,15 +10,15 @@ from torch import Tensor
 
 from bertwright import hardware
 from bertwright.config.parts import MachineSettings, ScoringMachineSettings, WindowPooling
-from bertwright.data.batches import batches_by_length
 from bertwright.data.budget import within_memory
-from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
+from bertwright.data.packing import batches_by_length
+from bertwright.data.ragged import Ragged, check_long_texts
 from bertwright.data.resident import texts_on
-from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.predictions import Prediction, predictions_of
-from bertwright.evaluation.scores import scores_of
+from bertwright.errors import CheckpointError
+from bertwright.evaluation.logit_scorer import ScorerByLogits
+from bertwright.evaluation.scores import check_finite
 from bertwright.model.batch import Batch
-from bertwright.model.checkpoint import Loaded, load_classifier
+from bertwright.model.checkpoint import Loaded
 from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.gpu_encoder import Work
 from bertwright.model.heads import TextClassifier, pooled_windows
@@ -27,7 +26,7 @@ from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
 
 
-class Predictor:
+class Predictor(ScorerByLogits):
     """A classifier with its tokenizer, ready to score texts.
 
     Attributes:
@@ -68,62 +67,6 @@ class Predictor:
     def from_loaded(cls, loaded: Loaded, machine: MachineSettings | None = None) -> Predictor:
         return cls(loaded.model, loaded.tokenizer, loaded.settings, machine, loaded.notes)
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[Prediction]:
-        """A prediction for each text or, by a classifier of pairs, for each pair of texts.
-
-        Raises:
-            UserError: ``texts`` is one string, or holds something that is no valid text, or single texts for a
-                classifier of pairs, or pairs for one of single texts.
-        """
-        if isinstance(texts, str):
-            raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
-        texts = list(texts)
-        return self.predictions(self.score(texts))
-
-    def predictions(self, scores: np.ndarray) -> list[Prediction]:
-        """What is decided by ``scores`` (texts, labels), as ``score`` gives them."""
-        return predictions_of(scores, self.settings)
-
-    def score(self, texts: Sequence[str | tuple[str, str]] | Any, reporter: Reporter | None = None) -> np.ndarray:
-        """(texts, labels) float64 scores; ``texts`` may also be a pyarrow array of strings.
-
-        Of classes, probabilities that sum to 1 in each row; of any number of labels, a probability each; of a
-        regression, the number. A classifier of pairs takes a list of (text, second text). A text scores the same alone
-        and in company, but for the rounding of the dtype.
-        """
-        return self.probabilities(self.logits(self.tokenize(texts, reporter), reporter))
-
-    def tokenize(
-        self,
-        texts: Sequence[str | tuple[str, str]] | Any,
-        reporter: Reporter | None = None,
-        pairs: Any = None,
-    ) -> Ragged:
-        """The texts' token ids, of the length and in the way that the classifier was trained with.
-
-        ``texts`` may be a pyarrow array of strings; ``pairs`` are then the second texts, for a classifier of pairs. For
-        that, a list holds (text, second text).
-
-        Raises:
-            UserError: as :meth:`predict`.
-        """
-        settings = self.settings
-        if pairs is None and settings.pairs:
-            texts, pairs = _first_and_second(texts)
-        elif pairs is not None and not settings.pairs:
-            raise UserError("found second texts, expected none: this classifier judges single texts")
-        elif isinstance(texts, list | tuple):
-            _check_single(texts)
-        return tokenize_texts(
-            self.tokenizer,
-            texts,
-            settings.max_length,
-            reporter or Reporter(quiet=True),
-            pairs=pairs,
-            long_texts=settings.long_texts,
-            window_overlap=settings.window_overlap,
-        )
-
     def logits(self, ragged: Ragged, reporter: Reporter | None = None) -> np.ndarray:
         """(texts, labels) float32 logits of tokenised texts.
 
@@ -141,24 +84,11 @@ class Predictor:
         logits, self.token_budget = within_memory(
             compute, ragged.sequence_lengths(rows), self.token_budget, self.model.release_memory, reporter, "scoring"
         )
-        if not np.isfinite(logits).all():
-            raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
-        return logits
-
-    def score_tokenized(self, texts: Sequence[str | tuple[str, str]], ragged: Ragged) -> np.ndarray:
-        """(texts, labels) float64 scores, as ``score`` gives them, of ``texts`` whose ``tokenize`` gave ``ragged``.
-
-        The texts themselves are not looked at: see :class:`bertwright.evaluation.scorer.Scorer`.
-        """
-        return self.probabilities(self.logits(ragged))
+        return check_finite(logits)
 
     def _work(self, ragged: Ragged) -> Work:
         num_tokens = int(ragged.starts[-1])
         return Work(num_tokens, num_tokens // self.token_budget + 1)
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """(texts, labels) float64 scores of ``logits``: ``scores_of`` with the classifier's kind and temperature."""
-        return scores_of(logits, self.settings.kind, self.settings.temperature)
 
     def summary(self) -> str:
         """One line of what was chosen for this machine."""
@@ -179,21 +109,6 @@ class Predictor:
         }
 
 
-def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int | None = None) -> Predictor:
-    """The classifier of a run, of a folder in Hugging Face's layout, or of a hub name.
-
-    With ``dtype="auto"`` scores are those of bfloat16 where the machine multiplies it fast; ``dtype="float32"`` gives
-    the digits that other libraries give for the same folder.
-
-    Raises:
-        UserError: no classifier is there, or it cannot be used; an unknown device or dtype.
-    """
-    from bertwright.config.base import build
-
-    machine = build(ScoringMachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
-    return Predictor.from_loaded(load_classifier(str(path)), machine)
-
-
 def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
     """Check that the model can read pairs of texts as the tokenizer joins them.
 
@@ -205,24 +120,6 @@ def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
             "the model cannot read pairs of texts: its type_vocab_size is 1, expected 2 or more for a tokenizer that "
             "makes the second text segment 1"
         )
-
-
-def _first_and_second(texts: Any) -> tuple[list[Any], list[Any]]:
-    """The first and the second texts of a list of pairs."""
-    texts = list(texts)
-    for i, pair in enumerate(texts):
-        if not isinstance(pair, tuple | list) or len(pair) != 2:
-            found = f"{len(pair)} texts" if isinstance(pair, tuple | list) else type(pair).__name__
-            raise UserError(f"text {i + 1}: found {found}, expected (text, second text): this classifier judges pairs")
-    return [pair[0] for pair in texts], [pair[1] for pair in texts]
-
-
-def _check_single(texts: Sequence[Any]) -> None:
-    for i, text in enumerate(texts):
-        if isinstance(text, tuple | list):
-            raise UserError(
-                f"text {i + 1}: found {len(text)} texts, expected one string: this classifier judges single texts"
-            )
 
 
 @torch.inference_mode()

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from bertwright.config.parts import LabelKind
-from bertwright.data.columns import LabelledTexts
+from bertwright.errors import CheckpointError
+
+if TYPE_CHECKING:  # pyarrow and pydantic, which not every runtime has
+    from bertwright.config.parts import LabelKind
+    from bertwright.data.columns import LabelledTexts
+
+
+def check_finite(logits: np.ndarray) -> np.ndarray:
+    """``logits`` as they are.
+
+    Raises:
+        CheckpointError: one of them is not a finite number.
+    """
+    if not np.isfinite(logits).all():
+        raise CheckpointError("the model's scores are not numbers: its weights are damaged; train it again")
+    return logits
 
 
 def scores_of(logits: np.ndarray, kind: LabelKind, temperature: float = 1.0) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,12 @@ from bertwright.config.parts import LabelKind, LongTexts, WindowPooling
 from bertwright.config.train import Pooling
 from bertwright.errors import CheckpointError, UserError
 from bertwright.model import name_tables, pickles
-from bertwright.model.classifier_settings import SETTINGS, ClassifierSettings
+from bertwright.model.classifier_settings import (
+    SETTINGS,
+    ClassifierSettings,
+    read_classifier_settings,
+    read_object,
+)
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.model.foreign import LAYOUTS, ForeignCheckpoint, find_foreign
 from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
@@ -115,7 +119,7 @@ def load_for_training(
     _check_length(max_length, config, name)
     model = empty_model(config, len(labels), pooling)
     tensors = read_tensors(folder, foreign)
-    saved = _saved_settings(folder)
+    saved = read_classifier_settings(folder)
     if saved is not None and saved.pooling == "mean":
         tensors.update(_head_tensors(folder))
     state: dict[str, Tensor] = {}
@@ -146,7 +150,7 @@ def load_classifier(name: str) -> Loaded:
     foreign = _foreign_at(folder)
     values = _read_config(folder, foreign)
     config = ModelConfig.from_hugging_face(values, str(folder / "config.json"))
-    settings = _saved_settings(folder)
+    settings = read_classifier_settings(folder)
     tensors = read_tensors(folder, foreign)
     read_notes: list[str] = []
     if settings is None:
@@ -225,29 +229,7 @@ def _read_config(folder: Path, foreign: ForeignCheckpoint | None) -> dict[str, A
         return foreign.config()
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no config.json; expected {LAYOUTS}")
-    return _read_object(folder / "config.json")
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON ({str(error) or type(error).__name__})") from None
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: found {type(values).__name__}, expected an object")
-    return values
-
-
-def _saved_settings(folder: Path) -> ClassifierSettings | None:
-    path = folder / SETTINGS
-    if not path.is_file():
-        return None
-    try:
-        return build(ClassifierSettings, _read_object(path), str(path))
-    except CheckpointError:
-        raise
-    except UserError as error:
-        raise CheckpointError(str(error)) from None
+    return read_object(folder / "config.json")
 
 
 def _labels_of(values: dict[str, Any], saved: ClassifierSettings | None) -> list[str]:
@@ -308,7 +290,7 @@ def read_tensors(folder: Path, foreign: ForeignCheckpoint | None = None) -> dict
 
 
 def _parts_of(index: Path) -> list[str]:
-    weight_map = _read_object(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index}: no weight_map; expected an index of parts")
     for part in weight_map.values():
@@ -509,21 +491,26 @@ def save_model(
     head = {theirs: state[ours] for ours, theirs in names.classifier if ours in state}
     if first:
         tensors |= head
-    values: dict[str, Any] = {
-        "architectures": [family.class_prefix + ("ForSequenceClassification" if first else "Model")],
-        **config.to_hugging_face(),
-        "position_embedding_type": "absolute",
-    }
-    if first:
-        values["problem_type"] = _PROBLEM_TYPES[settings.kind]
-        values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
-        values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
-    write_json(folder / "config.json", values)
+    write_json(folder / "config.json", hugging_face_config(config, settings, with_head=first))
     write_json(folder / SETTINGS, settings.model_dump())
     save_tensors(tensors, folder / "model.safetensors")
     if not first:
         save_tensors(head, folder / "head.safetensors")
     tokenizer.save(folder)
+
+
+def hugging_face_config(config: ModelConfig, settings: ClassifierSettings, with_head: bool) -> dict[str, Any]:
+    """The config.json of a model: with a head that of a classifier, its labels among it, else of the encoder alone."""
+    values: dict[str, Any] = {
+        "architectures": [config.family.class_prefix + ("ForSequenceClassification" if with_head else "Model")],
+        **config.to_hugging_face(),
+        "position_embedding_type": "absolute",
+    }
+    if with_head:
+        values["problem_type"] = _PROBLEM_TYPES[settings.kind]
+        values["id2label"] = {str(i): label for i, label in enumerate(settings.labels)}
+        values["label2id"] = {label: i for i, label in enumerate(settings.labels)}
+    return values
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

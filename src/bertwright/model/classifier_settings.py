@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bertwright.config.base import Settings
+from bertwright.config.base import Settings, build
 from bertwright.config.parts import LabelKind, LongTexts, WindowPooling
 from bertwright.config.train import Pooling
+from bertwright.errors import CheckpointError, UserError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,3 +59,35 @@ class ClassifierSettings(Settings):
                     f"{len(self.threshold)}"
                 )
         return self
+
+
+def read_classifier_settings(folder: Path) -> ClassifierSettings | None:
+    """The bertwright.json of a model's folder; None where there is none.
+
+    Raises:
+        CheckpointError: it is damaged, or of a later version.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    try:
+        return build(ClassifierSettings, read_object(path), str(path))
+    except CheckpointError:
+        raise
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a file of JSON that belongs to a model.
+
+    Raises:
+        CheckpointError: it cannot be read, or is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({str(error) or type(error).__name__})") from None
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: found {type(values).__name__}, expected an object")
+    return values

@@ -5,6 +5,8 @@ arrays. The package ``onnx`` is loaded when a graph is built.
 
     inputs   input_ids       (sequences, padded length) int64
              attention_mask  (sequences, padded length) int64: 1 for tokens, 0 for padding
+             token_type_ids  (sequences, padded length) int64: 1 for the second text of a pair, else 0; only where
+                             segments are asked for
     output   logits          (sequences, classes) float32
 """
 
@@ -46,6 +48,8 @@ def classifier_graph(
     pooling: Pooling,
     only_first: bool = True,
     int8_weights: bool = False,
+    segments: bool = False,
+    int8_tokens: bool = False,
 ) -> onnx.ModelProto:
     """The graph of a ``TextClassifier``.
 
@@ -56,12 +60,15 @@ def classifier_graph(
         int8_weights: keep the encoder's and the pooler's matrices as whole numbers from -127 to 127 with a float32
             factor for each output, and multiply them out in the graph: a quarter of the size, not exact, and what
             OpenVINO turns into products of 8-bit numbers.
+        segments: take the tokens' segments as an input; else all are of the first.
+        int8_tokens: keep the table of the tokens' embeddings as whole numbers from -127 to 127 with a float32 factor
+            for each token: a quarter of what is the largest part of small models, not exact.
 
     Raises:
         UserError: the package ``onnx`` is not installed.
         KeyError: ``state`` lacks a weight.
     """
-    return _Builder(config, state, pooling, only_first, int8_weights).model()
+    return _Builder(config, state, pooling, only_first, int8_weights, segments, int8_tokens).model()
 
 
 def save_graph(
@@ -71,6 +78,8 @@ def save_graph(
     pooling: Pooling,
     only_first: bool = True,
     int8_weights: bool = False,
+    segments: bool = False,
+    int8_tokens: bool = False,
 ) -> None:
     """Write ``classifier_graph`` to ``path``, checked; beside its place and renamed.
 
@@ -81,7 +90,7 @@ def save_graph(
     """
     onnx = _need_onnx()
     path = Path(path)
-    model = classifier_graph(config, state, pooling, only_first, int8_weights)
+    model = classifier_graph(config, state, pooling, only_first, int8_weights, segments, int8_tokens)
     partial = path.with_name(path.name + ".partial")
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) < _MOST_BYTES:
         onnx.checker.check_model(model, full_check=True)
@@ -112,11 +121,14 @@ class _Builder:
         pooling: Pooling,
         only_first: bool,
         int8_weights: bool,
+        segments: bool,
+        int8_tokens: bool,
     ) -> None:
         self.onnx = _need_onnx()
         self.config, self.state, self.pooling = config, state, pooling
         self.only_first = only_first and pooling == "first"
-        self.int8_weights = int8_weights
+        self.int8_weights, self.int8_tokens = int8_weights, int8_tokens
+        self.segments = segments
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
 
@@ -133,7 +145,7 @@ class _Builder:
         graph = helper.make_graph(
             self.nodes,
             "bertwright",
-            [helper.make_tensor_value_info(name, types.INT64, shape) for name in ("input_ids", "attention_mask")],
+            [helper.make_tensor_value_info(name, types.INT64, shape) for name in self._input_names()],
             [
                 helper.make_tensor_value_info(
                     "logits", types.FLOAT, ["sequences", self._weight("classifier.linear.bias").size]
@@ -141,22 +153,32 @@ class _Builder:
             ],
             list(self.initializers.values()),
         )
-        return helper.make_model(
+        made = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=_IR_VERSION,
             producer_name="bertwright",
         )
+        helper.set_model_props(made, {"dtype": "int8" if self.int8_weights or self.int8_tokens else "float32"})
+        return made
+
+    def _input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", *(["token_type_ids"] if self.segments else [])]
 
     def _embeddings(self) -> str:
         """(sequences, tokens, hidden)."""
         name = "encoder.embeddings"
-        # Every token is of the first segment and task: their vectors are added to all positions, once.
+        # Every token is of the first task and, unless it is said, segment: their vectors are added to all positions,
+        # once.
         places = self._weight(f"{name}.position.weight")[self.config.position_offset :]
-        for table in ("segment", "task"):
+        for table in ("task",) if self.segments else ("segment", "task"):
             if f"{name}.{table}.weight" in self.state:
                 places = places + self._weight(f"{name}.{table}.weight")[0]
-        words = self._node("Gather", [self._constant(f"{name}.token.weight"), "input_ids"], f"{name}.token")
+        words = self._token_vectors(f"{name}.token")
+        if self.segments:
+            table = self._constant(f"{name}.segment.weight")
+            kinds = self._node("Gather", [table, "token_type_ids"], f"{name}.segment")
+            words = self._node("Add", [words, kinds], f"{name}.token_and_segment")
         length = self._node("Shape", ["input_ids"], "tokens", start=1, end=2)
         here = self._node(
             "Slice",
@@ -165,6 +187,16 @@ class _Builder:
         )
         x = self._norm(self._node("Add", [words, here], f"{name}.sum"), f"{name}.norm")
         return self._linear(x, f"{name}.project") if f"{name}.project.weight" in self.state else x
+
+    def _token_vectors(self, name: str) -> str:
+        """(sequences, tokens, embedding width)."""
+        if not self.int8_tokens:
+            return self._node("Gather", [self._constant(f"{name}.weight"), "input_ids"], name)
+        whole, scale = _in_8_bits(self._weight(f"{name}.weight"), axis=1)
+        found = self._node("Gather", [self._constant(f"{name}.weight.int8", whole), "input_ids"], f"{name}.int8")
+        factor = self._node("Gather", [self._constant(f"{name}.weight.scale", scale), "input_ids"], f"{name}.scale")
+        exact = self._node("Cast", [found], f"{name}.float", to=self.onnx.TensorProto.FLOAT)
+        return self._node("Mul", [exact, factor], name)
 
     def _mask_bias(self) -> str:
         """(sequences, 1, 1, tokens): 0 for tokens, a very negative number for padding."""
@@ -234,9 +266,8 @@ class _Builder:
         """``value`` (inputs, outputs) as a constant, in 8 bits where asked; the classifier stays in float32."""
         if not self.int8_weights or name.startswith("classifier."):
             return self._constant(name, value)
-        scale = np.maximum(np.abs(value).max(axis=0), np.finfo(np.float32).tiny) / np.float32(127)  # (outputs,)
-        whole = np.clip(np.rint(value / scale), -127, 127).astype(np.int8)
-        parts = [self._constant(f"{name}.int8", whole), self._constant(f"{name}.scale", scale.astype(np.float32))]
+        whole, scale = _in_8_bits(value, axis=0)
+        parts = [self._constant(f"{name}.int8", whole), self._constant(f"{name}.scale", scale[0])]
         return self._node("DequantizeLinear", parts, name, axis=1)
 
     def _norm(self, x: str, name: str) -> str:
@@ -261,3 +292,10 @@ class _Builder:
 
     def _floats(self, name: str, value: float) -> str:
         return self._constant(name, np.array(value, dtype=np.float32))
+
+
+def _in_8_bits(value: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """``value`` (rows, columns) as whole numbers from -127 to 127 and float32 factors, along ``axis`` one for all."""
+    largest = np.abs(value).max(axis=axis, keepdims=True)
+    scale = (np.maximum(largest, np.finfo(np.float32).tiny) / np.float32(127)).astype(np.float32)
+    return np.clip(np.rint(value / scale), -127, 127).astype(np.int8), scale

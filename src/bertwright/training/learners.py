@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bertwright.data.batches import split_by_budget
 from bertwright.data.budget import smaller_budget, within_memory
+from bertwright.data.packing import split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.data.resident import HostTexts, ResidentTexts, StaticShape, texts_on
 from bertwright.evaluation.predictor import compute_logits, compute_texts

@@ -16,9 +16,10 @@ from torch import Tensor
 from bertwright import hardware
 from bertwright.config.pretrain import PretrainConfig
 from bertwright.config.train import TrainSettings
-from bertwright.data.batches import epoch_order, split_by_budget
+from bertwright.data.batches import epoch_order
 from bertwright.data.budget import ADVICE, smaller_budget
 from bertwright.data.masking import Masking, epoch_key
+from bertwright.data.packing import split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 from bertwright.model.batch import Batch, Readers, flat_batch

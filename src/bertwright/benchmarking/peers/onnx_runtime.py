@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from bertwright.benchmarking.cases import Case, GraphKind
 from bertwright.benchmarking.contender import NotPossible
 from bertwright.benchmarking.peers.graph import graph_of
 from bertwright.benchmarking.peers.padded import PaddedInference
+from bertwright.model.onnx_int8 import quantize_matrices
 
 
 class Inference(PaddedInference):
@@ -77,19 +77,7 @@ class _Session:
 
 def _quantized(graph: Path) -> Path:
     """The graph with its constant matrices in 8 bits."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
     path = graph.with_name(graph.stem + "-quantized.onnx")
     if not path.is_file():
-        level = logging.getLogger().level
-        logging.getLogger().setLevel(logging.ERROR)  # it advises a preparation that changes nothing here
-        quantize_dynamic(
-            str(graph),
-            str(path),
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=["MatMul"],
-            extra_options={"MatMulConstBOnly": True},
-        )
-        logging.getLogger().setLevel(level)
+        quantize_matrices(graph, path)
     return path

@@ -1,0 +1,1 @@
+"""A classifier packed for AWS Lambda."""
