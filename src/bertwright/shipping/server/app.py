@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from bertwright import __version__
@@ -178,6 +178,7 @@ class _Routes:
             responses=responses,
             operation_id=f"{method.lower()}_{name}",
             response_model=None,
+            response_class=Response,
             openapi_extra=None if content is None else {"requestBody": {"required": True, "content": content}},
         )
         route.answer = answer

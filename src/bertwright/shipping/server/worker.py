@@ -15,8 +15,8 @@ BACKLOG = 2_048
 
 def run_alone(config: ServeConfig, announce: Callable[[int, list[str]], None]) -> None:
     """Serve in this process; ``announce`` is called with the port and the models' names when it answers."""
-    listener = bind(config, config.port)
-    run(config, listener, lambda names: announce(listener.getsockname()[1], names))
+    with bind(config, config.port) as listener:
+        run(config, listener, lambda names: announce(listener.getsockname()[1], names))
 
 
 def bind(config: ServeConfig, port: int, *, shared: bool = False) -> socket.socket:
@@ -25,6 +25,7 @@ def bind(config: ServeConfig, port: int, *, shared: bool = False) -> socket.sock
     Raises:
         UserError: the address is taken, or is none of this machine's.
     """
+    listener = None
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             config.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -35,6 +36,8 @@ def bind(config: ServeConfig, port: int, *, shared: bool = False) -> socket.sock
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
+        if listener is not None:
+            listener.close()
         raise UserError(
             f"{config.host}:{port}: cannot listen there ({error.strerror or error}); pass another --host or --port"
         ) from None

@@ -138,8 +138,8 @@ def _end(workers: list[_Worker], within_s: float) -> None:
 def _work(config: ServeConfig, port: int, telling: Connection) -> None:
     """What a worker's process does."""
     try:
-        listener = bind(config, port, shared=True)
-        run(config, listener, lambda names: telling.send(("ready", names)), watched=telling.fileno())
+        with bind(config, port, shared=True) as listener:
+            run(config, listener, lambda names: telling.send(("ready", names)), watched=telling.fileno())
     except UserError as error:
         telling.send(("failed", str(error)))
     except (KeyboardInterrupt, BrokenPipeError):
