@@ -23,6 +23,8 @@ from bertwright.shipping.server.service import Service
 # After the signal, requests that are already on the wire may still come in: they are told that the server stops.
 _LINGER_S = 0.3
 _LOOK_EVERY_S = 0.02
+# Longer than load balancers keep an idle connection (60 s are common): else they would send on one that we just closed.
+_KEEP_ALIVE_S = 75
 
 
 class _Server(uvicorn.Server):
@@ -60,6 +62,7 @@ async def serve(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
     loop = asyncio.get_running_loop()

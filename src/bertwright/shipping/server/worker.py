@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable
@@ -64,5 +65,8 @@ def run(
 
     read_keys(config.api_keys)  # a mistake there is told before the models are loaded
     models = load_models(config.runs, config, config.label_map)
+    # What is loaded stays: the collector need not look through it again and again while requests wait.
+    gc.collect()
+    gc.freeze()
     listener.listen(BACKLOG)
     uvloop.run(serve(config, models, [listener], lambda: on_ready(list(models.by_name)), watched))
