@@ -53,8 +53,14 @@ class ServeConfig(ServeSettings):
     """A server as asked for: its settings and its runs."""
 
     runs: tuple[str, ...] = Field(
-        min_length=1, description="Folders of runs or of models in Hugging Face's layout; NAME=FOLDER names one."
+        description="Folders of runs or of models in Hugging Face's layout; NAME=FOLDER names one."
     )
+
+    @model_validator(mode="after")
+    def _something_is_served(self) -> Self:
+        if not self.runs:
+            raise ValueError("found no run to serve, expected at least one: bertwright serve RUN")
+        return self
 
     @model_validator(mode="after")
     def _a_request_fits_the_queue(self) -> Self:

@@ -200,7 +200,7 @@ def refused(capsys, *arguments):
 
 
 def test_mistakes_are_told_in_one_line(capsys, tmp_path, tiny_model):
-    assert "--runs" in refused(capsys)
+    assert "found no run to serve" in refused(capsys)
     absent = refused(capsys, tmp_path / "absent", "--port", "0")
     assert absent.startswith("error: ")
     assert absent.count("\n") == 1
