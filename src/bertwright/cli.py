@@ -89,6 +89,11 @@ app.command(
     help="Make one HTML page about a run, several runs or a sweep, that opens anywhere and needs nothing else.",
 )
 app.command(
+    f"{_COMMANDS}:serve",
+    name="serve",
+    help="Answer requests for scores over HTTP, in four dialects that clients already speak, until SIGTERM or Ctrl-C.",
+)
+app.command(
     f"{_COMMANDS}:sweep",
     name="sweep",
     help="Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped.",

@@ -34,6 +34,7 @@ from bertwright.config.inspect import InspectConfig, InspectSettings
 from bertwright.config.plan import PlanConfig, PlanSettings
 from bertwright.config.pretrain import PretrainSettings
 from bertwright.config.report import ReportConfig, ReportSettings
+from bertwright.config.serve import ServeConfig, ServeSettings
 from bertwright.config.sweep import SweepSettings
 from bertwright.config.tokenize import TokenizeConfig, TokenizeSettings
 from bertwright.config.train import TrainSettings
@@ -383,6 +384,23 @@ def report(
     made = run_report(resolved, _reporter(json_line, quiet))
     if json_line:
         _print_json(made.record())
+
+
+def serve(
+    *runs: Annotated[
+        str,
+        Parameter(help="Folders of runs or models; NAME=FOLDER says what one is called. The first answers by default."),
+    ],
+    settings: Annotated[ServeSettings, Flags] = ServeSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Answer requests for scores over HTTP, in four dialects that clients already speak, until SIGTERM or Ctrl-C."""
+    resolved = build(ServeConfig, {**_given(settings, None), "runs": runs})
+
+    from bertwright.shipping.server.act import run_server
+
+    run_server(resolved, _reporter(json_line, quiet), json_line)
 
 
 def sweep(

@@ -7,7 +7,7 @@ two are all this.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -52,4 +52,19 @@ class Scorer(Protocol):
 
     def summary(self) -> str:
         """One line of what computes here."""
+        ...
+
+
+@runtime_checkable
+class LogitScorer(Protocol):
+    """A scorer that also tells the logits that its scores are made of. Not each one has any: a cascade of two models
+    has those of one model for some texts and of the other for others.
+    """
+
+    def logits(self, ragged: Ragged) -> np.ndarray:
+        """(texts, labels) float32."""
+        ...
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """(texts, labels) float64: what ``score_tokenized`` gives of texts with these ``logits``."""
         ...

@@ -155,6 +155,11 @@ class Tokenizer:
             UserError: as :meth:`encode`.
         """
         waiting = iter(parts)
+        begun = list(itertools.islice(waiting, 2))
+        if len(begun) < 2:  # nothing to get ready meanwhile: a thread would cost more than a short text
+            yield from ((ids, starts) for ids, starts, _ in map(self.encode, begun))
+            return
+        waiting = itertools.chain(begun, waiting)
         with ExitStack() as stack:
             files = itertools.cycle((stack.enter_context(_TextsFile()), stack.enter_context(_TextsFile())))
             pool = stack.enter_context(ThreadPoolExecutor(1))  # ends before the files that it fills are closed

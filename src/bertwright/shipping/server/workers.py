@@ -1,0 +1,146 @@
+"""Several workers on one address: started, watched, started again where one dies, and stopped together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from bertwright.config.serve import ServeConfig
+from bertwright.errors import UserError
+from bertwright.shipping.server.worker import bind, run
+
+# A worker that dies sooner than this is not started again: the next one would die too.
+_LEAST_LIFE_S = 5.0
+_SPARE_S = 5.0
+
+
+class _Worker:
+    """A process, the pipe through which it tells that it answers, and when it was started.
+
+    The other end of the pipe is open as long as this process lives: so the worker sees if it dies.
+    """
+
+    def __init__(self, config: ServeConfig, port: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.told, telling = context.Pipe()
+        self.process: BaseProcess = context.Process(target=_work, args=(config, port, telling), name="worker")
+        self.process.start()
+        telling.close()
+        self.started = time.monotonic()
+        self.names: list[str] | None = None
+
+
+def supervise(config: ServeConfig, announce: Callable[[int, list[str]], None]) -> None:
+    """Serve with several workers until SIGTERM or SIGINT; ``announce`` is called when all of them answer.
+
+    Raises:
+        UserError: as of one worker; or workers die as soon as they are started.
+    """
+    with tempfile.TemporaryDirectory(prefix="bertwright-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        # Bound but not listening: it keeps the port for the workers, and gets no connection itself.
+        held = bind(config, config.port, shared=True)
+        port = held.getsockname()[1]
+        stopping: list[int] = []
+        wake, woken = multiprocessing.Pipe()
+        before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def stop(number: int, _: Any) -> None:
+            stopping.append(number)
+            wake.send(None)
+
+        workers: list[_Worker] = []
+        try:
+            for number in before:
+                signal.signal(number, stop)
+            workers += [_Worker(config, port) for _ in range(config.workers)]
+            _watch(config, port, workers, stopping, woken, announce)
+        finally:
+            _end(workers, config.drain_seconds + _SPARE_S)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            del os.environ["PROMETHEUS_MULTIPROC_DIR"]
+            held.close()
+
+
+def _watch(
+    config: ServeConfig,
+    port: int,
+    workers: list[_Worker],
+    stopping: list[int],
+    woken: Connection,
+    announce: Callable[[int, list[str]], None],
+) -> None:
+    announced = False
+    while not stopping:
+        waiting: list[Any] = [
+            woken,
+            *(w.told for w in workers if w.names is None),
+            *(w.process.sentinel for w in workers),
+        ]
+        multiprocessing.connection.wait(waiting)
+        for worker in list(workers):
+            if worker.names is None and worker.told.poll():
+                try:
+                    kind, what = worker.told.recv()
+                except EOFError:
+                    kind, what = "died", None
+                if kind == "failed":
+                    raise UserError(what)
+                if kind == "ready":
+                    worker.names = what
+            if not worker.process.is_alive() and not stopping:
+                workers[workers.index(worker)] = _next_worker(config, port, worker)
+        if not announced and all(worker.names is not None for worker in workers):
+            announced = True
+            announce(port, workers[0].names or [])
+
+
+def _next_worker(config: ServeConfig, port: int, dead: _Worker) -> _Worker:
+    """Another worker in the place of one that died.
+
+    Raises:
+        UserError: it died at once.
+    """
+    from prometheus_client.multiprocess import mark_process_dead
+
+    dead.process.join()
+    code = dead.process.exitcode
+    if dead.names is None or time.monotonic() - dead.started < _LEAST_LIFE_S:
+        raise UserError(f"a worker ended with code {code} as soon as it was started; the lines above say why")
+    print(f"a worker ended with code {code}; another one is started", file=sys.stderr)
+    mark_process_dead(dead.process.pid)
+    return _Worker(config, port)
+
+
+def _end(workers: list[_Worker], within_s: float) -> None:
+    """Ask all workers to stop, and end those that do not within so many seconds."""
+    for worker in workers:
+        if worker.process.is_alive():
+            worker.process.terminate()
+    until = time.monotonic() + within_s
+    for worker in workers:
+        worker.process.join(max(0.0, until - time.monotonic()))
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+
+
+def _work(config: ServeConfig, port: int, telling: Connection) -> None:
+    """What a worker's process does."""
+    try:
+        with bind(config, port, shared=True) as listener:
+            run(config, listener, lambda names: telling.send(("ready", names)), watched=telling.fileno())
+    except UserError as error:
+        telling.send(("failed", str(error)))
+    except (KeyboardInterrupt, BrokenPipeError):
+        pass
