@@ -210,6 +210,13 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Score texts: given with --text, in files, or on standard input."""
+    if files and "-" not in files and not text and settings.output is not None:
+        from bertwright.shipping.bulk import run_bulk_prediction
+
+        done = run_bulk_prediction(run, files, settings, _reporter(True, quiet))
+        if json_line:
+            _print_json(done)
+        return
     from bertwright.evaluation.predict import run_prediction
 
     run_prediction(run, text, files, settings, _reporter(True, quiet), as_json=json_line, given_pairs=pair)

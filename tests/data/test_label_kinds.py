@@ -14,8 +14,8 @@ import pytest
 
 from bertwright.config.parts import DataSettings
 from bertwright.data import columns as columns_module
-from bertwright.data import reading as reading_module
 from bertwright.data import labels as labels_module
+from bertwright.data import reading as reading_module
 from bertwright.data import rows as rows_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled, read_unsettled

@@ -57,20 +57,19 @@ class UnlabelledStream:
         _ = self.bad_rows  # refused where no row at all can be used
 
     def _pieces_of(self, file: str) -> Iterator[LabelledTexts]:
-        before, size = self.num_bytes_read, os.stat(file).st_size
+        before, size, first_row = self.num_bytes_read, os.stat(file).st_size, self._reading.num_source_rows
         kind, compression = format_of(file)
-        stored = kind in ("parquet", "arrow", "npz")
+        stored = kind in ("parquet", "arrow", "npz")  # not read from begin to end
         num_rows = _num_parquet_rows(file) if kind == "parquet" and not compression else None
         tables = read_parts(file, self._asked.names, plain_text=True, on_bytes=None if stored else self._count)
         for piece in self._reading.usable_parts(tables):
-            if num_rows and len(piece):
-                self.num_bytes_read = before + size * int(piece.rows[-1] - piece.rows[0] + 1) // num_rows
-                before = self.num_bytes_read
+            if num_rows:
+                self.num_bytes_read = before + size * (self._reading.num_source_rows - first_row) // num_rows
             if self._on_bad_row == "error":
                 self._refuse_bad_rows()
             yield replace(piece, groups={name: self._same_kind(name, column) for name, column in piece.groups.items()})
         if stored:
-            self.num_bytes_read = sum(os.stat(one).st_size for one in self.files[: self.files.index(file) + 1])
+            self.num_bytes_read = before + size
 
     def _count(self, content: bytes) -> None:
         self.num_bytes_read += len(content)
@@ -86,8 +85,8 @@ class UnlabelledStream:
         kind, first = self._group_kinds.setdefault(name, (column.type, path))
         if column.type != kind:
             raise DataError(
-                f"{path}: the column {show(name)} holds {column.type}, expected {kind} as in {first}. Write both alike, "
-                "or score the files one at a time"
+                f"{path}: the column {show(name)} holds {column.type}, expected {kind} as in {first}. Write both "
+                "alike, or score the files one at a time"
             )
         return column
 

@@ -17,6 +17,7 @@ from bertwright.data.ragged import Ragged, check_long_texts, tokenize_texts
 from bertwright.data.resident import texts_on
 from bertwright.errors import CheckpointError, UserError
 from bertwright.evaluation.predictions import Prediction, predictions_of
+from bertwright.evaluation.scorer import TextOrPair
 from bertwright.evaluation.scores import scores_of
 from bertwright.model.batch import Batch
 from bertwright.model.checkpoint import Loaded, load_classifier
@@ -63,6 +64,7 @@ class Predictor:
         self.settings = settings
         self.labels = settings.labels
         self.notes = list(notes)
+        self._expected_tokens = 0
 
     @classmethod
     def from_loaded(cls, loaded: Loaded, machine: MachineSettings | None = None) -> Predictor:
@@ -75,10 +77,7 @@ class Predictor:
             UserError: ``texts`` is one string, or holds something that is no valid text, or single texts for a
                 classifier of pairs, or pairs for one of single texts.
         """
-        if isinstance(texts, str):
-            raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
-        texts = list(texts)
-        return self.predictions(self.score(texts))
+        return self.predictions(self.score(checked_texts(texts)))
 
     def predictions(self, scores: np.ndarray) -> list[Prediction]:
         """What is decided by ``scores`` (texts, labels), as ``score`` gives them."""
@@ -152,8 +151,12 @@ class Predictor:
         """
         return self.probabilities(self.logits(ragged))
 
+    def expect(self, num_tokens: int) -> None:
+        """About so many tokens will be scored in all, call after call: what is compiled may pay for all of them."""
+        self._expected_tokens = max(self._expected_tokens, num_tokens)
+
     def _work(self, ragged: Ragged) -> Work:
-        num_tokens = int(ragged.starts[-1])
+        num_tokens = max(int(ragged.starts[-1]), self._expected_tokens)
         return Work(num_tokens, num_tokens // self.token_budget + 1)
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
@@ -192,6 +195,17 @@ def load(path: str, device: str = "auto", dtype: str = "auto", token_budget: int
 
     machine = build(ScoringMachineSettings, {"device": device, "dtype": dtype, "token_budget": token_budget})
     return Predictor.from_loaded(load_classifier(str(path)), machine)
+
+
+def checked_texts(texts: Sequence[TextOrPair]) -> list[TextOrPair]:
+    """The texts as a list.
+
+    Raises:
+        UserError: they are one string.
+    """
+    if isinstance(texts, str):
+        raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
+    return list(texts)
 
 
 def check_pairs(model: TextClassifier, tokenizer: Tokenizer) -> None:
