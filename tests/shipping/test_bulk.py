@@ -101,7 +101,9 @@ def test_every_output_holds_all_texts_in_order(model, streamed, tmp_path, output
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet", ".arrow", ".txt", ".csv.gz", ".parquet.gz"])
 @pytest.mark.parametrize("large", [False, True])
 def test_every_input_gives_the_same_scores(model, tmp_path, monkeypatch, suffix, large):
-    strings = [string.replace("\n", " ").replace("\t", " ").replace('"', "'").replace(",", ";").strip() for string in STRINGS]
+    strings = [
+        string.replace("\n", " ").replace("\t", " ").replace('"', "'").replace(",", ";").strip() for string in STRINGS
+    ]
     plain, path = suffix.removesuffix(".gz"), tmp_path / f"data{suffix.removesuffix('.gz')}"
     table = pa.table({"text": strings})
     if plain == ".parquet":
@@ -458,16 +460,17 @@ def test_progress_tells_texts_or_megabytes(model, monkeypatch, streamed):
 
 
 def test_memory_does_not_grow_with_the_file(model, monkeypatch):
-    """Ten times the texts take no more memory: by Arrow's pools, which hold the texts, and by Python's."""
+    """Five times the texts take no more memory: by Arrow's pools, which hold the texts, and by Python's."""
     import tracemalloc
 
     monkeypatch.setattr(bulk, "_READ_WHOLE_BYTES", 0)
-    monkeypatch.setattr("bertwright.data.text_stream.BLOCK_BYTES", 100_000)
+    monkeypatch.setattr("bertwright.data.text_stream.BLOCK_BYTES", 20_000)
     model.token_budget = 10_000
     model.calls = type("Forgetful", (list,), {"append": lambda self, call: None})()
     peaks = []
-    monkeypatch.setattr("bertwright.data.compression.PIECE_BYTES", 50_000)
-    for times in (4, 4, 40):
+    monkeypatch.setattr("bertwright.data.text_stream._LINE_END_BYTES", 10_000)
+    monkeypatch.setattr("bertwright.data.compression.PIECE_BYTES", 10_000)
+    for times in (8, 8, 40):
         data = write_csv(f"data{times}.csv", STRINGS * times)
         tracemalloc.start()
         arrow = pa.total_allocated_bytes()
@@ -479,7 +482,7 @@ def test_memory_does_not_grow_with_the_file(model, monkeypatch):
             return score(self, texts, ragged)
 
         monkeypatch.setattr(MadeScorer, "score_tokenized", watched)
-        predict(data, "s.parquet", overwrite=True, shard_texts=500)
+        predict(data, "s.parquet", overwrite=True, shard_texts=200)
         monkeypatch.setattr(MadeScorer, "score_tokenized", score)
         peaks.append(tracemalloc.get_traced_memory()[1] + seen[0])
         tracemalloc.stop()
