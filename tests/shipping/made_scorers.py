@@ -15,7 +15,7 @@ from bertwright.model.classifier_settings import ClassifierSettings
 class MadeScorer:
     """A token is a byte; the score of "yes" is made of the text's hash. ``pause_s`` is what a call takes."""
 
-    def __init__(self, pairs: bool = False, pause_s: float = 0.0, token_budget: int = 64) -> None:
+    def __init__(self, pairs: bool = False, pause_s: float = 0.0, token_budget: int = 8) -> None:
         self.labels = ("no", "yes")
         self.settings = ClassifierSettings(labels=self.labels, max_length=1000, pairs=pairs)
         self.token_budget = token_budget

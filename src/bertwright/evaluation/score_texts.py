@@ -15,8 +15,9 @@ from bertwright.evaluation.scorer import Scorer, TextOrPair
 from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
 
-# Scored at once: enough that what a call costs besides does not count, little enough that progress shows.
-_BUDGETS_IN_PORTION = 16
+# Scored at once, of as many tokens each as fit the budget: enough that what a call costs besides does not count, few
+# enough that progress shows.
+_BATCHES_IN_PORTION = 32
 
 
 def ids_of(scorer: Scorer, texts: LabelledTexts, name: str, reporter: Reporter) -> Ragged:
@@ -58,8 +59,11 @@ def score_in_portions(
     lengths = ragged.lengths
     order = np.argsort(-lengths, kind="stable")
     scores = np.zeros((len(ragged), len(scorer.labels)))
-    for portion in split_by_budget(lengths[order], _BUDGETS_IN_PORTION * scorer.token_budget):
-        rows = order[portion]
+    # Whole batches, as the scorer will cut them: no portion ends in a small one.
+    batches = split_by_budget(lengths[order], scorer.token_budget)
+    for first in range(0, len(batches), _BATCHES_IN_PORTION):
+        last = min(first + _BATCHES_IN_PORTION, len(batches)) - 1
+        rows = order[batches[first].start : batches[last].stop]
         scores[rows] = scorer.score_tokenized(_taken(texts, rows), ragged.take(rows))
         advance(len(rows))
         check()

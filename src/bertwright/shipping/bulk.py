@@ -129,7 +129,7 @@ class _Place:
         if not is_folder and output.suffix not in FORMATS:
             expected = f"a name that ends in {', '.join(FORMATS)}, or in / for a folder of .parquet files"
             raise UserError(f"--output: found {output.name!r}, expected {expected}")
-        return _Place(output, is_folder, ".parquet" if is_folder else output.suffix, shard_folder_of(output))
+        return _Place(output, is_folder, "/" if is_folder else output.suffix, shard_folder_of(output))
 
     def check(self, settings: PredictSettings) -> None:
         """Refuse, before any work, what is in the way.

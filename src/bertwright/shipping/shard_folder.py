@@ -2,7 +2,7 @@
 
     _manifest.json       what the scores depend on: texts, model, settings
     _shards.jsonl        a line for each shard that is whole: its texts, and the hash of its file
-    part-000000.parquet  the shards, in the output's format
+    part-000000.arrow    the shards: in the output's format, or as Arrow stores tables where they become one .parquet
     _lock                held by the process that works here
 
 What reads a folder of parquet files leaves out names that begin with "_". A shard is written beside its place, flushed
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from bertwright.data.tokenize import LongTextCounts
@@ -34,7 +35,10 @@ from bertwright.runs import fsync_folder, read_json, wait_for_lock, write_json, 
 MANIFEST, LOG, LOCK = "_manifest.json", "_shards.jsonl", "_lock"
 NUM_SHARDS = "num_shards"
 """In the manifest, once all shards are there."""
-PART = re.compile(r"part-[0-9]{6,}\.(parquet|csv|tsv|jsonl)")
+PART = re.compile(r"part-[0-9]{6,}\.(arrow|parquet|csv|tsv|jsonl)")
+SHARD_SUFFIXES = {".parquet": ".arrow", "/": ".parquet"}
+"""What the shards' names end in, where it is not what the output's does. Arrow's own format takes next to no time to
+write and to read back; it is compressed once, at the end."""
 _ROWS_PER_GROUP = 65_536
 _LOCK_TRIES = 50
 _COPIED_BYTES = 1 << 20
@@ -67,8 +71,8 @@ class ShardFolder:
     """
 
     def __init__(self, path: Path, suffix: str) -> None:
-        """``suffix`` is that of the shards' files, such as ".parquet"."""
-        self.path, self.suffix = path, suffix
+        """``suffix`` is that of the output, or "/" for a folder of .parquet files."""
+        self.path, self.suffix = path, SHARD_SUFFIXES.get(suffix, suffix)
         self.records: dict[int, ShardRecord] = {}
         self.damaged: list[str] = []
         self.taken = False
@@ -113,7 +117,10 @@ class ShardFolder:
             OSError: it cannot be written. What was there before stays.
         """
         part = self.part(number)
-        write_tables(part, tables, header=number == 0)
+        if self.suffix == ".arrow":
+            _write_arrow(part, tables)
+        else:
+            write_tables(part, tables, header=number == 0)
         with open(part, "rb") as file:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -157,8 +164,8 @@ class ShardFolder:
         """
         parts = [self.part(number) for number in range(num_shards)]
         with written_beside(output) as partial:
-            if self.suffix == ".parquet":
-                _join_parquet(parts, partial)
+            if self.suffix == ".arrow":
+                _join_arrow(parts, partial)
             else:
                 with open(partial, "wb") as whole:
                     for part in parts:
@@ -226,36 +233,46 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     return read_json(path / MANIFEST) if (path / MANIFEST).is_file() and (path / LOG).is_file() else None
 
 
-def _join_parquet(parts: list[Path], output: Path) -> None:
+def _write_arrow(path: Path, tables: Iterator[pa.Table]) -> None:
+    first = next(tables)
+    with written_beside(path) as partial, pa.ipc.new_file(partial, first.schema) as file:
+        for table in (first, *tables):
+            # in one piece, however the texts came, so that the output's pages are cut alike
+            file.write_table(table.cast(first.schema).combine_chunks())
+
+
+def _join_arrow(parts: list[Path], output: Path) -> None:
+    """All tables in one .parquet file, in row groups of 65,536 rows however large the shards are."""
     writer: pq.ParquetWriter | None = None
     held: list[pa.Table] = []
 
-    def flush() -> None:
-        nonlocal writer, held
-        together = pa.concat_tables(held).combine_chunks()
+    def write(tables: list[pa.Table]) -> None:
+        nonlocal writer
         if writer is None:
-            writer = pq.ParquetWriter(output, together.schema, compression="zstd")
-        writer.write_table(together, row_group_size=_ROWS_PER_GROUP)
-        held = []
+            writer = pq.ParquetWriter(output, tables[0].schema, compression="zstd")
+        writer.write_table(pa.concat_tables(tables), row_group_size=_ROWS_PER_GROUP)
 
     try:
         for part in parts:
-            try:
-                table = pq.read_table(part)
-            except (pa.ArrowException, OSError) as error:
-                raise RunError(f"{part}: cannot be read ({error}). Pass --resume: it is made anew") from None
-            held.append(table)
-            if sum(map(len, held)) >= _ROWS_PER_GROUP:
-                whole = pa.concat_tables(held)
-                rest = len(whole) % _ROWS_PER_GROUP
-                held = [whole.slice(0, len(whole) - rest)]
-                flush()
-                held = [whole.slice(len(whole) - rest)] if rest else []
+            held.append(_read_arrow(part))
+            rows = sum(map(len, held))
+            if rows >= _ROWS_PER_GROUP:
+                last, rest = held[-1], rows % _ROWS_PER_GROUP
+                write([*held[:-1], last.slice(0, len(last) - rest)])
+                held = [last.slice(len(last) - rest)] if rest else []
         if held:
-            flush()
+            write(held)
     finally:
         if writer is not None:
             writer.close()
+
+
+def _read_arrow(path: Path) -> pa.Table:
+    try:
+        with pa.memory_map(os.fspath(path)) as file, pa.ipc.open_file(file) as reader:
+            return reader.read_all()
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(f"{path}: cannot be read ({error}). Pass --resume: it is made anew") from None
 
 
 def _line_of(record: ShardRecord) -> bytes:
