@@ -210,6 +210,15 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Score texts: given with --text, in files, or on standard input."""
+    if settings.distribute is not None:
+        if text or pair:
+            raise UserError("--distribute scores files; leave out --text")
+        from bertwright.shipping.bulk_ray import run_distributed_prediction
+
+        scored = run_distributed_prediction(run, files, settings, _reporter(True, quiet))
+        if json_line:
+            _print_json(scored)
+        return
     if files and "-" not in files and not text and settings.output is not None:
         from bertwright.shipping.bulk import run_bulk_prediction
 

@@ -223,7 +223,7 @@ def test_a_signal_before_the_first_shard_leaves_nothing(model, stops, tmp_path, 
 def test_killed_at_random_moments_it_comes_to_the_same_end(model, streamed):
     data = write_csv("data.csv")
     predict(data, "expected.parquet", shard_texts=16)
-    model.pause_s = 0.002
+    model.pause_s = 0.01
     draw, resume, kills = random.Random(0), False, 0
     for _ in range(8):
         child = os.fork()

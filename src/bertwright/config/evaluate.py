@@ -91,3 +91,8 @@ class PredictSettings(ScoringMachineSettings):
         le=1 << 20,
         description="Most texts that are read, scored and written at once: so many are lost when the power fails.",
     )
+    distribute: Literal["ray"] | None = Field(
+        None,
+        description="Score on all cores and GPUs of a Ray cluster (that of RAY_ADDRESS, else this machine): from "
+        ".parquet files to a folder of them, on any file system.",
+    )

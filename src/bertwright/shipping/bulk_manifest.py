@@ -93,11 +93,11 @@ def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def model_sha256(run: str) -> str:
-    """The hash of all files of the model, or of what else scores, that ``run`` names.
+def model_files(run: str) -> tuple[Path, list[Path]]:
+    """The folder of the model, or of what else scores, that ``run`` names, and all files in it, in order.
 
     Raises:
-        CheckpointError: it is not there, or cannot be read.
+        CheckpointError: it is not there.
     """
     given = Path(run).expanduser()
     try:
@@ -106,8 +106,18 @@ def model_sha256(run: str) -> str:
         if not given.is_dir():
             raise
         folder = given  # not a model's, but of something that holds models
+    return folder, sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def model_sha256(run: str) -> str:
+    """The hash of all files of the model, or of what else scores, that ``run`` names.
+
+    Raises:
+        CheckpointError: it is not there.
+    """
+    folder, files = model_files(run)
     digest = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+    for file in files:
         digest.update(f"{file.relative_to(folder)}\0{_sha256(file)}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
