@@ -212,6 +212,22 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Score texts: given with --text, in files, or on standard input."""
+    if settings.distribute is not None:
+        if text or pair:
+            raise UserError("--distribute scores files; leave out --text")
+        from bertwright.shipping.bulk_ray import run_distributed_prediction
+
+        scored = run_distributed_prediction(run, files, settings, _reporter(True, quiet))
+        if json_line:
+            _print_json(scored)
+        return
+    if files and "-" not in files and not text and settings.output is not None:
+        from bertwright.shipping.bulk import run_bulk_prediction
+
+        done = run_bulk_prediction(run, files, settings, _reporter(True, quiet))
+        if json_line:
+            _print_json(done)
+        return
     from bertwright.evaluation.predict import run_prediction
 
     run_prediction(run, text, files, settings, _reporter(True, quiet), as_json=json_line, given_pairs=pair)

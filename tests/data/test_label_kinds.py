@@ -15,6 +15,7 @@ import pytest
 from bertwright.config.parts import DataSettings
 from bertwright.data import columns as columns_module
 from bertwright.data import labels as labels_module
+from bertwright.data import reading as reading_module
 from bertwright.data import rows as rows_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled, read_unsettled
@@ -512,7 +513,7 @@ def test_a_part_without_the_column_is_refused(file, monkeypatch):
 
 
 def test_of_many_bad_rows_the_first_are_kept_and_all_are_counted(file, monkeypatch):
-    monkeypatch.setattr(columns_module, "MOST_BAD_ROWS", 5)
+    monkeypatch.setattr(reading_module, "MOST_BAD_ROWS", 5)
     monkeypatch.setattr(labels_module, "MOST_BAD_ROWS", 5)
     monkeypatch.setattr(rows_module, "MOST_BAD_ROWS", 5)
     rows = "".join(f"{'' if row % 3 == 0 else 't'},{'nan' if row % 3 == 1 else row % 2}\n" for row in range(40))

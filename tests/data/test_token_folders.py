@@ -127,9 +127,9 @@ def test_what_is_said_of_labels(made, tmp_path, capsys):
 
 
 def test_of_many_skipped_rows_all_are_counted(made, monkeypatch):
-    from bertwright.data import columns as columns_module
+    from bertwright.data import reading as reading_module
 
-    for module in (columns_module, rows_module, labels_module):
+    for module in (reading_module, rows_module, labels_module):
         monkeypatch.setattr(module, "MOST_BAD_ROWS", 2)
     _, folder = made(label_column="x", group_columns=())
     manifest = read_manifest(Path(folder))

@@ -79,6 +79,20 @@ class PredictSettings(ScoringMachineSettings):
         (), description="Columns of groups, such as identities, kept beside the scores; with commas between."
     )
     output: str | None = Field(
-        None, description="File for the scores: .parquet, .csv, .tsv or .jsonl; the shell if not given."
+        None,
+        description="File for the scores: .parquet, .csv, .tsv or .jsonl; a folder of .parquet files if it ends in /; "
+        "the shell if not given.",
     )
-    overwrite: bool = Field(False, description="Replace the output file.")
+    overwrite: bool = Field(False, description="Replace the output, and what a stopped scoring has left beside it.")
+    resume: bool = Field(False, description="Go on with a scoring that was stopped, from its last whole shard.")
+    shard_texts: int = Field(
+        16_384,
+        ge=1,
+        le=1 << 20,
+        description="Most texts that are read, scored and written at once: so many are lost when the power fails.",
+    )
+    distribute: Literal["ray"] | None = Field(
+        None,
+        description="Score on all cores and GPUs of a Ray cluster (that of RAY_ADDRESS, else this machine): from "
+        ".parquet files to a folder of them, on any file system.",
+    )

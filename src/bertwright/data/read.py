@@ -72,7 +72,7 @@ def read_parts(
         return
     with refusing_unreadable(shown):
         os.stat(shown)
-    kind, compression = _format_of(shown)
+    kind, compression = format_of(shown)
     if kind in ("parquet", "arrow", "npz"):
         with _stored(shown, compression, on_bytes) as stored:
             if kind == "npz":
@@ -136,8 +136,12 @@ def is_text_file(path: str | os.PathLike[str]) -> bool:
     return shown.removesuffix(compression).endswith(".txt") and not os.path.isdir(shown)
 
 
-def _format_of(path: str) -> tuple[str, str]:
-    """The format of a file, and how it is compressed, or nothing."""
+def format_of(path: str) -> tuple[str, str]:
+    """The format of a file by its name, and how it is compressed, or nothing.
+
+    Raises:
+        DataError: it is none that is read.
+    """
     suffixes = Path(path.lower()).suffixes
     compression = suffixes[-1] if suffixes and suffixes[-1] in COMPRESSIONS else ""
     extension = "".join((suffixes[:-1] if compression else suffixes)[-1:])

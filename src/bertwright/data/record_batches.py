@@ -49,12 +49,13 @@ def columns_of(path: str, schema: pa.Schema) -> Columns:
     return Columns(kept, unusable, {name: named[name] for name, kind in kept.items() if name in named and _whole(kind)})
 
 
-def tables_of(path: str, kind: str, columns: Columns, batches: Iterable[pa.RecordBatch]) -> Iterator[Table]:
-    """The parts of a file from its batches, each of which holds the columns kept.
+def tables_of(
+    path: str, kind: str, columns: Columns, batches: Iterable[pa.RecordBatch], rows: int = 0
+) -> Iterator[Table]:
+    """The parts of a file from its batches, each of which holds the columns kept; ``rows`` stand before the first.
 
     Texts become large_string; bytes that are not UTF-8, and numbers without a class of theirs, become null.
     """
-    rows = 0
     notes = [
         f"column {show(name)} holds numbers that the file names: {_shown_classes(names)}"
         for name, names in columns.class_names.items()

@@ -104,6 +104,13 @@ class Texts(Sequence[str]):
         for chunk in self.chunks(_CHUNK_BYTES):
             yield from chunk.to_pylist()
 
+    def num_bytes(self) -> np.ndarray:
+        """(texts,) int64: bytes of UTF-8 of each text."""
+        if self._rows is not None:
+            return self._lengths(self._rows)
+        lengths = [np.diff(_offsets(array)) for array in self._arrays]
+        return np.concatenate([np.empty(0, np.int64), *lengths])
+
     def take(self, rows: np.ndarray | Sequence[int] | pa.Array) -> Texts:
         """The texts at ``rows`` (any number of them, in any order), each as often as it stands there.
 

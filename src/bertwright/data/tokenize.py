@@ -7,6 +7,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,10 +110,7 @@ def token_ids_of(
         DataError: those that came with them do not fit the tokenizer or the settings; pairs where single texts are
             expected, or the other way round.
     """
-    if settings.pairs != (texts.pairs is not None):
-        found, expected = ("single texts", "pairs") if settings.pairs else ("pairs", "single texts")
-        more = ": name the column of the second texts with --pair-column" if settings.pairs else ""
-        raise DataError(f"found {found}, expected {expected}, which {model} judges{more}")
+    check_pairs_match(texts, settings, model)
     if texts.tokens is not None:
         return texts.tokens.ragged(tokenizer, settings.max_length, model, settings.long_texts, settings.window_overlap)
     return tokenize_texts(
@@ -126,24 +124,52 @@ def token_ids_of(
     )
 
 
-def how_read(splits: Sequence[Ragged], settings: ClassifierSettings) -> str | None:
+def check_pairs_match(texts: LabelledTexts, settings: ClassifierSettings, model: str) -> None:
+    """Refuse pairs where ``model`` judges single texts, and the other way round.
+
+    Raises:
+        DataError: so it is.
+    """
+    if settings.pairs != (texts.pairs is not None):
+        found, expected = ("single texts", "pairs") if settings.pairs else ("pairs", "single texts")
+        more = ": name the column of the second texts with --pair-column" if settings.pairs else ""
+        raise DataError(f"found {found}, expected {expected}, which {model} judges{more}")
+
+
+@dataclass(frozen=True)
+class LongTextCounts:
+    """How many texts there are, how many lost a part, how many are of several windows, and all windows of all texts."""
+
+    num_texts: int = 0
+    num_truncated: int = 0
+    num_in_windows: int = 0
+    num_windows: int = 0
+
+    @staticmethod
+    def of(ragged: Ragged) -> LongTextCounts:
+        return LongTextCounts(len(ragged), ragged.num_truncated, ragged.num_in_windows, ragged.num_sequences)
+
+    def __add__(self, other: LongTextCounts) -> LongTextCounts:
+        return LongTextCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+
+
+def how_read(splits: Sequence[Ragged] | LongTextCounts, settings: ClassifierSettings) -> str | None:
     """One line on the texts that are longer than the model reads at once; None if there are none."""
-    num_texts = sum(len(ragged) for ragged in splits)
+    counts = splits if isinstance(splits, LongTextCounts) else sum(map(LongTextCounts.of, splits), LongTextCounts())
     what = "pairs of texts" if settings.pairs else "texts"
-    num_truncated = sum(ragged.num_truncated for ragged in splits)
-    if num_truncated:
+    if counts.num_truncated:
         lost = "their middle" if settings.long_texts == "head+tail" else "their end"
+        share = counts.num_truncated / counts.num_texts
         return (
-            f"{num_truncated:,} of {num_texts:,} {what} ({num_truncated / num_texts:.1%}) are longer than --max-length "
+            f"{counts.num_truncated:,} of {counts.num_texts:,} {what} ({share:.1%}) are longer than --max-length "
             f"{settings.max_length} tokens and lost {lost}"
         )
-    num_in_windows = sum(ragged.num_in_windows for ragged in splits)
-    if num_in_windows:
-        num_windows = sum(ragged.num_sequences for ragged in splits)
+    if counts.num_in_windows:
+        share = counts.num_in_windows / counts.num_texts
         return (
-            f"{num_in_windows:,} of {num_texts:,} texts ({num_in_windows / num_texts:.1%}) are longer than "
-            f"--max-length {settings.max_length} tokens and are read in several windows: {num_windows:,} windows of "
-            "all texts"
+            f"{counts.num_in_windows:,} of {counts.num_texts:,} texts ({share:.1%}) are longer than "
+            f"--max-length {settings.max_length} tokens and are read in several windows: {counts.num_windows:,} "
+            "windows of all texts"
         )
     return None
 

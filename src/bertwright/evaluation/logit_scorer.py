@@ -11,7 +11,7 @@ import numpy as np
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.errors import UserError
 from bertwright.evaluation.predictions import Prediction, predictions_of
-from bertwright.evaluation.scorer import TextOrPair
+from bertwright.evaluation.scorer import TextOrPair, checked_texts
 from bertwright.evaluation.scores import scores_of
 from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ class ScorerByLogits(ABC):
     tokenizer: Tokenizer
     notes: list[str]
     device: Any
+    _expected_tokens = 0
 
     @abstractmethod
     def logits(self, ragged: Ragged, reporter: Reporter | None = None) -> np.ndarray:
@@ -51,6 +52,10 @@ class ScorerByLogits(ABC):
     def describe(self) -> dict[str, str]:
         """What was chosen for this machine, and why."""
 
+    def expect(self, num_tokens: int) -> None:
+        """About so many tokens will be scored in all, call after call: what is prepared may pay for all of them."""
+        self._expected_tokens = max(self._expected_tokens, num_tokens)
+
     def predict(self, texts: Sequence[TextOrPair]) -> list[Prediction]:
         """A prediction for each text or, by a classifier of pairs, for each pair of texts.
 
@@ -58,10 +63,7 @@ class ScorerByLogits(ABC):
             UserError: ``texts`` is one string, or holds something that is no valid text, or single texts for a
                 classifier of pairs, or pairs for one of single texts.
         """
-        if isinstance(texts, str):
-            raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
-        texts = list(texts)
-        return self.predictions(self.score(texts))
+        return self.predictions(self.score(checked_texts(texts)))
 
     def predictions(self, scores: np.ndarray) -> list[Prediction]:
         """What is decided by ``scores`` (texts, labels), as ``score`` gives them."""

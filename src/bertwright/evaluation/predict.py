@@ -18,16 +18,20 @@ from bertwright.config.evaluate import PredictSettings
 from bertwright.config.parts import ScoringMachineSettings
 from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.data.texts import Texts
-from bertwright.data.tokenize import how_read, token_ids_of
+from bertwright.data.tokenize import how_read
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.load_scorer import load_scorer
+from bertwright.evaluation.logit_scorer import ScorerByLogits
 from bertwright.evaluation.predictions import Prediction
+from bertwright.evaluation.score_texts import ids_of, score_in_portions, texts_or_pairs
+from bertwright.evaluation.scorer import Scorer, checked_texts
 from bertwright.progress import Reporter
 from bertwright.runs import written_beside
 
-_FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+FORMATS = (".parquet", ".csv", ".tsv", ".jsonl")
+"""The endings of files that scores are written to."""
 
 
 def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Prediction]:
@@ -39,7 +43,8 @@ def predict(run: str | Path, texts: Sequence[str], **settings: Any) -> list[Pred
         UserError: bad settings, a run without a classifier, or a text that is none.
     """
     machine = build(ScoringMachineSettings, settings)
-    return load_scorer(str(run), machine).predict(texts)
+    scorer = load_scorer(str(run), machine)
+    return scorer.predictions(scorer.score(checked_texts(texts)))
 
 
 def run_prediction(
@@ -68,10 +73,7 @@ def run_prediction(
         raise UserError("--group-columns names columns of files; leave it out with --text")
     if given_pairs and len(given_pairs) != len(given):
         raise UserError(f"found {len(given)} --text and {len(given_pairs)} --pair, expected a --pair for each --text")
-    predictor = load_scorer(run, settings)
-    for note in predictor.notes:
-        reporter.say(f"model: {note}")
-    reporter.say(predictor.summary())
+    scorer = load_and_say(run, settings, reporter)
     if not given and not files and sys.stdin.isatty():
         reporter.say("reading texts from standard input, one a line")
     texts = (
@@ -86,13 +88,14 @@ def run_prediction(
         )
     )
     say_notes(texts, reporter)
-    ragged = token_ids_of(texts, predictor.tokenizer, predictor.settings, run, reporter)
-    longer = how_read([ragged], predictor.settings)
+    ragged = ids_of(scorer, texts, run, reporter)
+    longer = how_read([ragged], scorer.settings)
     if longer is not None:
         reporter.say(longer)
-    scores = predictor.probabilities(predictor.logits(ragged, reporter))
-    kind = predictor.settings.kind
-    tables = prediction_tables(texts, scores, predictor.labels, predictor.settings.threshold, True, kind)
+    expect(scorer, int(ragged.starts[-1]))
+    with reporter.progress("Scoring", len(texts)) as advance:
+        scores = score_in_portions(scorer, texts_or_pairs(texts), ragged, advance)
+    tables = tables_of(scorer, texts, scores)
     if output is None:
         if as_json:
             sys.stdout.writelines(line + "\n" for line in json_lines(tables))
@@ -100,11 +103,36 @@ def run_prediction(
             for table in tables:
                 _print_lines(table, sys.stdout)
         return
-    _write(output, tables)
+    write_tables(output, tables)
     reporter.say(f"scores: {output} ({len(texts):,} texts)")
     if as_json:
         done = {"output": str(output), "texts": len(texts), "bad_rows": len(texts.bad_rows)}
         print(json.dumps(done, ensure_ascii=False))
+
+
+def load_and_say(run: str, machine: ScoringMachineSettings, reporter: Reporter) -> Scorer:
+    """What ``run`` names, ready to score, once it was said what was found and chosen.
+
+    Raises:
+        UserError: as ``load_scorer``.
+    """
+    scorer = load_scorer(run, machine)
+    for note in getattr(scorer, "notes", ()):
+        reporter.say(f"model: {note}")
+    reporter.say(scorer.summary())
+    return scorer
+
+
+def expect(scorer: Scorer, num_tokens: int) -> None:
+    """Tell a scorer that prepares itself for large work how much will come, portion by portion."""
+    if isinstance(scorer, ScorerByLogits):
+        scorer.expect(num_tokens)
+
+
+def tables_of(scorer: Scorer, texts: LabelledTexts, scores: np.ndarray) -> Iterator[pa.Table]:
+    """``prediction_tables`` of texts without labels that ``scorer`` gave ``scores``."""
+    settings = scorer.settings
+    return prediction_tables(texts, scores, scorer.labels, settings.threshold, True, settings.kind)
 
 
 def _given_texts(given: Sequence[str], pairs: Sequence[str]) -> LabelledTexts:
@@ -123,32 +151,37 @@ def json_lines(tables: Iterator[pa.Table]) -> Iterator[str]:
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
-    if output.suffix not in _FORMATS:
-        raise UserError(f"--output: found {output.name!r}, expected a name that ends in {', '.join(_FORMATS)}")
+    if output.suffix not in FORMATS:
+        raise UserError(f"--output: found {output.name!r}, expected a name that ends in {', '.join(FORMATS)}")
     if output.is_dir() or (output.exists() and not overwrite):
         raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
     if not output.absolute().parent.is_dir():
         raise RunError(f"{output}: there is no folder {output.absolute().parent}")
 
 
-def _write(output: Path, tables: Iterator[pa.Table]) -> None:
+def write_tables(output: Path, tables: Iterator[pa.Table], header: bool = True) -> None:
+    """Write ``tables`` in the format that the name ``output`` says, beside it first; .csv and .tsv with a ``header``.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     if output.suffix == ".parquet":
         write_predictions(output, tables)
         return
     write: Callable[[TextIO], None] = {
         ".jsonl": lambda file: file.writelines(line + "\n" for line in json_lines(tables)),
-        ".csv": lambda file: _write_rows(file, tables, ","),
-        ".tsv": lambda file: _write_rows(file, tables, "\t"),
+        ".csv": lambda file: _write_rows(file, tables, ",", header),
+        ".tsv": lambda file: _write_rows(file, tables, "\t", header),
     }[output.suffix]
     with written_beside(output) as partial, open(partial, "w", encoding="utf-8", newline="") as file:
         write(file)
 
 
-def _write_rows(file: TextIO, tables: Iterator[pa.Table], delimiter: str) -> None:
+def _write_rows(file: TextIO, tables: Iterator[pa.Table], delimiter: str, header: bool) -> None:
     """A list, such as the labels decided for where there may be any number, is written with "|" between."""
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     for number, table in enumerate(tables):
-        if number == 0:
+        if number == 0 and header:
             writer.writerow(table.column_names)
         for row in table.to_pylist():
             writer.writerow("|".join(value) if isinstance(value, list) else value for value in row.values())

@@ -87,7 +87,7 @@ class Predictor(ScorerByLogits):
         return check_finite(logits)
 
     def _work(self, ragged: Ragged) -> Work:
-        num_tokens = int(ragged.starts[-1])
+        num_tokens = max(int(ragged.starts[-1]), self._expected_tokens)
         return Work(num_tokens, num_tokens // self.token_budget + 1)
 
     def summary(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from bertwright.data.ragged import Ragged
+from bertwright.errors import UserError
 from bertwright.evaluation.predictions import Prediction
 from bertwright.model.classifier_settings import ClassifierSettings
 
@@ -68,3 +69,14 @@ class LogitScorer(Protocol):
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """(texts, labels) float64: what ``score_tokenized`` gives of texts with these ``logits``."""
         ...
+
+
+def checked_texts(texts: Sequence[TextOrPair]) -> list[TextOrPair]:
+    """The texts as a list.
+
+    Raises:
+        UserError: they are one string.
+    """
+    if isinstance(texts, str):
+        raise UserError("predict takes a list of texts; found one string. Put it in brackets: predict([text])")
+    return list(texts)

@@ -1,0 +1,173 @@
+"""Scoring by Ray, on this machine and on two nodes of it. What is refused is refused without Ray."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bertwright
+from bertwright.config.evaluate import PredictSettings
+from bertwright.errors import DataError, RunError, UserError
+from bertwright.progress import Reporter
+from bertwright.shipping.bulk import run_bulk_prediction
+from bertwright.shipping.bulk_ray import _opened, _parquet_files, _plan, _read, run_distributed_prediction
+
+QUIET = Reporter(quiet=True)
+WORDS = ["the", "film", "was", "a", "dull", "story", "with", "fine", "music", "and", "I", "loved", "every", "minute"]
+
+
+def settings(output="scored/", **given) -> PredictSettings:
+    return PredictSettings(**{"output": output, "distribute": "ray", "shard_texts": 64, "dtype": "float32", **given})
+
+
+def write_files(folder: Path, sizes=(300, 90), row_group_size=50) -> list[str]:
+    draw = random.Random(1)
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for number, size in enumerate(sizes):
+        texts = [" ".join(draw.choices(WORDS, k=draw.randint(1, 30))) for _ in range(size)]
+        table = pa.table({"text": texts, "topic": [f"t{i % 3}" for i in range(size)]})
+        paths.append(str(folder / f"{'ab'[number]}.parquet"))
+        pq.write_table(table, paths[-1], row_group_size=row_group_size)
+    return paths
+
+
+def test_pieces_are_row_groups_with_their_rows_over_all_files(tmp_path):
+    paths = write_files(tmp_path / "in")
+    assert list(_parquet_files([str(tmp_path / "in")])) == paths
+    planned = _plan(paths, settings(group_columns="topic"))
+    assert [(piece.row_groups, piece.first_row, piece.rows_before) for piece in planned.pieces] == [
+        ((0, 1), 0, 0),
+        ((2, 3), 100, 0),
+        ((4, 5), 200, 0),
+        ((0, 1), 0, 300),
+    ]
+    read = pa.concat_tables(table for piece in planned.pieces for table in _read(piece, planned.reading))
+    assert read["row"].to_pylist() == list(range(390))
+    whole = pa.concat_tables(map(pq.read_table, paths))
+    assert read["text"].to_pylist() == whole["text"].to_pylist()
+    assert read["group_topic"].to_pylist() == whole["topic"].to_pylist()
+
+
+def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
+    table = pa.table({"text": ["a"] * 70 + [" "] + ["b"] * 29})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=20)
+    planned = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20))
+    with pytest.raises(DataError, match=r"a\.parquet, row 71: the text is empty"):
+        list(_read(planned.pieces[3], planned.reading))
+    skipping = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20, on_bad_row="skip"))
+    (found,) = _read(skipping.pieces[3], skipping.reading)
+    assert found["row"].to_pylist() == [row for row in range(60, 80) if row != 70]
+
+
+@pytest.mark.parametrize(
+    ("files", "given", "message"),
+    [
+        (["-"], {}, "scores .parquet files"),
+        ([], {}, "scores .parquet files"),
+        (["in/a.parquet"], {"resume": True}, "--resume is for scoring on one machine"),
+        (["in/a.parquet"], {"output": "s.parquet"}, "expected a folder, whose name ends in /"),
+        (["in/a.parquet"], {"output": "mine/"}, "mine/ exists"),
+        (["in/a.parquet"], {"output": "mine/", "overwrite": True}, "holds other files than scores"),
+        (["in/a.parquet"], {"output": "nosuch://x/y/"}, "not an address of a file system"),
+        (["nowhere.parquet"], {}, r"nowhere\.parquet: no such file"),
+        (["bad.parquet"], {}, r"bad\.parquet: damaged or not a parquet file"),
+        (["mine/data.csv"], {}, "expected a .parquet file"),
+        (["mine"], {}, r"mine: found no \.parquet file"),
+        (["numbers.parquet"], {}, "text column"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, monkeypatch, files, given, message):
+    monkeypatch.setattr("bertwright.shipping.bulk_ray._ray", lambda: None)
+    write_files(tmp_path / "in")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data.csv").write_text("text\na\n")
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
+    pq.write_table(pa.table({"a": [1, 2], "b": [3, 4]}), "numbers.parquet")
+    with pytest.raises(UserError, match=message):
+        run_distributed_prediction("model", files, settings(**given), QUIET)
+    assert isinstance(RunError("x"), UserError)
+    with _opened("in/a.parquet") as file:
+        assert file.metadata.num_rows == 300
+
+
+def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"pip install 'bertwright\[ray\]'"):
+        run_distributed_prediction("model", ["a.parquet"], settings(), QUIET)
+
+
+@pytest.fixture
+def ray():
+    return pytest.importorskip("ray", reason="Ray is large and not among the tests' requirements: .[ray]")
+
+
+@pytest.fixture
+def run(tmp_path) -> str:
+    rows = "".join(f'"{" ".join(WORDS[i % 9 : i % 9 + 5])}",{i % 2}\n' for i in range(40))
+    (tmp_path / "train.csv").write_text("text,label\n" + rows)
+    made = bertwright.train(
+        tmp_path / "train.csv", model="bert-tiny", steps=3, max_length=24, output=tmp_path / "run", quiet=True
+    )
+    return str(made.path)
+
+
+def check_same(folder: Path, expected: pa.Table) -> None:
+    parts = sorted(folder.glob("part-*.parquet"))
+    assert len(parts) > 1
+    assert (folder / "_SUCCESS").exists()
+    found = pa.concat_tables(map(pq.read_table, parts))  # by name, and not sorted: in the order of the rows
+    assert found.column_names == expected.column_names
+    for name in expected.column_names:
+        if name.startswith("score_"):
+            np.testing.assert_allclose(found[name].to_numpy(), expected[name].to_numpy(), atol=1e-6)
+        else:
+            assert found[name].to_pylist() == expected[name].to_pylist(), name
+
+
+@pytest.mark.slow
+def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_path):
+    paths = write_files(tmp_path / "in")
+    given = {"group_columns": "topic"}
+    local = PredictSettings(output="local.parquet", dtype="float32", **given)
+    run_bulk_prediction(run, paths, local, QUIET)
+    done = run_distributed_prediction(run, [str(tmp_path / "in")], settings(**given), QUIET)
+    assert done == {"output": "scored/", "texts": 390, "bad_rows": 0}
+    check_same(tmp_path / "scored", pq.read_table("local.parquet"))
+    assert not list(tmp_path.glob("scored.partial*"))
+    # a mistake that shows itself on a worker is the user's, in one line, and leaves nothing
+    pq.write_table(pa.table({"text": ["a"] * 70 + [" "]}), "bad.parquet", row_group_size=20)
+    with pytest.raises(UserError, match=r"^bad\.parquet, row 71: the text is empty\. Pass --on-bad-row skip"):
+        run_distributed_prediction(run, ["bad.parquet"], settings("other/"), QUIET)
+    assert not (tmp_path / "other").exists()
+    skipped = run_distributed_prediction(run, ["bad.parquet"], settings("other/", on_bad_row="skip"), QUIET)
+    assert (skipped["texts"], skipped["bad_rows"]) == (70, 1)
+    uri = f"file://{tmp_path}/in/b.parquet"
+    addressed = run_distributed_prediction(run, [uri], settings(f"file://{tmp_path}/third/"), QUIET)
+    assert addressed["texts"] == 90
+
+
+@pytest.mark.slow
+def test_two_nodes_of_a_cluster_share_the_work(ray, run, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    paths = write_files(tmp_path / "in", (400,), 20)
+    run_bulk_prediction(run, paths, PredictSettings(output="local.parquet", dtype="float32"), QUIET)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False)
+        assert len([node for node in ray.nodes() if node["Alive"]]) == 2
+        done = run_distributed_prediction(run, paths, settings(shard_texts=20), QUIET)
+        assert done["texts"] == 400
+        check_same(tmp_path / "scored", pq.read_table("local.parquet"))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
