@@ -21,7 +21,7 @@ from bertwright.evaluation.judge import (
     write_predictions,
 )
 from bertwright.evaluation.metrics import METRIC_NAMES_OF, multilabel_metrics
-from bertwright.evaluation.predict import _write
+from bertwright.evaluation.predict import write_tables
 from bertwright.steps import Trace, read_trace, write_trace
 
 
@@ -209,7 +209,7 @@ def test_predictions_that_cannot_be_written_leave_nothing_and_name_their_file(tm
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(OSError, match="No space left") as caught:
-        _write(tmp_path / name, tables())
+        write_tables(tmp_path / name, tables())
     assert caught.value.filename == str(tmp_path / name)
     assert not list(tmp_path.iterdir())
 
