@@ -160,7 +160,11 @@ def test_pairs_are_scored_as_pairs(model, streamed):
 
 @pytest.fixture
 def stops(model, monkeypatch):
-    """After so many calls of the scorer something happens."""
+    """After so many calls of the scorer something happens.
+
+    A shell starts what is in the background with SIGINT ignored, which is then left so: here it is not.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def arrange(calls: int, what) -> None:
         before = MadeScorer.score_tokenized
@@ -174,7 +178,8 @@ def stops(model, monkeypatch):
 
         monkeypatch.setattr(MadeScorer, "score_tokenized", counted)
 
-    return arrange
+    yield arrange
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("output", ["s.parquet", "s.csv", "s.jsonl", "folder/"])
