@@ -25,6 +25,7 @@ _ENTRY_POINTS = {
     "open_sweep": "bertwright.experiments.sweep",
     "export_onnx": "bertwright.shipping.export_onnx",
     "export_lambda": "bertwright.shipping.aws_lambda.act",
+    "push": "bertwright.shipping.push",
     "plan": "bertwright.benchmarking.plan",
     "check_plan": "bertwright.benchmarking.plan",
 }

@@ -118,6 +118,12 @@ runs_app.command(
 prices_app.command(f"{_COMMANDS}:prices_list", name="list", help="List machines with their prices, the cheapest first.")
 prices_app.command(f"{_COMMANDS}:prices_refresh", name="refresh", help="Take the prices in a csv file from now on.")
 
+app.command(
+    f"{_COMMANDS}:push",
+    name="push",
+    help="Publish a run's classifier on the hub, with a model card that says how good it is and where not to trust it.",
+)
+
 export_app.command(
     f"{_COMMANDS}:export_onnx",
     name="onnx",

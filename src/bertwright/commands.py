@@ -33,6 +33,7 @@ from bertwright.config.export import ExportLambdaConfig, ExportLambdaSettings, E
 from bertwright.config.inspect import InspectConfig, InspectSettings
 from bertwright.config.plan import PlanConfig, PlanSettings
 from bertwright.config.pretrain import PretrainSettings
+from bertwright.config.push import PushConfig, PushSettings
 from bertwright.config.report import ReportConfig, ReportSettings
 from bertwright.config.serve import ServeConfig, ServeSettings
 from bertwright.config.sweep import SweepSettings
@@ -523,6 +524,24 @@ def export_lambda(
     record = run_lambda_export(resolved, _reporter(json_line, quiet))
     if json_line:
         _print_json(record)
+
+
+def push(
+    run: Annotated[str, Parameter(help="Folder of a finished training.")],
+    name: Annotated[str, Parameter(help="Name on the hub: owner/name.")],
+    *,
+    settings: Annotated[PushSettings, Flags] = PushSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Publish a run's classifier on the hub, with a model card that says how good it is and where not to trust it."""
+    resolved = build(PushConfig, {**_given(settings, None), "run": run, "name": name})
+
+    from bertwright.shipping.push import run_push
+
+    done = run_push(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(done)
 
 
 def bench_infer(

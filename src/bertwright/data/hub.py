@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from bertwright.data.table import show
 from bertwright.errors import DataError
 from bertwright.model.hub_failure import http_error, hub_failure
+from bertwright.model.hub_transfer import damage_of, patiently
 
 _PREFIX = "hub:"
 _CONVERTED = "refs/convert/parquet"
@@ -175,7 +176,16 @@ def _fetched(name: str, repository: str, revision: str, folder: Path | None, fil
     try:
         # the first file last: where the others are not counted by their names, it shows that all of them were fetched
         for file in reversed(files):
-            paths.append(huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+            paths.append(
+                patiently(
+                    lambda file=file: huggingface_hub.hf_hub_download(  # type: ignore[misc]
+                        repository, file, repo_type="dataset", revision=revision
+                    )
+                )
+            )
+            damage = damage_of(Path(paths[-1]))
+            if damage is not None:
+                raise DataError(f"{name}: {file} came damaged from the hub: {damage}; it was removed. Try again")
     except (OSError, ValueError, http_error()) as error:
         raise _refusal(name, error) from None
     return paths[::-1]

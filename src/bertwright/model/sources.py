@@ -10,6 +10,7 @@ from pathlib import Path
 from bertwright.errors import CheckpointError
 from bertwright.model.foreign import find_foreign
 from bertwright.model.hub_failure import http_error, hub_failure
+from bertwright.model.hub_transfer import damage_in, patiently
 from bertwright.runs import is_run
 
 MINILM = "all-MiniLM-L6-v2"
@@ -120,11 +121,17 @@ def _fetch_from_hub(name: str) -> Path:
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
     known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(_sizes())}"
+
+    def fetch(*patterns: str) -> Path:
+        return Path(patiently(lambda: huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))))
+
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=list(_HUB_FILES)))
+        folder = fetch(*_HUB_FILES)
         if not any(folder.glob("model*.safetensors")):
-            patterns = [*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS]
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-        return folder
+            folder = fetch(*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS)
+        damage = damage_in(folder)
     except (OSError, errors.HFValidationError, http_error()) as error:
         raise CheckpointError(hub_failure(name, error, "model", known, may_be_local=True)) from None
+    if damage is not None:
+        raise CheckpointError(f"{name}: a file came damaged from the hub: {damage}; it was removed. Try again")
+    return folder

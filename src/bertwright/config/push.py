@@ -1,0 +1,28 @@
+"""Settings of publishing a classifier on the hub."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from bertwright.config.base import Settings
+
+
+class PushSettings(Settings):
+    """How a run is published."""
+
+    private: bool = Field(False, description="Make the repository private, if it is new.")
+    revision: str = Field("main", min_length=1, description="Branch to commit to.")
+    message: str | None = Field(None, description="What the commit says.")
+    license: str | None = Field(None, description="Licence of the model, by the hub's short name such as apache-2.0.")
+    language: tuple[str, ...] = Field((), description="Language of the texts, such as en; may be repeated.")
+    card: str | None = Field(None, description="File with a model card to publish in place of the one that is made.")
+    dry_run: str | None = Field(
+        None, description="New folder to write what would be published to; nothing leaves the machine."
+    )
+
+
+class PushConfig(PushSettings):
+    """A publication as asked for: its settings, its run and its name on the hub."""
+
+    run: str = Field(description="Folder of a finished training.")
+    name: str = Field(description="Name on the hub: owner/name.")

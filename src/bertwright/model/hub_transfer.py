@@ -1,0 +1,106 @@
+"""Transfers to and from the hub that survive its bad moments, and a look at whether what came is what was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from bertwright.model.hub_failure import http_error
+
+_WAITS_S = (1.0, 2.0, 4.0, 8.0)
+_PASSING = (408, 429, 500, 502, 503, 504)
+_BLOCK_BYTES = 1 << 20
+
+Result = TypeVar("Result")
+
+
+def patiently(
+    transfer: Callable[[], Result],
+    say: Callable[[str], object] = lambda _: None,
+    waits_s: Iterable[float] = _WAITS_S,
+    sleep: Callable[[float], object] = time.sleep,
+) -> Result:
+    """What ``transfer`` gives; done again, later and later, while what it meets is a thing that passes.
+
+    That is a server which is overloaded or fails, or a connection that is cut; not one that was never there. What a
+    transfer has done it must be able to find done: huggingface_hub goes on with half a file.
+
+    Raises:
+        Exception: what ``transfer`` raises that does not pass, or that has not passed after all ``waits_s``.
+    """
+    for wait_s in waits_s:
+        try:
+            return transfer()
+        except (OSError, http_error()) as error:
+            if not _passes(error):
+                raise
+            say(f"the hub: {_named(error)}; once more in {wait_s:g} s")
+            sleep(wait_s)
+    return transfer()
+
+
+def _passes(error: BaseException) -> bool:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError):
+        return getattr(getattr(error, "response", None), "status_code", None) in _PASSING
+    # A local cause has a number; a file of another size than announced has none, nor has a connection that was cut.
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        return False
+    if isinstance(error, OSError):
+        return error.errno is None and "Consistency check failed" in str(error)
+    return "connect" not in type(error).__name__.lower()  # nobody is there: waiting does not help
+
+
+def _named(error: BaseException) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"status {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def damage_of(path: Path) -> str | None:
+    """What is wrong with a file of huggingface_hub's cache, which is then removed from it; None where nothing is.
+
+    The cache names a file by what the hub says of it: the SHA-256 of a large one, git's SHA-1 of another. A file whose
+    name says neither, as where the cache holds copies, is not looked at.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    stored = path.resolve()
+    expected = stored.name
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
+        return None
+    sha256, git_sha1 = checksums(stored)
+    found = sha256 if len(expected) == 64 else git_sha1
+    if found == expected:
+        return None
+    path.unlink(missing_ok=True)
+    stored.unlink(missing_ok=True)
+    return f"its checksum is {found[:12]}..., expected {expected[:12]}..."
+
+
+def damage_in(folder: Path) -> str | None:
+    """The first file in ``folder`` that is damaged, with what is wrong; all that are damaged are removed."""
+    found = [
+        f"{path.name}: {damage}" for path in sorted(folder.rglob("*")) if path.is_file() and (damage := damage_of(path))
+    ]
+    return found[0] if found else None
+
+
+def checksums(path: Path) -> tuple[str, str]:
+    """A file's SHA-256, and git's SHA-1 of it: what the hub calls a large file and another one.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    git_sha1 = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            sha256.update(block)
+            git_sha1.update(block)
+    return sha256.hexdigest(), git_sha1.hexdigest()

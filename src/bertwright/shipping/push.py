@@ -1,0 +1,152 @@
+"""The act of publishing a classifier on the hub: its model and a model card, in one commit."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bertwright import runs
+from bertwright.config.base import build
+from bertwright.config.push import PushConfig
+from bertwright.errors import RunError, UserError
+from bertwright.model.hub_failure import http_error, hub_failure
+from bertwright.model.hub_transfer import checksums, patiently
+from bertwright.progress import Reporter
+from bertwright.reporting.material import read_material
+from bertwright.reporting.words import size_words
+from bertwright.runs import Run, open_run
+from bertwright.shipping.model_card import model_card
+
+CARD = "README.md"
+_OWNED_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def push(run: str | Path, name: str, *, quiet: bool = False, **settings: Any) -> dict[str, Any]:
+    """Publish a run's classifier on the hub as ``name`` (owner/name); returns its address and commit.
+
+    ``settings`` are those of ``bertwright push``. The token is huggingface_hub's: HF_TOKEN, or `hf auth login`.
+
+    Raises:
+        UserError: bad settings, a run without a classifier, a name that is none, or a hub that refuses.
+    """
+    config = build(PushConfig, {**settings, "run": run, "name": name})
+    return run_push(config, Reporter(quiet=quiet))
+
+
+def run_push(config: PushConfig, reporter: Reporter) -> dict[str, Any]:
+    """Write the card, gather the files, send them and see whether all of them arrived."""
+    if not _OWNED_NAME.fullmatch(config.name):
+        raise UserError(f"{config.name}: not a name to publish under; expected owner/name")
+    run = open_run(config.run)
+    if not run.finished or not (run.model_folder / "config.json").is_file() or not run.is_training:
+        raise RunError(
+            f"{config.run}: found a run of {run.act} ({run.state}), expected a finished training with its model"
+        )
+    card = _card(config, run)
+    if config.dry_run is not None:
+        return _written(Path(config.dry_run), run, card, reporter)
+    with tempfile.TemporaryDirectory(prefix="bertwright-") as folder:
+        files = _gathered(Path(folder), run, card)
+        return _sent(files, config, reporter)
+
+
+def _card(config: PushConfig, run: Run) -> str:
+    if config.card is None:
+        return model_card(read_material(run), config.name, config)
+    try:
+        return Path(config.card).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--card: {config.card}: cannot be read ({error})") from None
+
+
+def _gathered(folder: Path, run: Run, card: str) -> dict[str, Path]:
+    """What is published, by its name there; the model's files stay where they are."""
+    (folder / CARD).write_text(card, encoding="utf-8")
+    model = {path.name: path for path in sorted(run.model_folder.iterdir()) if path.is_file() and path.name != CARD}
+    return {CARD: folder / CARD, **model}
+
+
+def _written(folder: Path, run: Run, card: str, reporter: Reporter) -> dict[str, Any]:
+    if folder.exists():
+        raise RunError(f"--dry-run: {folder} exists; name a new folder")
+    with runs.whole_folder(folder, False, lambda _: False) as partial:
+        partial.mkdir(parents=True)
+        for name, path in _gathered(partial, run, card).items():
+            if name != CARD:
+                shutil.copyfile(path, partial / name)
+    reporter.say(f"not published; what would be: {folder}")
+    return {"folder": str(folder), "files": sorted(path.name for path in folder.iterdir())}
+
+
+def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dict[str, Any]:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    if reporter.quiet:
+        huggingface_hub.utils.disable_progress_bars()
+    hub = huggingface_hub.HfApi()
+    say = reporter.say
+    size = sum(path.stat().st_size for path in files.values())
+    say(f"publishing {len(files)} files ({size_words(size)}) as {config.name}")
+    try:
+        patiently(lambda: hub.create_repo(config.name, private=config.private, exist_ok=True), say)
+        if config.revision != "main":
+            patiently(lambda: hub.create_branch(config.name, branch=config.revision, exist_ok=True), say)
+
+        def commit() -> Any:
+            # Anew each time: an operation remembers what the last attempt made of it.
+            operations = [
+                huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+                for name, path in files.items()
+            ]
+            message = config.message or "Publish a classifier made with bertwright"
+            return hub.create_commit(config.name, operations, commit_message=message, revision=config.revision)
+
+        done = patiently(commit, say)
+        listed = patiently(
+            lambda: hub.model_info(config.name, revision=config.revision, files_metadata=True), say
+        ).siblings
+    except (OSError, ValueError, errors.HFValidationError, http_error()) as error:
+        raise UserError(_refusal(config.name, error)) from None
+    _check_arrived(config.name, files, {file.rfilename: file for file in listed or ()})
+    say(f"published: {done.commit_url}")
+    return {"name": config.name, "url": str(done.commit_url), "commit": done.oid, "files": sorted(files)}
+
+
+def _check_arrived(name: str, files: dict[str, Path], listed: dict[str, Any]) -> None:
+    """Compare what the hub says it holds with what was sent.
+
+    Raises:
+        UserError: a file is missing there, or is another.
+    """
+    for file, path in files.items():
+        found = listed.get(file)
+        if found is None:
+            raise UserError(f"{name}: {file} did not arrive at the hub; push again")
+        sha256, git_sha1 = checksums(path)
+        large = getattr(found, "lfs", None)
+        theirs, ours = (large.sha256, sha256) if large else (found.blob_id, git_sha1)
+        if theirs is not None and theirs != ours:
+            raise UserError(
+                f"{name}: {file} arrived damaged at the hub: its checksum is {theirs[:12]}..., "
+                f"expected {ours[:12]}...; push again"
+            )
+
+
+def _refusal(name: str, error: Exception) -> str:
+    """Why the hub took it not, in one line."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return f"{name}: the hub lets only its owner publish there; log in with `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
+        return hub_failure(name, error, "model", "Expected owner/name")
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{name}: a file cannot be read ({error.strerror})"
+    if isinstance(error, ValueError):
+        return f"{name}: the hub's answer cannot be read ({error})"
+    return f"{name}: the hub cannot be reached ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
