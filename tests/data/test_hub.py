@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.hub_stand_in import etag
 
 from bertwright.data import hub
 from bertwright.errors import DataError
@@ -98,7 +99,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             body = json.dumps({"id": repository, "sha": "a" * 40, "siblings": siblings}).encode()
         elif (name := urllib.parse.unquote("/".join(rest[1:]))) in files:
             body = files[name]
-            headers["ETag"] = f'"{abs(hash(repository + rest[0] + name)):040x}"'
+            headers["ETag"] = f'"{etag(body)}"'
         else:
             return self.refuse(404, "EntryNotFound")
         self.send_response(200)

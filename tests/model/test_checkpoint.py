@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import pickle
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.conftest import random_sequences
+from tests.hub_stand_in import StandIn
 from tests.model.families import CASES, save_tokenizer
 from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
 
@@ -305,65 +304,16 @@ def test_settings_round_trip():
     assert ClassifierSettings(**json.loads(settings.model_dump_json())) == settings
 
 
-class _Hub(http.server.SimpleHTTPRequestHandler):
-    """As much of the hub as a download asks for: the listing of a model, and its files."""
-
-    files: Path
-    asked: list[str]
-
-    def do_HEAD(self) -> None:
-        self._answer(with_body=False)
-
-    def do_GET(self) -> None:
-        self._answer(with_body=True)
-
-    def _answer(self, with_body: bool) -> None:
-        type(self).asked.append(self.path)
-        commit = "a" * 40
-        path = self.path.split("?")[0]
-        names = sorted(file.name for file in self.files.iterdir())
-        prefix = "/stand/in/resolve/"
-        headers = {"X-Repo-Commit": commit}
-        if path in (f"/api/models/stand/in/revision/{revision}" for revision in ("main", commit)):
-            listing = {"id": "stand/in", "sha": commit, "siblings": [{"rfilename": name} for name in names]}
-            body = json.dumps(listing).encode()
-        elif path in (f"/api/models/stand/in/tree/{revision}" for revision in ("main", commit)):
-            tree = [
-                {"type": "file", "path": name, "size": (self.files / name).stat().st_size, "oid": f"{i:040x}"}
-                for i, name in enumerate(names)
-            ]
-            body = json.dumps(tree).encode()
-        elif path.startswith(prefix) and path.split("/")[-1] in names:
-            body = (self.files / path.split("/")[-1]).read_bytes()
-            headers["ETag"] = f'"{abs(hash(path.split("/")[-1])):040x}"'
-        else:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json" if "/api/" in path else "application/octet-stream")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-
-    def log_message(self, *arguments) -> None:
-        pass
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture
 def hub(folder):
     """A stand-in for the hub on loopback that holds the tiny model as stand/in."""
-    handler = type("Hub", (_Hub,), {"files": folder, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", handler
-    server.shutdown()
-    server.server_close()
+    with StandIn() as hub:
+        hub.repositories["stand/in"] = files_of(folder)
+        yield hub
 
 
 def fetch(name: str, cache: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -391,33 +341,31 @@ except UserError as error:
 
 
 def test_hub_names_are_fetched_cached_and_then_found_offline(hub, tmp_path):
-    endpoint, handler = hub
-    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=hub.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stand/in from the hub ('clean', 'toxic')" in done.stdout
-    assert any("model.safetensors" in path for path in handler.asked)
-    asked = len(handler.asked)
-    offline = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1")
+    assert any("model.safetensors" in path for path in hub.asked)
+    asked = len(hub.asked)
+    offline = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="1")
     assert offline.returncode == 0, offline.stdout + offline.stderr
-    assert len(handler.asked) == asked
+    assert len(hub.asked) == asked
 
 
 def test_byte_level_tokenizers_are_fetched_with_their_model(hub, folder, tmp_path):
-    endpoint, handler = hub
     shutil.rmtree(folder)
     folder.mkdir()
     case = CASES["roberta"]
     case.model(save_tokenizer(case, folder), id2label=dict(enumerate("abc"))).save_pretrained(folder)
-    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    hub.repositories["stand/in"] = files_of(folder)
+    done = fetch("stand/in", tmp_path / "cache", HF_ENDPOINT=hub.url)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "stand/in from the hub ('a', 'b', 'c')" in done.stdout
     for name in ("vocab.json", "merges.txt"):
-        assert any(path.endswith(name) for path in handler.asked)
+        assert any(path.endswith(name) for path in hub.asked)
 
 
 def test_hub_names_that_are_not_there_are_one_clear_line(hub, tmp_path):
-    endpoint, _ = hub
-    done = fetch("nobody/nothing", tmp_path / "cache", HF_ENDPOINT=endpoint)
+    done = fetch("nobody/nothing", tmp_path / "cache", HF_ENDPOINT=hub.url)
     assert done.returncode == 2, done.stderr
     assert "nobody/nothing: no such folder, and no such public model on the hub" in done.stdout
     offline = fetch("nobody/nothing", tmp_path / "cache", HF_HUB_OFFLINE="1")
