@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -13,8 +14,11 @@ from tests.hub_stand_in import Fault, StandIn
 
 import bertwright
 from bertwright.cli import main
+from bertwright.config.push import PushSettings
 from bertwright.errors import CheckpointError, RunError, UserError
 from bertwright.model import hub_transfer
+from bertwright.reporting.material import read_material
+from bertwright.shipping.model_card import model_card
 
 NAME = "me/comments"
 
@@ -243,3 +247,13 @@ def test_runs_that_cannot_be_published(run, hub, examples):
         bertwright.push("judged", NAME, quiet=True)
     with pytest.raises(RunError, match="no such folder"):
         bertwright.push("nothing", NAME, quiet=True)
+
+
+def test_energy_stands_in_the_card_where_it_was_counted(run):
+    material = read_material(bertwright.open_run(run.path))
+    assert "\nEnergy: not measured.\n" in model_card(material, NAME, PushSettings())
+    counted = {**run.result, "energy": {"joules": 7.2e6, "source": "RAPL"}}
+    material = replace(material, run=replace(material.run, result=counted))
+    assert "\nEnergy of the whole machine meanwhile, by RAPL: 2.0000 kWh.\n" in model_card(
+        material, NAME, PushSettings()
+    )

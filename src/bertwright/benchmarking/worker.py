@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from bertwright.benchmarking.cases import Case
     from bertwright.benchmarking.contender import Contender, Engine
-    from bertwright.benchmarking.energy import EnergyMeter
+    from bertwright.energy import EnergyMeter
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def _prepare(target: str, options: dict[str, Any], case: Case) -> Contender:
 
 
 def _energy_meter(case: Case) -> EnergyMeter:
-    from bertwright.benchmarking.energy import EnergyMeter
+    from bertwright.energy import EnergyMeter
 
     return EnergyMeter(case.device)
 

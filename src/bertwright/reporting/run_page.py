@@ -315,6 +315,9 @@ def _resources(material: Material) -> Section:
         value = number_in(result, "memory", name)
         if value is not None:
             rows.append([words, cell(value, size_words(value))])
+    joules = number_in(result, "energy", "joules")
+    if joules is not None:
+        rows.append(["energy in kWh", cell(joules / 3.6e6, f"{joules / 3.6e6:.4f}")])
     usd = number_in(result, "cost", "usd")
     if usd is not None:
         hour = number_in(result, "cost", "usd_per_hour")

@@ -175,8 +175,9 @@ def _energy(material: Material) -> str:
     energy = object_in(material.run.result or {}, "energy")
     joules = number_in(energy, "joules")
     if joules is None:
-        return "Energy: not measured; the machine has no counter that could be read."
-    return f"Energy of the training: {joules / 3.6e6:.4f} kWh, by {_plain(str(energy.get('source')))}."
+        return "Energy: not measured."
+    source = _plain(str(energy.get("source")))
+    return f"Energy of the whole machine meanwhile, by {source}: {joules / 3.6e6:.4f} kWh."
 
 
 def _environment(material: Material) -> str:

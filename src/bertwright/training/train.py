@@ -12,6 +12,7 @@ import torch
 from bertwright import runs
 from bertwright.config.train import TrainConfig
 from bertwright.data.tokenize import files_sha256
+from bertwright.energy import EnergyMeter
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.evaluation.show import show_result
@@ -183,7 +184,10 @@ def _run_tracked(
     reporter: Reporter,
     group: Alone | Together,
 ) -> dict[str, Any]:
-    prepared = prepare(config, Machine.of(config), phases, reporter, group.size)
+    machine = Machine.of(config)
+    meter = EnergyMeter(str(machine.device))
+    counted = meter.read()
+    prepared = prepare(config, machine, phases, reporter, group.size)
     learnt = learn(prepared, phases, stop, tracking, reporter, group)
     write_steps(prepared, learnt.losses, phases, reporter)
     if not learnt.writer.history_is_whole:
@@ -196,6 +200,8 @@ def _run_tracked(
     scored, settled = score(prepared, predictor, phases, reporter, group)
     phases.doing = "writing the result"
     result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
+    # Of a run that was gone on with, nobody counted the earlier parts.
+    result["energy"] = {"joules": None if phases.resumed else meter.joules_since(counted), "source": meter.source}
     _write_memory(memory, phases, reporter)
     learnt.writer.result(result)
     tracking.result(result)

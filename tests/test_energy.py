@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bertwright.benchmarking.energy import EnergyMeter
+from bertwright.energy import EnergyMeter
 
 
 def zone(folder, number, name, microjoules, wraps_at=1_000_000_000):
