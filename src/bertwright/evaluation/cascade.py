@@ -21,6 +21,7 @@ from bertwright.evaluation.predictions import Prediction, predictions_of
 from bertwright.evaluation.scorer import TextOrPair, checked_texts, taken
 from bertwright.evaluation.scores import scores_of
 from bertwright.model.classifier_settings import ClassifierSettings, Share, read_object
+from bertwright.runs import write_json
 
 MANIFEST = "cascade.json"
 SMALL, LARGE = "small", "large"
@@ -64,6 +65,10 @@ def read_cascade_manifest(folder: Path) -> CascadeManifest:
         raise
     except UserError as error:
         raise CheckpointError(str(error)) from None
+
+
+def write_manifest(folder: Path, manifest: CascadeManifest) -> None:
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 class Cascade:

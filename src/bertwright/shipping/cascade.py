@@ -20,12 +20,12 @@ from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import DataError, RunError
 from bertwright.evaluation.cascade import (
     LARGE,
-    MANIFEST,
     SMALL,
     CascadeManifest,
     cascade_settings,
     check_alike,
     is_cascade,
+    write_manifest,
 )
 from bertwright.evaluation.deferral import align, align_logits
 from bertwright.evaluation.evaluate import keep_apart
@@ -176,10 +176,6 @@ def copy_classifier(run: str, folder: Path) -> None:
 
     loaded = load_classifier(run)
     save_model(folder, loaded.model.config, dict(loaded.model.state_dict()), loaded.tokenizer, loaded.settings)
-
-
-def write_manifest(folder: Path, manifest: CascadeManifest) -> None:
-    runs.write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
 
 
 def _record(

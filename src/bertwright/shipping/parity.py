@@ -107,30 +107,33 @@ def parity_record(
     compared: Compared,
     settings: ClassifierSettings,
     scores: tuple[np.ndarray, np.ndarray],
-    logits: tuple[np.ndarray, np.ndarray],
     max_loss: float,
 ) -> dict[str, Any]:
-    """What parity.json says of the metric, the decisions and the logits.
+    """What parity.json says of the metric and the decisions.
 
     Args:
-        scores, logits: (texts, labels) of the classifier in float32, then of the graph.
+        scores: (texts, labels) of the classifier in float32, then of the graph.
 
     Raises:
         DataError: no metric can be told on these texts.
     """
     judged = judged_of(compared.texts, settings, np.stack(scores))
-    differences = np.abs(logits[0].astype(np.float64) - logits[1])
     metric = _loss(judged, compared.metric)
     return {
         "texts": len(compared.texts),
         "texts_available": compared.num_available,
         "texts_from": compared.source,
-        "logits": {"largest_difference": float(differences.max()), "mean_difference": float(differences.mean())},
         "label_flips": _flips(judged),
         "metric": metric,
         "max_loss": max_loss,
         "within_max_loss": metric["loss"] <= max_loss,
     }
+
+
+def logits_record(logits: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """What parity.json says of ``logits`` (texts, labels) of the classifier in float32, then of the graph."""
+    differences = np.abs(logits[0].astype(np.float64) - logits[1])
+    return {"largest_difference": float(differences.max()), "mean_difference": float(differences.mean())}
 
 
 def _flips(judged: Judged) -> dict[str, Any] | None:
