@@ -173,14 +173,14 @@ def _cheapest(
     """
     if not candidates[-1].kept:
         raise UserError(
-            f"--target {goal.target:g}: the large model alone reaches a {metric} of {value:.4f} on these texts; ask "
-            "for less, or make a better large model"
+            f"--target {goal.target:g}: the large model alone reaches {metric} {value:.4f} on these texts; ask for "
+            "less, or make a better large model"
         )
     last = max((place for place, one in enumerate(candidates) if not one.kept), default=-1)
     if last + 1 < len(candidates) - 1 or len(candidates) == 1:
         return candidates[last + 1]
     nearly = candidates[last]
-    wanted = f"reaches a {metric} of {goal.target:g}" if allowed is None else f"loses at most {allowed:.4g} of {metric}"
+    wanted = f"reaches {metric} {goal.target:g}" if allowed is None else f"loses at most {allowed:.4g} of {metric}"
     found = f"{nearly.value:.4f}" if allowed is None else f"{nearly.loss_at_most:.4g}"
     raise UserError(
         f"no threshold {wanted} on these texts but one that gives every text to the large model (with "

@@ -35,6 +35,7 @@ from bertwright.evaluation.load_scorer import load_classifier_scorer
 from bertwright.evaluation.logit_scorer import ScorerByLogits
 from bertwright.evaluation.metrics import check_metric_name, default_metric
 from bertwright.evaluation.scores import scores_of
+from bertwright.evaluation.significance import Interval
 from bertwright.evaluation.tune_cascade import Candidate, Goal, TunedCascade, tune_cascade
 from bertwright.progress import Reporter
 
@@ -182,7 +183,7 @@ def _record(
     config: CascadeConfig, texts: LabelledTexts, tuned: TunedCascade, small_s: float, large_s: float
 ) -> dict[str, Any]:
     def line(one: Candidate) -> dict[str, Any]:
-        values = dataclasses.asdict(one) | {"sureness": min(one.sureness, 1.0)}
+        values = dataclasses.asdict(one) | {"sureness": min(one.sureness, 1.0), "interval": _pair(one.interval)}
         return values | {"cost": (small_s + large_s * one.deferred_tokens) / large_s}
 
     return {
@@ -196,13 +197,17 @@ def _record(
         "metric": tuned.metric,
         "confidence": 0.95,
         "large_value": tuned.large_value,
-        "large_interval": tuned.large_interval,
+        "large_interval": _pair(tuned.large_interval),
         "max_loss": tuned.allowed,
         "target": config.target,
         "seconds": {"small": small_s, "large": large_s, "num_cpus": num_usable_cpus()},
         "chosen": line(tuned.chosen),
         "candidates": [line(one) for one in tuned.candidates],
     }
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
 
 
 def _show(tuned: TunedCascade, record: dict[str, Any], reporter: Reporter) -> None:
