@@ -15,7 +15,7 @@ from pydantic import Field
 from bertwright.config.base import Settings, build
 from bertwright.data.ragged import Ragged
 from bertwright.errors import CheckpointError, UserError
-from bertwright.evaluation.deferral import align_logits, sureness
+from bertwright.evaluation.deferral import HIGHEST_BIAS, HIGHEST_SLOPE, align_logits, sureness
 from bertwright.evaluation.logit_scorer import ScorerByLogits
 from bertwright.evaluation.predictions import Prediction, predictions_of
 from bertwright.evaluation.scorer import TextOrPair, checked_texts, taken
@@ -39,8 +39,12 @@ class CascadeManifest(Settings):
     small: str = Field("", description="What the small model was copied from.")
     large: str = Field("", description="What the large model was copied from.")
     sureness: Share = Field(description="The small model answers where it is at least so sure.")
-    slopes: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, description="See evaluation.deferral.")
-    biases: tuple[float, ...] = Field(min_length=1, description="One for each label.")
+    slopes: tuple[Annotated[float, Field(gt=0, le=HIGHEST_SLOPE)], ...] = Field(
+        min_length=1, description="See evaluation.deferral."
+    )
+    biases: tuple[Annotated[float, Field(ge=-HIGHEST_BIAS, le=HIGHEST_BIAS)], ...] = Field(
+        min_length=1, description="One for each label."
+    )
     deferred_share: Share = Field(description="Share of the tokens that went to the large model where it was tuned.")
 
 

@@ -22,7 +22,9 @@ if TYPE_CHECKING:  # pydantic, which not every runtime has
 
     from bertwright.config.parts import LabelKind
 
-_SLOPES, _BIASES = (1e-3, 100.0), (-100.0, 100.0)
+HIGHEST_SLOPE, HIGHEST_BIAS = 100.0, 100.0
+"""What the fit may come to; so no manifest makes scores that are no numbers."""
+_LEAST_SLOPE = 1e-3
 # Thresholds nearer to 0 or 1 decide the same for nearly all texts, whatever a model is sure of.
 _LEAST_THRESHOLD = 1e-6
 
@@ -60,7 +62,7 @@ def align(logits: np.ndarray, scores: np.ndarray, kind: LabelKind) -> tuple[tupl
         return float(losses.sum() / len(found)), np.concatenate([by_slope, errors.sum(axis=0)])
 
     first = np.concatenate([np.ones(num_slopes), np.zeros(num_labels)])
-    bounds = [_SLOPES] * num_slopes + [_BIASES] * num_labels
+    bounds = [(_LEAST_SLOPE, HIGHEST_SLOPE)] * num_slopes + [(-HIGHEST_BIAS, HIGHEST_BIAS)] * num_labels
     found = minimize(loss_and_slope, first, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": 1000})
     return tuple(found.x[:num_slopes].tolist()), tuple(found.x[num_slopes:].tolist())
 
