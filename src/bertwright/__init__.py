@@ -23,6 +23,7 @@ _ENTRY_POINTS = {
     "agreement": "bertwright.experiments.agreement",
     "sweep": "bertwright.experiments.sweep",
     "open_sweep": "bertwright.experiments.sweep",
+    "cascade": "bertwright.shipping.cascade",
     "export_onnx": "bertwright.shipping.export_onnx",
     "export_lambda": "bertwright.shipping.aws_lambda.act",
     "push": "bertwright.shipping.push",

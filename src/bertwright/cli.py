@@ -94,6 +94,11 @@ app.command(
     help="Answer requests for scores over HTTP, in four dialects that clients already speak, until SIGTERM or Ctrl-C.",
 )
 app.command(
+    f"{_COMMANDS}:cascade",
+    name="cascade",
+    help="Make one classifier of two: a small one answers where it is sure enough, a large one elsewhere.",
+)
+app.command(
     f"{_COMMANDS}:sweep",
     name="sweep",
     help="Train many classifiers: over a grid, a search or a list. The same command goes on with what was stopped.",

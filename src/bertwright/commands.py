@@ -26,6 +26,7 @@ from bertwright.config.bench import (
     BenchTrainConfig,
     BenchTrainSettings,
 )
+from bertwright.config.cascade import CascadeConfig, CascadeSettings
 from bertwright.config.convert import ConvertConfig, ConvertSettings
 from bertwright.config.distill import DistillSettings
 from bertwright.config.evaluate import BiasConfig, BiasSettings, EvaluateConfig, EvaluateSettings, PredictSettings
@@ -488,6 +489,24 @@ def plan_check(
     )
     if json_line:
         _print_json(checked)
+
+
+def cascade(
+    small: Annotated[str, Parameter(help="Folder of the small model's run, or of an exported graph.")],
+    large: Annotated[str, Parameter(help="Folder of the large model's run, or of an exported graph.")],
+    *,
+    settings: Annotated[CascadeSettings, Flags] = CascadeSettings(),
+    json_line: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make one classifier of two: a small one answers where it is sure enough, a large one elsewhere."""
+    resolved = build(CascadeConfig, {**_given(settings, None), "small": small, "large": large})
+
+    from bertwright.shipping.cascade import run_cascade
+
+    record = run_cascade(resolved, _reporter(json_line, quiet))
+    if json_line:
+        _print_json(record)
 
 
 def export_onnx(

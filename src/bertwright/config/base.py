@@ -25,6 +25,7 @@ _PATHS = {
     *("checkpoint", "vocabulary"),
     *("corpus", "cache"),
     *("plan", "measured", "results", "logs", "report"),
+    *("small", "large"),
 }
 
 

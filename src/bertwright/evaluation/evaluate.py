@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import RunError, UserError
+from bertwright.evaluation.cascade import Cascade, is_cascade
 from bertwright.evaluation.graph_predictor import is_exported
 from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.judgement import Settled, check_asked, judgement_record, settle
 from bertwright.evaluation.load_scorer import load_scorer
 from bertwright.evaluation.logit_scorer import ScorerByLogits
+from bertwright.evaluation.score_texts import ids_of, score_in_portions, texts_or_pairs
+from bertwright.evaluation.scores import logits_of, scores_of
 from bertwright.evaluation.show import show_result
 from bertwright.evaluation.threshold import Goal
 from bertwright.model.sources import find_folder
@@ -54,6 +58,11 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
     started = time.perf_counter()
     output = None if config.output is None else Path(config.output)
     settles = config.tune_threshold is not None or config.calibrate
+    if settles and is_cascade(config.run):
+        raise UserError(
+            f"{config.run}: a cascade keeps the threshold and the scale of its large model. Give --tune-threshold and "
+            "--calibrate to that one, and make the cascade of what comes out"
+        )
     if settles and is_exported(config.run):
         raise UserError(
             f"{config.run}: an exported graph keeps its threshold and temperature. Give --tune-threshold and "
@@ -73,7 +82,8 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
         settled = settle(config, goal, scored.logits, texts, split, settled, reporter)
         update = {"threshold": settled.threshold, "temperature": settled.temperature}
         predictor.settings = predictor.settings.model_copy(update=update)
-    scores = predictor.probabilities(scored.logits)
+        scored = dataclasses.replace(scored, scores=scores_of(scored.logits, texts.kind, settled.temperature))
+    scores = scored.scores
     result = _result(config, scored, settled, scores, split, time.perf_counter() - started)
     if output is not None:
         with runs.whole_folder(output, config.overwrite) as partial:
@@ -85,16 +95,19 @@ def run_evaluation(config: EvaluateConfig, reporter: Reporter) -> dict[str, Any]
 
 @dataclass(frozen=True)
 class ScoredTexts:
-    """Labelled texts with the logits (texts, labels) that a classifier gives them, and how long that took.
+    """Labelled texts with the scores (texts, labels) that a classifier gives them, and how long that took.
 
     Attributes:
+        logits: (texts, labels) that the scores are made of, by the classifier's temperature; of a cascade, which has
+            none, those that the scores would be made of.
         original: the classifier with its float32 weights, where it was asked for.
     """
 
-    predictor: ScorerByLogits
+    predictor: ScorerByLogits | Cascade
     original: Loaded | None
     texts: LabelledTexts
     ragged: Ragged
+    scores: np.ndarray
     logits: np.ndarray
     read_s: float
     tokenize_s: float
@@ -129,17 +142,27 @@ def score_labelled(
     say_notes(texts, reporter)
     read_s = time.perf_counter() - started
     started = time.perf_counter()
-    ragged = token_ids_of(texts, predictor.tokenizer, trained, run, reporter)
+    if isinstance(predictor, ScorerByLogits):
+        ragged = token_ids_of(texts, predictor.tokenizer, trained, run, reporter)
+    else:
+        ragged = ids_of(predictor, texts, run, reporter)
     tokenize_s = time.perf_counter() - started
     started = time.perf_counter()
-    logits = predictor.logits(ragged, reporter)
+    if isinstance(predictor, ScorerByLogits):
+        logits = predictor.logits(ragged, reporter)
+        scores = predictor.probabilities(logits)
+    else:
+        with reporter.progress("Scoring", len(texts)) as advance:
+            scores = score_in_portions(predictor, texts_or_pairs(texts), ragged, advance)
+        logits = logits_of(scores, trained.kind)
+        reporter.say(predictor.deferred_in_words())
     infer_s = time.perf_counter() - started
     original = None
     if keep_weights:
         from bertwright.model.checkpoint import load_classifier  # it loads torch, which an exported graph does without
 
         original = load_classifier(run)
-    return ScoredTexts(predictor, original, texts, ragged, logits, read_s, tokenize_s, infer_s)
+    return ScoredTexts(predictor, original, texts, ragged, scores, logits, read_s, tokenize_s, infer_s)
 
 
 def _result(
@@ -214,7 +237,7 @@ def _write(
         from bertwright.model.checkpoint import save_model
 
         model = scored.original.model
-        save_model(folder / runs.MODEL, model.config, dict(model.state_dict()), predictor.tokenizer, settings)
+        save_model(folder / runs.MODEL, model.config, dict(model.state_dict()), scored.original.tokenizer, settings)
     tables = prediction_tables(texts, scores, predictor.labels, settings.threshold, config.texts)
     write_predictions(folder / runs.PREDICTIONS, tables)
     writer.result(result)

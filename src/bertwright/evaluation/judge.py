@@ -29,7 +29,9 @@ from bertwright.evaluation.metrics import (
     regression_metrics,
     soft_metrics,
 )
+from bertwright.evaluation.resampling import Judged
 from bertwright.evaluation.scores import has_labels
+from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.progress import Reporter
 from bertwright.runs import written_beside
 
@@ -64,6 +66,21 @@ def judge(texts: LabelledTexts, scores: np.ndarray, threshold: Threshold) -> dic
         assert texts.label_ids is not None
         return soft_metrics(texts.label_ids, texts.targets, scores, texts.labels, threshold)
     return multilabel_metrics(texts.targets, scores, texts.labels, threshold, texts.hard_targets)
+
+
+def judged_of(texts: LabelledTexts, settings: ClassifierSettings, scores: np.ndarray) -> Judged:
+    """The ``scores`` (models, texts, labels) of models that decide by ``settings``, beside what is true.
+
+    ``texts`` have labels.
+    """
+    kind: LabelKind = settings.kind
+    if kind == "regression":
+        return Judged(kind, settings.labels, scores, targets=texts.targets)
+    if kind == "multi-label":
+        decided = decide_each(scores, settings.threshold)
+        return Judged(kind, settings.labels, scores, decided, None, texts.targets, has_labels(texts))
+    decided = np.stack([decide(model, settings.threshold) for model in scores])
+    return Judged(kind, settings.labels, scores, decided, texts.label_ids, texts.targets)
 
 
 def metric_to_choose_by(validation: LabelledTexts, asked: str | None) -> tuple[str, str | None]:

@@ -63,7 +63,7 @@ def _scored(config: BiasConfig, reporter: Reporter) -> StoredScores:
     texts = found.texts
     if texts.kind == "regression":
         raise UserError(f"{config.run}: found a regression, expected a classifier")
-    scores = found.predictor.probabilities(found.logits)
+    scores = found.scores
     strings = [text for text in texts.texts[:].to_pylist()]
     return StoredScores(
         texts.kind, found.predictor.labels, texts.rows, strings, has_labels(texts), scores, texts.groups

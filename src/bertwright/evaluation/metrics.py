@@ -108,6 +108,16 @@ NEEDS_DIFFERENT_LABELS = ("roc_auc", "average_precision", "matthews", "r2", "pea
 """Those metrics that have no answer where all texts have the same label, or the same number."""
 
 
+def lost_by(name: str, value: float, change: float) -> float:
+    """What is lost when the metric ``name`` moves from ``value`` by ``change``; below 0 where it becomes better.
+
+    Of a share, such as accuracy, that is the change; of an error, such as log_loss, the share of it.
+    """
+    if name not in LOWER_IS_BETTER:
+        return -change
+    return change / value if value else math.copysign(math.inf, change) if change else 0.0
+
+
 def default_metric(kind: LabelKind, num_labels: int) -> str:
     """The metric by which a state is kept if none is asked for.
 

@@ -20,6 +20,7 @@ from bertwright.data.columns import LabelledTexts, read_unlabelled
 from bertwright.data.texts import Texts
 from bertwright.data.tokenize import how_read
 from bertwright.errors import RunError, UserError
+from bertwright.evaluation.cascade import Cascade
 from bertwright.evaluation.extremes import one_line
 from bertwright.evaluation.judge import prediction_tables, say_notes, write_predictions
 from bertwright.evaluation.load_scorer import load_scorer
@@ -95,6 +96,7 @@ def run_prediction(
     expect(scorer, int(ragged.starts[-1]))
     with reporter.progress("Scoring", len(texts)) as advance:
         scores = score_in_portions(scorer, texts_or_pairs(texts), ragged, advance)
+    say_deferred(scorer, reporter)
     tables = tables_of(scorer, texts, scores)
     if output is None:
         if as_json:
@@ -125,8 +127,14 @@ def load_and_say(run: str, machine: ScoringMachineSettings, reporter: Reporter) 
 
 def expect(scorer: Scorer, num_tokens: int) -> None:
     """Tell a scorer that prepares itself for large work how much will come, portion by portion."""
-    if isinstance(scorer, ScorerByLogits):
+    if isinstance(scorer, ScorerByLogits | Cascade):
         scorer.expect(num_tokens)
+
+
+def say_deferred(scorer: Scorer, reporter: Reporter) -> None:
+    """How many texts a cascade gave to its large model."""
+    if isinstance(scorer, Cascade):
+        reporter.say(scorer.deferred_in_words())
 
 
 def tables_of(scorer: Scorer, texts: LabelledTexts, scores: np.ndarray) -> Iterator[pa.Table]:

@@ -9,9 +9,8 @@ import numpy as np
 from bertwright.data.packing import split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.data.reading import LabelledTexts
-from bertwright.data.texts import Texts
 from bertwright.data.tokenize import check_pairs_match, token_ids_of
-from bertwright.evaluation.scorer import Scorer, TextOrPair
+from bertwright.evaluation.scorer import Scorer, TextOrPair, taken
 from bertwright.model.tokenizer import Tokenizer
 from bertwright.progress import Reporter
 
@@ -64,11 +63,7 @@ def score_in_portions(
     for first in range(0, len(batches), _BATCHES_IN_PORTION):
         last = min(first + _BATCHES_IN_PORTION, len(batches)) - 1
         rows = order[batches[first].start : batches[last].stop]
-        scores[rows] = scorer.score_tokenized(_taken(texts, rows), ragged.take(rows))
+        scores[rows] = scorer.score_tokenized(taken(texts, rows), ragged.take(rows))
         advance(len(rows))
         check()
     return scores
-
-
-def _taken(texts: Sequence[TextOrPair], rows: np.ndarray) -> Sequence[TextOrPair]:
-    return texts.take(rows) if isinstance(texts, Texts) else [texts[row] for row in rows.tolist()]

@@ -71,6 +71,11 @@ class LogitScorer(Protocol):
         ...
 
 
+def taken(texts: Sequence[TextOrPair] | Any, rows: np.ndarray) -> Sequence[TextOrPair] | Any:
+    """The texts in ``rows``: of Texts and of pyarrow arrays such, else a list."""
+    return texts.take(rows) if hasattr(texts, "take") else [texts[row] for row in rows.tolist()]
+
+
 def checked_texts(texts: Sequence[TextOrPair]) -> list[TextOrPair]:
     """The texts as a list.
 

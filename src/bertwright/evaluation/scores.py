@@ -37,6 +37,15 @@ def scores_of(logits: np.ndarray, kind: LabelKind, temperature: float = 1.0) -> 
     return softmax(logits / temperature)
 
 
+def logits_of(scores: np.ndarray, kind: LabelKind) -> np.ndarray:
+    """(texts, labels) float64 logits of which ``scores_of`` makes these ``scores``; finite for scores from 0 to 1."""
+    if kind == "regression":
+        return scores
+    least = 1e-300
+    logs = np.log(np.maximum(scores, least))
+    return logs - np.log(np.maximum(1 - scores, least)) if kind == "multi-label" else logs
+
+
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-logits)) in float64, finite for any finite logits."""
     shrunk = np.exp(-abs(logits.astype(np.float64)))  # at most 1

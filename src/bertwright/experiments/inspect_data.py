@@ -164,7 +164,7 @@ def _scored(name: str, files: Sequence[str], config: InspectConfig, run: str, re
             f"{run} learnt from these {name} texts: its scores agree with wrong labels too, and few are found. Give a "
             "run that learnt from others"
         )
-    scores, truth = scored.predictor.probabilities(scored.logits), has_labels(texts)
+    scores, truth = scored.scores, has_labels(texts)
     several = texts.kind == "multi-label"
     return Source(name, _strings(texts), texts.rows, _words(truth, labels), labels, truth, scores, several)
 

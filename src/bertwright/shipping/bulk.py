@@ -27,7 +27,7 @@ from bertwright.data.tokenize import LongTextCounts, how_read
 from bertwright.data.unlabelled_stream import UnlabelledStream
 from bertwright.errors import Interrupted, RunError, UserError
 from bertwright.evaluation.judge import say_notes
-from bertwright.evaluation.predict import FORMATS, expect, load_and_say, tables_of
+from bertwright.evaluation.predict import FORMATS, expect, load_and_say, say_deferred, tables_of
 from bertwright.evaluation.score_texts import ids_of, score_in_portions, texts_or_pairs
 from bertwright.evaluation.scorer import Scorer
 from bertwright.hardware import is_out_of_memory
@@ -296,6 +296,7 @@ class _Work:
         longer = how_read(self.counts, self.scorer.settings)
         if longer is not None:
             self.reporter.say(longer)
+        say_deferred(self.scorer, self.reporter)
         if place.is_folder:
             self.folder.become(place.output)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,27 +17,31 @@ from bertwright.config.parts import ScoringMachineSettings
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import RunError, UserError
+from bertwright.evaluation.cascade import LARGE, SMALL, Cascade, is_cascade, read_cascade_manifest, write_manifest
 from bertwright.evaluation.evaluate import keep_apart
 from bertwright.evaluation.graph_predictor import GraphPredictor, is_exported
 from bertwright.evaluation.graph_session import GRAPH
+from bertwright.evaluation.load_scorer import load_classifier_scorer
 from bertwright.evaluation.predictor import Predictor
+from bertwright.evaluation.score_texts import texts_or_pairs
 from bertwright.model.checkpoint import Loaded, hugging_face_config, load_classifier
 from bertwright.model.classifier_settings import SETTINGS
 from bertwright.model.onnx import save_graph
 from bertwright.model.onnx_int8 import quantize_matrices
 from bertwright.progress import Reporter, duration
-from bertwright.shipping.parity import loss_in_words, parity_record, texts_to_compare
+from bertwright.shipping.parity import logits_record, loss_in_words, parity_record, texts_to_compare
 
 PARITY = "parity.json"
 # So many texts are scored alone too, to tell what their company does to them.
 _ALONE = 64
+_FLOAT32 = ScoringMachineSettings(device="cpu", dtype="float32")
 
 
 def export_onnx(run: str | Path, output: str | Path, *, quiet: bool = False, **settings: Any) -> dict[str, Any]:
     """Write a run's classifier as an ONNX graph into the new folder ``output``; returns its certificate.
 
-    ``settings`` are those of ``bertwright export onnx``. ``bertwright.load``, ``predict`` and ``evaluate`` take the
-    folder where they take a run, and need no torch for it.
+    Of a cascade, both classifiers. ``settings`` are those of ``bertwright export onnx``. ``bertwright.load``,
+    ``predict`` and ``evaluate`` take the folder where they take a run, and need no torch for it.
 
     Raises:
         UserError: bad settings, a run without a classifier, an output in the way, nothing to compare on, or a graph
@@ -49,12 +54,17 @@ def export_onnx(run: str | Path, output: str | Path, *, quiet: bool = False, **s
 def run_onnx_export(config: ExportOnnxConfig, reporter: Reporter) -> dict[str, Any]:
     """Write the graph beside its place, compare, and rename; shows and returns the certificate."""
     output = Path(config.output)
-    check_output(output, config.run, config.overwrite, is_exported, "an exported graph")
-    with runs.whole_folder(output, config.overwrite, is_exported) as partial:
+    check_output(output, config.run, config.overwrite, is_export, "an exported graph")
+    with runs.whole_folder(output, config.overwrite, is_export) as partial:
         record = write_certified_graph(partial, config.run, config.dtype, config, reporter)
     show_certificate(record, reporter)
     reporter.say(f"graph: {output}")
     return {"output": str(output), **record}
+
+
+def is_export(path: str | Path) -> bool:
+    """Whether ``path`` is a folder that this act made: a graph, or a cascade of two."""
+    return is_exported(path) or (is_cascade(path) and all(is_exported(Path(path) / name) for name in (SMALL, LARGE)))
 
 
 def check_output(output: Path, run: str, overwrite: bool, is_ours: Any, what: str) -> None:
@@ -66,7 +76,7 @@ def check_output(output: Path, run: str, overwrite: bool, is_ours: Any, what: st
     Raises:
         UserError: so it is.
     """
-    if is_exported(run):
+    if is_export(run):
         raise UserError(f"{run}: an exported graph already; name the run that it was exported from")
     keep_apart(output, run, "exported")
     if output.exists():
@@ -82,32 +92,90 @@ def write_certified_graph(
 ) -> dict[str, Any]:
     """Write the classifier of ``run`` as a graph into the new ``folder``, and return what parity.json says of it.
 
+    Of a cascade, both classifiers into folders of their own; what is compared is what the cascade makes of texts.
+
     Raises:
         UserError: as :func:`export_onnx`.
     """
+    if is_cascade(run):
+        return _write_certified_cascade(folder, run, dtype, settings, reporter)
     loaded = load_classifier(run)
     compared = texts_to_compare(run, loaded.settings, settings, reporter)
     started = time.perf_counter()
     write_graph(folder, loaded, dtype)
     reporter.say(f"graph in {dtype} written in {duration(time.perf_counter() - started)}")
-    exact = Predictor.from_loaded(loaded, ScoringMachineSettings(device="cpu", dtype="float32"))
+    exact = Predictor.from_loaded(loaded, _FLOAT32)
     graph = GraphPredictor.from_folder(folder)
     ragged = token_ids_of(compared.texts, exact.tokenizer, exact.settings, run, reporter)
     logits = exact.logits(ragged, reporter), graph.logits(ragged, reporter)
     scores = exact.probabilities(logits[0]), graph.probabilities(logits[1])
     record = {
+        **_head(run, dtype, graph),
+        "graph_bytes": graph_bytes(folder),
+        "graph_sha256": _sha256(folder / GRAPH),
+        **parity_record(compared, loaded.settings, scores, settings.max_loss),
+        "logits": logits_record(logits),
+        "alone": _alone(graph, ragged, logits[1]),
+    }
+    return _certified(folder, record, settings)
+
+
+def _write_certified_cascade(
+    folder: Path, run: str, dtype: GraphDtype, settings: ParitySettings, reporter: Reporter
+) -> dict[str, Any]:
+    """As :func:`write_certified_graph`, of a cascade. What of it is a graph already is taken as it is."""
+    if not settings.data:
+        raise UserError(
+            f"{run}: a cascade keeps no held-out texts to compare on; name a file of labelled texts: --data"
+        )
+    manifest = read_cascade_manifest(Path(run).expanduser())
+    small, large = (
+        load_classifier_scorer(path, None if is_exported(path) else _FLOAT32)
+        for path in (f"{run}/{SMALL}", f"{run}/{LARGE}")
+    )
+    exact = Cascade(small, large, manifest, run)
+    compared = texts_to_compare(run, exact.settings, settings, reporter)
+    started = time.perf_counter()
+    parts: dict[str, GraphPredictor] = {}
+    for name in (SMALL, LARGE):
+        if is_exported(f"{run}/{name}"):
+            shutil.copytree(Path(run, name).expanduser(), folder / name)
+        else:
+            write_graph(folder / name, load_classifier(f"{run}/{name}"), dtype)
+        parts[name] = GraphPredictor.from_folder(folder / name)
+    write_manifest(folder, manifest)
+    reporter.say(f"graphs in {dtype} written in {duration(time.perf_counter() - started)}")
+    graph = Cascade(parts[SMALL], parts[LARGE], manifest, str(folder))
+    texts = texts_or_pairs(compared.texts)
+    scores = exact.score(texts), graph.score(texts)
+    record = {
+        **_head(run, dtype, parts[LARGE]),
+        "graph_bytes": sum(graph_bytes(folder / name) for name in parts),
+        "graph_sha256": {name: _sha256(folder / name / GRAPH) for name in parts},
+        **parity_record(compared, exact.settings, scores, settings.max_loss),
+        "deferred_texts": graph.num_deferred,
+    }
+    return _certified(folder, record, settings)
+
+
+def _head(run: str, dtype: GraphDtype, graph: GraphPredictor) -> dict[str, Any]:
+    return {
         "format": 1,
         "bertwright": __version__,
         "run": run,
         "dtype": dtype,
-        "graph_bytes": graph_bytes(folder),
-        "graph_sha256": _sha256(folder / GRAPH),
         "onnxruntime": graph.session.version,
-        **parity_record(compared, loaded.settings, scores, logits, settings.max_loss),
-        "alone": _alone(graph, ragged, logits[1]),
-        "forced": settings.force,
     }
-    metric = record["metric"]
+
+
+def _certified(folder: Path, record: dict[str, Any], settings: ParitySettings) -> dict[str, Any]:
+    """Write ``record`` as the certificate, and return it.
+
+    Raises:
+        UserError: the loss that it tells is too much.
+    """
+    record["forced"] = settings.force
+    metric, dtype = record["metric"], record["dtype"]
     if not record["within_max_loss"] and not settings.force:
         raise UserError(
             f"the graph in {dtype} loses {loss_in_words(metric)} ({metric['float32']:.4f} to "
@@ -189,13 +257,19 @@ def certificate_lines(record: dict[str, Any]) -> list[str]:
     lines = [
         ("graph", f"{record['dtype']}", f"{record['graph_bytes']:,} bytes"),
         ("texts", f"{record['texts']:,}", f"{record['texts_from']}{some}"),
-        ("logits", f"{record['logits']['largest_difference']:.2g}", "largest difference from float32"),
-        (
-            "alone",
-            f"{record['alone']['largest_difference']:.2g}",
-            f"largest difference of logits, a text alone or in company ({record['alone']['texts']:,} texts)",
-        ),
     ]
+    if "deferred_texts" in record:
+        lines.append(("deferred", f"{record['deferred_texts']:,}", "texts that went to the large model"))
+    if "logits" in record:
+        alone = record["alone"]
+        lines += [
+            ("logits", f"{record['logits']['largest_difference']:.2g}", "largest difference from float32"),
+            (
+                "alone",
+                f"{alone['largest_difference']:.2g}",
+                f"largest difference of logits, a text alone or in company ({alone['texts']:,} texts)",
+            ),
+        ]
     if flips is not None:
         lines.append(("flips", f"{flips['texts']:,}", f"texts that are decided otherwise ({flips['share']:.2%})"))
     change = f"{metric['change']:+.4f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,12 @@ from typing import Any
 import numpy as np
 
 from bertwright.config.export import ParitySettings
-from bertwright.config.parts import LabelKind
 from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.data.texts import Texts
 from bertwright.errors import DataError, RunError, UserError
-from bertwright.evaluation.judge import say_notes
-from bertwright.evaluation.metrics import LOWER_IS_BETTER, check_metric_name, decide, decide_each, default_metric
+from bertwright.evaluation.judge import judged_of, say_notes
+from bertwright.evaluation.metrics import LOWER_IS_BETTER, check_metric_name, default_metric, lost_by
 from bertwright.evaluation.resampling import Judged, point_metrics
-from bertwright.evaluation.scores import has_labels
 from bertwright.evaluation.stored import read_predictions
 from bertwright.evaluation.uncertainty import difference, measure
 from bertwright.model.classifier_settings import ClassifierSettings
@@ -110,25 +107,22 @@ def parity_record(
     compared: Compared,
     settings: ClassifierSettings,
     scores: tuple[np.ndarray, np.ndarray],
-    logits: tuple[np.ndarray, np.ndarray],
     max_loss: float,
 ) -> dict[str, Any]:
-    """What parity.json says of the metric, the decisions and the logits.
+    """What parity.json says of the metric and the decisions.
 
     Args:
-        scores, logits: (texts, labels) of the classifier in float32, then of the graph.
+        scores: (texts, labels) of the classifier in float32, then of the graph.
 
     Raises:
         DataError: no metric can be told on these texts.
     """
-    judged = _judged(compared.texts, settings, np.stack(scores))
-    differences = np.abs(logits[0].astype(np.float64) - logits[1])
+    judged = judged_of(compared.texts, settings, np.stack(scores))
     metric = _loss(judged, compared.metric)
     return {
         "texts": len(compared.texts),
         "texts_available": compared.num_available,
         "texts_from": compared.source,
-        "logits": {"largest_difference": float(differences.max()), "mean_difference": float(differences.mean())},
         "label_flips": _flips(judged),
         "metric": metric,
         "max_loss": max_loss,
@@ -136,16 +130,10 @@ def parity_record(
     }
 
 
-def _judged(texts: LabelledTexts, settings: ClassifierSettings, scores: np.ndarray) -> Judged:
-    """Both models' ``scores`` (2, texts, labels) with what they decide."""
-    kind: LabelKind = settings.kind
-    if kind == "regression":
-        return Judged(kind, settings.labels, scores, targets=texts.targets)
-    if kind == "multi-label":
-        decided = decide_each(scores, settings.threshold)
-        return Judged(kind, settings.labels, scores, decided, None, texts.targets, has_labels(texts))
-    decided = np.stack([decide(model, settings.threshold) for model in scores])
-    return Judged(kind, settings.labels, scores, decided, texts.label_ids, texts.targets)
+def logits_record(logits: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
+    """What parity.json says of ``logits`` (texts, labels) of the classifier in float32, then of the graph."""
+    differences = np.abs(logits[0].astype(np.float64) - logits[1])
+    return {"largest_difference": float(differences.max()), "mean_difference": float(differences.mean())}
 
 
 def _flips(judged: Judged) -> dict[str, Any] | None:
@@ -174,12 +162,7 @@ def _loss(judged: Judged, name: str) -> dict[str, Any]:
     interval = None if found is None or found.low is None or found.high is None else [found.low, found.high]
     if interval is None and found is not None and change == 0:  # the same in every resample
         interval = [0.0, 0.0]
-    lower_is_better = name in LOWER_IS_BETTER
-
-    def lost(by: float) -> float:
-        return -by if not lower_is_better else by / exact if exact else math.copysign(math.inf, by) if by else 0.0
-
-    worst = None if interval is None else lost(interval[1] if lower_is_better else interval[0])
+    worst = None if interval is None else lost_by(name, exact, interval[1] if name in LOWER_IS_BETTER else interval[0])
     return {
         "name": name,
         "float32": exact,
@@ -188,7 +171,7 @@ def _loss(judged: Judged, name: str) -> dict[str, Any]:
         "interval": interval,
         "confidence": 1 - _ALPHA,
         "method": None if found is None else found.test,
-        "loss": max(lost(change), 0.0),
+        "loss": max(lost_by(name, exact, change), 0.0),
         "loss_at_most": None if worst is None else max(worst, 0.0),
     }
 

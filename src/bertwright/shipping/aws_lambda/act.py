@@ -11,6 +11,7 @@ from typing import Any
 from bertwright import __version__, runs
 from bertwright.config.base import build
 from bertwright.config.export import Architecture, ExportLambdaConfig
+from bertwright.evaluation.cascade import LARGE, is_cascade
 from bertwright.model.classifier_settings import read_classifier_settings
 from bertwright.progress import Reporter
 from bertwright.shipping.aws_lambda import bundle
@@ -137,7 +138,7 @@ def _record(
 
 def _write_texts(folder: Path, config: ExportLambdaConfig, exported: Path) -> None:
     """The template, the Dockerfile and the page that says what to do with all of it."""
-    settings = read_classifier_settings(exported)
+    settings = read_classifier_settings(exported / LARGE if is_cascade(exported) else exported)
     assert settings is not None
     architectures, python = config.architecture, config.python_version
     first = architectures[0]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bertwright
 from bertwright.errors import UserError
+from bertwright.evaluation.cascade import LARGE, SMALL
 
 MOST_UNZIPPED_BYTES = 262_144_000
 """Of the function and all its layers together (AWS Lambda Developer Guide, "Lambda quotas": 250 MB, of 2^20 bytes)."""
@@ -24,18 +25,20 @@ _MODULES = (
     "data/__init__.py",
     "data/packing.py",
     "evaluation/__init__.py",
+    "evaluation/deferral.py",
     "evaluation/graph_session.py",
     "evaluation/metrics.py",
     "evaluation/predictions.py",
     "evaluation/scores.py",
     "shipping/__init__.py",
     "shipping/aws_lambda/__init__.py",
+    "shipping/aws_lambda/cascade.py",
     "shipping/aws_lambda/classifier.py",
     "shipping/aws_lambda/events.py",
     "shipping/aws_lambda/handler.py",
 )
-# Of an exported folder, what the function reads, and the certificate.
-_MODEL_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "bertwright.json", "parity.json")
+# Of an exported folder, what the function reads, and the certificate; of a cascade also in the folders of both models.
+_MODEL_FILES = ("model.onnx", "model.onnx.data", "tokenizer.json", "bertwright.json", "parity.json", "cascade.json")
 _OLDEST_TIME = (1980, 1, 1, 0, 0, 0)  # of a zip file: equal contents make equal files
 
 
@@ -60,10 +63,11 @@ def write_function(folder: Path) -> None:
 
 def write_model(exported: Path, folder: Path) -> None:
     """The files of an ``exported`` classifier that the function reads, into the new ``folder``, for /opt."""
-    (folder / "model").mkdir(parents=True)
-    for name in _MODEL_FILES:
-        if (exported / name).is_file():
-            shutil.copyfile(exported / name, folder / "model" / name)
+    for part in ("", SMALL, LARGE):
+        for name in _MODEL_FILES:
+            if (exported / part / name).is_file():
+                (folder / "model" / part).mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(exported / part / name, folder / "model" / part / name)
 
 
 def compile_modules(folder: Path, python_version: str) -> str | None:

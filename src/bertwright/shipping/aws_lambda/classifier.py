@@ -49,6 +49,14 @@ class Classifier:
 
     def score(self, texts: Sequence[str | tuple[str, str]]) -> np.ndarray:
         """(texts, labels) float64 scores."""
+        return scores_of(self.logits(texts), self.settings.kind, self.settings.temperature)
+
+    def warm_up(self, text: str | tuple[str, str]) -> None:
+        """Let the graph compute once: the first call is slower than others."""
+        self.logits([text])
+
+    def logits(self, texts: Sequence[str | tuple[str, str]]) -> np.ndarray:
+        """(texts, labels) float32."""
         ids, second_starts, num_windows = self._sequences(texts)
         lengths = np.array([len(one) for one in ids], np.int64)
 
@@ -59,7 +67,7 @@ class Classifier:
         if len(ids) > len(texts):
             starts = np.concatenate([[0], np.cumsum(num_windows)])
             logits = pooled_windows(logits, starts, self.settings.window_pooling)
-        return scores_of(check_finite(logits), self.settings.kind, self.settings.temperature)
+        return check_finite(logits)
 
     def _sequences(self, texts: Sequence[str | tuple[str, str]]) -> tuple[list[np.ndarray], np.ndarray, list[int]]:
         """Token ids of each sequence, where its second text begins, and how many sequences each text has."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bertwright.evaluation.predictions import Prediction
+from bertwright.shipping.aws_lambda.cascade import CascadeClassifier, load
 from bertwright.shipping.aws_lambda.classifier import Classifier
 from bertwright.shipping.aws_lambda.events import Request, RequestError, json_of, request_of, response_of, shape_of
 
@@ -35,7 +36,9 @@ class Handler:
         max_body_bytes: of a request; a direct invocation has AWS's own limit alone.
     """
 
-    def __init__(self, classifier: Classifier, max_texts: int = 256, max_body_bytes: int = 1_000_000) -> None:
+    def __init__(
+        self, classifier: Classifier | CascadeClassifier, max_texts: int = 256, max_body_bytes: int = 1_000_000
+    ) -> None:
         self.classifier, self.max_texts, self.max_body_bytes = classifier, max_texts, max_body_bytes
         self.num_calls = 0
 
@@ -44,9 +47,9 @@ class Handler:
         """The classifier in the folder that BERTWRIGHT_MODEL names, with the limits that other variables set."""
         folder = Path(os.environ.get("BERTWRIGHT_MODEL", "/opt/model"))
         limits = [int(os.environ.get(name) or default) for name, default in _LIMITS.items()]
-        classifier = Classifier(folder, len(os.sched_getaffinity(0)))
-        # The first call of a graph is slower than others. Before the first event nobody waits for it, in part.
-        classifier.score([("a", "b") if classifier.settings.pairs else "a"])
+        classifier = load(folder, len(os.sched_getaffinity(0)))
+        # Before the first event nobody waits for it, in part.
+        classifier.warm_up(("a", "b") if classifier.settings.pairs else "a")
         return cls(classifier, *limits)
 
     def __call__(self, event: Any, context: Any = None) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 from bertwright.config.base import expand_home
 from bertwright.config.parts import MachineSettings
 from bertwright.errors import UserError
+from bertwright.evaluation.cascade import Cascade
 from bertwright.evaluation.load_scorer import load_scorer
-from bertwright.evaluation.scorer import LogitScorer, Scorer
+from bertwright.evaluation.scorer import LogitScorer, Scorer, TextOrPair
 from bertwright.shipping.server.categories import Categories, categories_of
 from bertwright.shipping.server.refusal import Refusal
 
@@ -80,7 +81,9 @@ def load_models(runs: Sequence[str], machine: MachineSettings, label_map: str | 
     models = []
     for name, folder in names_and_folders(runs).items():
         scorer = load_scorer(folder, machine)
-        scorer.score([("a", "b") if scorer.settings.pairs else "a"])
+        text: list[TextOrPair] = [("a", "b") if scorer.settings.pairs else "a"]
+        for part in scorer.parts if isinstance(scorer, Cascade) else (scorer,):
+            part.score(text)
         models.append(ServedModel(name, scorer, categories_of(scorer.settings, label_map)))
     if label_map is not None and all(model.categories is None for model in models):
         raise UserError(f"{label_map}: none of its labels is a label of {', '.join(model.name for model in models)}")
