@@ -48,10 +48,11 @@ def test_limits_of_the_body(path, shape):
     assert all(set(answer.json()) == shape for answer in found)
 
 
-def test_a_body_that_does_not_arrive():
+@pytest.mark.parametrize("pause_s", [0.01, 60], ids=["slowly", "not at all"])
+def test_a_body_that_does_not_arrive(pause_s):
     async def ask(asking):
         async def receive():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause_s)
             return {"type": "http.request", "body": b"a", "more_body": True}
 
         told = []

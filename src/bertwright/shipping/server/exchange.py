@@ -71,16 +71,12 @@ class Exchange:
         length = self.header(b"content-length")
         if length is not None and length.isdigit() and int(length) > most_bytes:
             raise _too_large(most_bytes)
-        message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            if len(body) > most_bytes:
-                raise _too_large(most_bytes)
-            return body
-        parts, num_bytes = [], 0
+        parts: list[bytes] = []
+        num_bytes = 0
         try:
-            async with asyncio.timeout(read_s):
+            async with asyncio.timeout(read_s):  # of the first part too: a client may send headers alone
                 while True:
+                    message = await self._receive()
                     if message["type"] != "http.request":
                         raise Disconnected
                     part = message.get("body", b"")
@@ -89,8 +85,7 @@ class Exchange:
                     if num_bytes > most_bytes:
                         raise _too_large(most_bytes)
                     if not message.get("more_body"):
-                        return b"".join(parts)
-                    message = await self._receive()
+                        return part if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
             raise Refusal("slow", f"the body did not arrive within {read_s:g} seconds") from None
 
