@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -247,5 +248,34 @@ def test_closing_tells_who_waits():
         ours.close()
         with pytest.raises(Refusal, match="stopping"):
             await asyncio.wait_for(job.future, 5)
+
+    run(work())
+
+
+def test_what_is_being_tokenised_when_it_closes_is_told_too(monkeypatch):
+    scorer = PlainScorer()
+    begun, opened = threading.Event(), threading.Event()
+    tokenize = scorer.tokenize
+
+    def slow(texts):
+        begun.set()
+        assert opened.wait(20)
+        return tokenize(texts)
+
+    monkeypatch.setattr(scorer, "tokenize", slow)
+
+    async def work():
+        ours = batcher()
+        job = Job(scorer, ["first"])
+        ours.submit(job)
+        await until(begun.is_set)
+        closing = asyncio.get_running_loop().run_in_executor(None, ours.close)
+        await until(lambda: ours._closing)
+        with pytest.raises(Refusal, match="stopping"):  # its body came late
+            ours.submit(Job(scorer, ["second"]))
+        opened.set()
+        with pytest.raises(Refusal, match="stopping"):
+            await asyncio.wait_for(job.future, 5)
+        await closing
 
     run(work())
