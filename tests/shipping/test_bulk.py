@@ -406,6 +406,7 @@ def test_what_is_in_the_way_is_refused(model, tmp_path):
         ("folder", {}, "expected a name that ends in"),
         ("no/s.parquet", {}, "there is no folder"),
         ("s.parquet/", {"overwrite": True}, "s.parquet exists"),
+        ("data.csv", {"overwrite": True}, r"data\.csv: would replace the texts"),
     ):
         with pytest.raises(UserError, match=message):
             predict(data, output, **given)
