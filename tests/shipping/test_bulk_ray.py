@@ -74,6 +74,9 @@ def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
         (["in/a.parquet"], {"output": "s.parquet"}, "expected a folder, whose name ends in /"),
         (["in/a.parquet"], {"output": "mine/"}, "mine/ exists"),
         (["in/a.parquet"], {"output": "mine/", "overwrite": True}, "holds other files than scores"),
+        (["in/a.parquet"], {"output": "in/", "overwrite": True}, "holds other files than scores"),
+        (["scores"], {"output": "scores/", "overwrite": True}, "scores/: would replace the texts of scores"),
+        (["scores/part-000000-0.parquet"], {"output": "scores/", "overwrite": True}, "would replace the texts"),
         (["in/a.parquet"], {"output": "nosuch://x/y/"}, "not an address of a file system"),
         (["nowhere.parquet"], {}, r"nowhere\.parquet: no such file"),
         (["bad.parquet"], {}, r"bad\.parquet: damaged or not a parquet file"),
@@ -85,6 +88,8 @@ def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, monkeypatch, files, given, message):
     monkeypatch.setattr("bertwright.shipping.bulk_ray._ray", lambda: None)
     write_files(tmp_path / "in")
+    write_files(tmp_path / "scores", (10,))
+    (tmp_path / "scores" / "a.parquet").rename("scores/part-000000-0.parquet")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data.csv").write_text("text\na\n")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
@@ -133,7 +138,7 @@ def check_same(folder: Path, expected: pa.Table) -> None:
 
 
 @pytest.mark.slow
-def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_path):
+def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_path, monkeypatch):
     paths = write_files(tmp_path / "in")
     given = {"group_columns": "topic"}
     local = PredictSettings(output="local.parquet", dtype="float32", **given)
@@ -149,6 +154,14 @@ def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_pat
     assert not (tmp_path / "other").exists()
     skipped = run_distributed_prediction(run, ["bad.parquet"], settings("other/", on_bad_row="skip"), QUIET)
     assert (skipped["texts"], skipped["bad_rows"]) == (70, 1)
+    before = sorted(path.name for path in (tmp_path / "other").iterdir())
+    run_distributed_prediction(run, ["bad.parquet"], settings("other/", on_bad_row="skip", overwrite=True), QUIET)
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == before
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("bertwright.shipping.bulk_ray._sees", lambda folder: False)
+        with pytest.raises(RunError, match=r"does not have the folder .*; pass one that all machines share"):
+            run_distributed_prediction(run, paths, settings("fourth/"), QUIET)
+    assert not list(tmp_path.glob("fourth*"))
     uri = f"file://{tmp_path}/in/b.parquet"
     addressed = run_distributed_prediction(run, [uri], settings(f"file://{tmp_path}/third/"), QUIET)
     assert addressed["texts"] == 90

@@ -1,6 +1,6 @@
 """Scoring on many machines: Ray Data reads .parquet files, its actors score them, and it writes a folder of them.
 
-    row groups -> pieces with their row numbers -> an actor for each core or GPU -> part-000000.parquet, ...
+    row groups -> pieces with their row numbers -> an actor for each core or GPU -> part-000000-0.parquet, ...
 
 The model travels to the machines with the work; they need this package, and reach the files.
 """
@@ -46,6 +46,8 @@ DONE = "_SUCCESS"
 # belong to actors.
 _SHARE_OF_ACTOR, _SHARE_OF_FILES = 0.8, 0.1
 _USERS_ERROR = re.compile(rf"^{UserError.__module__}\.\w+: (.*)$", re.MULTILINE)
+# As Ray names them: of the n-th task, which writes one file.
+_PART = re.compile(r"part-[0-9]{6,}(-[0-9]+)?\.parquet")
 _ROW, _GROUP = "row", "group_"
 
 
@@ -66,6 +68,8 @@ def run_distributed_prediction(
     machine = {name: getattr(settings, name) for name in ScoringMachineSettings.model_fields}
     weights = _files_of(run)
     with _cluster(ray, reporter) as (num_actors, resources), _written_whole(output, settings) as target:
+        if target.is_local:
+            _check_all_see(ray, target.name)
         on_gpu = "num_gpus" in resources
         reporter.say(f"scoring with {num_actors} actors of Ray, {'a GPU' if on_gpu else 'a core'} each")
         context = ray.data.DataContext.get_current()
@@ -101,7 +105,9 @@ def run_distributed_prediction(
                 raise
             raise cause from None
         num_texts = _num_rows(target)
-    num_bad = planned.num_rows - num_texts
+        num_bad = planned.num_rows - num_texts
+        if num_bad and settings.on_bad_row == "error":  # where none is bad, none may be missing
+            raise RunError(f"{settings.output}: found {num_texts:,} scores, expected {planned.num_rows:,}; begin anew")
     if num_bad:
         reporter.say(f"bad rows skipped: {num_bad:,}")
     reporter.say(f"scores: {settings.output} ({num_texts:,} texts)")
@@ -191,8 +197,12 @@ def _check(files: Sequence[str], settings: PredictSettings) -> _Place:
         raise RunError(f"{settings.output} exists and is a file; pass another --output")
     if found and not settings.overwrite:
         raise RunError(f"{settings.output} exists; pass another --output, or --overwrite to replace it")
-    if any(not info.base_name.endswith(".parquet") and info.base_name != DONE for info in found):
+    if any(not _PART.fullmatch(info.base_name) and info.base_name != DONE for info in found):
         raise RunError(f"{settings.output} holds other files than scores; pass another --output")
+    for address in files:
+        place = _Place.of(address)
+        if place.file_system == output.file_system and f"{place.name}/".startswith(f"{output.name}/"):
+            raise RunError(f"{settings.output}: would replace the texts of {address}; pass another --output")
     return output
 
 
@@ -304,6 +314,7 @@ def _written_whole(output: _Place, settings: PredictSettings) -> Iterator[_Place
     if output.is_local:
         partial = f"{output.name}.partial-{os.getpid()}"
         try:
+            os.makedirs(partial)
             yield _Place(output.file_system, partial)
             if os.path.isdir(output.name):
                 shutil.rmtree(output.name)
@@ -342,6 +353,32 @@ def _cluster(ray: Any, reporter: Reporter) -> Iterator[tuple[int, dict[str, floa
             ray.shutdown()
 
 
+def _check_all_see(ray: Any, folder: str) -> None:
+    """Refuse a folder of this machine that another one of the cluster does not have: what it wrote would be lost.
+
+    Raises:
+        RunError: so it is.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    look = ray.remote(num_cpus=0)(_sees)
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(folder)
+        for node in nodes
+    ]
+    for node, sees in zip(nodes, ray.get(asked), strict=True):
+        if not sees:
+            raise RunError(
+                f"--output: {node['NodeManagerHostname']}, which is of the cluster, does not have the folder "
+                f"{os.path.dirname(folder)}; pass one that all machines share, or an address such as s3://"
+            )
+
+
+def _sees(folder: str) -> bool:
+    return os.path.isdir(folder)
+
+
 def _source(pieces: Sequence[_Piece], how: _ReadAs) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
@@ -368,7 +405,7 @@ def _part_names() -> Any:
     from ray.data.datasource import FilenameProvider
 
     class PartNames(FilenameProvider):
-        """part-000000.parquet, ... in the order of the rows."""
+        """part-000000.parquet, ... in the order of the rows; Ray adds a number of its own before the end."""
 
         def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
             return f"part-{task_index:06d}.parquet"
