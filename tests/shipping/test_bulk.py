@@ -414,6 +414,15 @@ def test_what_is_in_the_way_is_refused(model, tmp_path):
     assert (tmp_path / "folder" / "mine.parquet").read_text() == "mine"
 
 
+def test_from_python(model):
+    data = write_csv("data.csv")
+    done = bulk.predict_files("model", data, Path("s.parquet"), quiet=True, shard_texts=32, resume=True)
+    assert done == {"output": "s.parquet", "texts": len(STRINGS), "bad_rows": 0}
+    check_table(pq.read_table("s.parquet"))
+    with pytest.raises(UserError, match="shard_text"):
+        bulk.predict_files("model", [data], "t.parquet", shard_text=32)
+
+
 def test_two_at_once_are_refused(model, streamed, stops):
     data = write_csv("data.csv")
     entered, go_on, failed = threading.Event(), threading.Event(), []
