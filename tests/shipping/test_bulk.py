@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -311,6 +312,22 @@ def test_a_damaged_shard_is_noticed_and_made_anew(stopped, harm, capsys):
     if harm != "log":
         assert f"{first.name} is {'missing' if harm == 'missing' else 'damaged'}; it is made anew" in said
     assert Path("s.parquet").read_bytes() == Path("expected.parquet").read_bytes()
+
+
+def test_shards_of_other_columns_are_not_joined(stopped):
+    """As another version may have written them."""
+    first = shards()[1]
+    table = pa.ipc.open_file(first).read_all()
+    table = table.rename_columns([name.replace("text", "words") for name in table.column_names])
+    with pa.ipc.new_file(first, table.schema) as file:
+        file.write_table(table)
+    log = Path("s.parquet.shards") / shard_folder.LOG
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines[1]["sha256"] = hashlib.sha256(first.read_bytes()).hexdigest()
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(RunError, match="holds other columns than the shards before; pass --overwrite"):
+        predict(stopped, "s.parquet", resume=True)
+    assert not Path("s.parquet").exists()
 
 
 def test_overwrite_begins_anew_and_keeps_the_old_output_until_the_end(stopped, stops, model):
