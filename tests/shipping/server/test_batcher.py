@@ -137,7 +137,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
         for job in waiting:
             ours.submit(job)
         assert ours.is_full
-        with pytest.raises(Refusal, match="too many texts are waiting") as refused:
+        with pytest.raises(Refusal, match="too much is waiting") as refused:
             ours.submit(Job(scorer, ["c"]))
         assert refused.value.kind == "overloaded"
         assert 1 <= refused.value.retry_after_s <= 60
@@ -163,7 +163,7 @@ def test_tokens_are_bounded_too():
         jobs = [Job(scorer, ["a b c d e f g h"] * 2), Job(scorer, ["a b c d e"])]
         for job in jobs:
             ours.submit(job)
-        with pytest.raises(Refusal, match="too many"):
+        with pytest.raises(Refusal, match="too much"):
             await jobs[1].future
         too_large = Job(scorer, ["a b c d e f g h"] * 3)
         ours.submit(too_large)

@@ -148,7 +148,7 @@ class Batcher:
         wait = self._waiting_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
         return Refusal(
             "overloaded",
-            f"too many texts are waiting ({self._waiting_texts}); come back later",
+            f"too much is waiting ({self._waiting_texts} texts); come back later",
             retry_after_s=min(max(1, math.ceil(wait)), _LONGEST_RETRY_S),
         )
 

@@ -38,9 +38,10 @@ class Exchange:
         scores: scores were asked for.
         job: the texts that it scored, if it came so far; ``model``, by which model.
         kind: why it was refused.
+        held_bytes: what its body takes, or may come to take while it arrives.
     """
 
-    __slots__ = ("_receive", "_send", "begun", "job", "kind", "model", "scope", "scores", "status")
+    __slots__ = ("_receive", "_send", "begun", "held_bytes", "job", "kind", "model", "scope", "scores", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = time.perf_counter()
@@ -50,7 +51,7 @@ class Exchange:
         self.job: Job | None = None
         self.model: str | None = None
         self.kind: str | None = None
-        self.status = 0
+        self.status = self.held_bytes = 0
 
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.begun
@@ -61,6 +62,19 @@ class Exchange:
                 return bytes(value)
         return None
 
+    def expected_bytes(self, most_bytes: int) -> int:
+        """What its body may have: as it says, else ``most_bytes``.
+
+        Raises:
+            Refusal: that is too large.
+        """
+        length = self.header(b"content-length")
+        if length is None or not length.isdigit():
+            return most_bytes
+        if int(length) > most_bytes:
+            raise _too_large(most_bytes)
+        return int(length)
+
     async def body(self, most_bytes: int, read_s: float) -> bytes:
         """The whole body.
 
@@ -68,9 +82,6 @@ class Exchange:
             Refusal: it is too large or too slow.
             Disconnected: it does not arrive.
         """
-        length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length) > most_bytes:
-            raise _too_large(most_bytes)
         parts: list[bytes] = []
         num_bytes = 0
         try:
