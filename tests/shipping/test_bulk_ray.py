@@ -15,7 +15,8 @@ from bertwright.config.evaluate import PredictSettings
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.progress import Reporter
 from bertwright.shipping.bulk import run_bulk_prediction
-from bertwright.shipping.bulk_ray import _opened, _parquet_files, _plan, _read, run_distributed_prediction
+from bertwright.shipping.bulk_ray import run_distributed_prediction
+from bertwright.shipping.parquet_pieces import _opened, parquet_files, plan_pieces, read_piece
 
 QUIET = Reporter(quiet=True)
 WORDS = ["the", "film", "was", "a", "dull", "story", "with", "fine", "music", "and", "I", "loved", "every", "minute"]
@@ -39,15 +40,15 @@ def write_files(folder: Path, sizes=(300, 90), row_group_size=50) -> list[str]:
 
 def test_pieces_are_row_groups_with_their_rows_over_all_files(tmp_path):
     paths = write_files(tmp_path / "in")
-    assert list(_parquet_files([str(tmp_path / "in")])) == paths
-    planned = _plan(paths, settings(group_columns="topic"))
+    assert list(parquet_files([str(tmp_path / "in")])) == paths
+    planned = plan_pieces(paths, settings(group_columns="topic"))
     assert [(piece.row_groups, piece.first_row, piece.rows_before) for piece in planned.pieces] == [
         ((0, 1), 0, 0),
         ((2, 3), 100, 0),
         ((4, 5), 200, 0),
         ((0, 1), 0, 300),
     ]
-    read = pa.concat_tables(table for piece in planned.pieces for table in _read(piece, planned.reading))
+    read = pa.concat_tables(table for piece in planned.pieces for table in read_piece(piece, planned.reading))
     assert read["row"].to_pylist() == list(range(390))
     whole = pa.concat_tables(map(pq.read_table, paths))
     assert read["text"].to_pylist() == whole["text"].to_pylist()
@@ -57,11 +58,11 @@ def test_pieces_are_row_groups_with_their_rows_over_all_files(tmp_path):
 def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
     table = pa.table({"text": ["a"] * 70 + [" "] + ["b"] * 29})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=20)
-    planned = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20))
+    planned = plan_pieces([str(tmp_path / "a.parquet")], settings(shard_texts=20))
     with pytest.raises(DataError, match=r"a\.parquet, row 71: the text is empty"):
-        list(_read(planned.pieces[3], planned.reading))
-    skipping = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20, on_bad_row="skip"))
-    (found,) = _read(skipping.pieces[3], skipping.reading)
+        list(read_piece(planned.pieces[3], planned.reading))
+    skipping = plan_pieces([str(tmp_path / "a.parquet")], settings(shard_texts=20, on_bad_row="skip"))
+    (found,) = read_piece(skipping.pieces[3], skipping.reading)
     assert found["row"].to_pylist() == [row for row in range(60, 80) if row != 70]
 
 
