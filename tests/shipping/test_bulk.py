@@ -431,6 +431,15 @@ def test_what_is_in_the_way_is_refused(model, tmp_path):
     assert (tmp_path / "folder" / "mine.parquet").read_text() == "mine"
 
 
+def test_a_pipe_is_refused_and_not_waited_for(model):
+    os.mkfifo("data.csv")
+    writer = threading.Thread(target=write_csv, args=("data.csv", STRINGS[:3]))
+    writer.start()
+    with pytest.raises(DataError, match=r"data\.csv: not a file, which is read twice"):
+        predict("data.csv", "s.parquet")
+    writer.join(10)
+
+
 def test_from_python(model):
     data = write_csv("data.csv")
     done = bulk.predict_files("model", data, Path("s.parquet"), quiet=True, shard_texts=32, resume=True)
