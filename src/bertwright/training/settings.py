@@ -25,7 +25,7 @@ _STUDENT_VALIDATION_SHARE = 0.1
 _RANDOM_STUDENT_RATE, _STUDENT_RATE, _BASE_STUDENT_RATE = 5e-4, 2e-4, 5e-5
 _BASE_HIDDEN_SIZE = 768
 # ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
-_BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
+_BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "windows"}
 _BEST_FROZEN: dict[str, Any] = {"epochs": 10.0, "pooling": "mean"}
 _BEST_FROZEN_RATE = 3e-2
 
@@ -66,7 +66,7 @@ def _of_recipe(config: TrainConfig) -> dict[str, Any]:
     given = set(config.model_fields_set)
     if config.steps is not None or isinstance(config, DistillConfig):  # a student learns for many epochs anyway
         given.add("epochs")
-    if config.pair_column is not None or config.max_length < 4:
+    if config.pair_column is not None:
         given.add("long_texts")
     return {name: value for name, value in chosen.items() if name not in given}
 
