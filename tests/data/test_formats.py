@@ -109,6 +109,16 @@ def test_what_swells_is_refused_before_it_fills_the_memory(file, extension, monk
 
 
 @pytest.mark.parametrize("extension", PACKED)
+def test_what_becomes_far_larger_than_texts_do_is_refused(file, extension, monkeypatch):
+    monkeypatch.setattr("bertwright.data.compression._ANYTHING_BYTES", 1 << 20)
+    rows = b"a,1\nb,0\n"
+    assert read_table(file("small.csv" + extension, PACKED[extension](rows * 1_000))).num_source_rows == 2_000
+    packed = PACKED[extension](rows * (8 << 17))
+    for name in ("a.csv", "a.npz"):
+        assert "more than 250 times as large" in refusal(file(name + extension, packed))
+
+
+@pytest.mark.parametrize("extension", PACKED)
 def test_compressed_files_that_are_not_read_in_order(file, extension):
     buffer = io.BytesIO()
     pq.write_table(pa.table({"text": ["a"], "label": ["1"]}), buffer)

@@ -26,7 +26,10 @@ _MAGIC = {
     ".xz": ("xz", (b"\xfd7zXZ\0",)),
     ".zst": ("zstd", (b"\x28\xb5\x2f\xfd", *(bytes([first]) + b"\x2a\x4d\x18" for first in range(0x50, 0x60)))),
 }
-_MOST_XZ_MEMORY = 1 << 30
+_MOST_XZ_MEMORY = 1 << 28  # the highest setting of xz needs 65 MiB
+# Texts shrink to a third or a fifth of their size, tables that repeat themselves to a hundredth. What swells further is
+# made to fill memory or disk. Small files may be anything.
+_MOST_TIMES_LARGER, _ANYTHING_BYTES = 250, 64 << 20
 COMPRESSIONS = tuple(_MAGIC)
 """The extensions of compressed files."""
 
@@ -58,7 +61,8 @@ def decompressed_pieces(
     ``compression`` is one of COMPRESSIONS, or nothing.
 
     Raises:
-        DataError: the file cannot be read, is empty, is not compressed so, is damaged, or holds nothing.
+        DataError: the file cannot be read, is empty, is not compressed so, is damaged, holds nothing, or far more than
+            texts of its size could.
     """
     if not compression:
         empty = True
@@ -69,21 +73,34 @@ def decompressed_pieces(
             raise DataError(f"{path}: the file is empty, expected rows of texts")
         return
     name, magics = _MAGIC[compression]
-    with _HandingOver(path, on_bytes) as file:
+    packed_bytes = 0
+
+    def seen(piece: bytes) -> None:
+        nonlocal packed_bytes
+        packed_bytes += len(piece)
+        if on_bytes is not None:
+            on_bytes(piece)
+
+    with _HandingOver(path, seen) as file:
         head = file.peek(6)[:6]
         if not head:
             raise DataError(f"{path}: the file is empty, expected rows of texts")
         if not head.startswith(magics):
             found = head[:2].hex(" ")
             raise DataError(f"{path}: not a {name} file (it starts with {found}). Take the {compression} off its name")
-        empty = True
+        size = 0
         try:
             for piece in _DECOMPRESSED[compression](file):
-                empty = False
+                size += len(piece)
+                if size > max(_ANYTHING_BYTES, _MOST_TIMES_LARGER * packed_bytes):
+                    raise DataError(
+                        f"{path}: it becomes more than {_MOST_TIMES_LARGER} times as large, as no texts do, and may be "
+                        "made to fill this machine. If you trust it, decompress it yourself"
+                    )
                 yield piece
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again") from None
-        if empty:
+        if not size:
             raise DataError(f"{path}: the file is empty once decompressed, expected rows of texts")
 
 

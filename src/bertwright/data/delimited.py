@@ -160,19 +160,21 @@ def _after_last_row(data: bytes, start: int, stop: int, line_end: bytes) -> int:
     Where the quotes are regular, that is where a row ends.
     """
     num_quotes = count(data, b'"', start, stop)
-    window = 1 << 16
+    num_after = 0  # quotes behind the window
+    window = 1 << 16  # it moves towards the start: places of all line ends at once may take 40 times as much memory
     while True:
         at = max(stop - window, start)
-        tail = data[at:stop]
-        ends = positions(tail, line_end)
-        quotes = positions(tail, b'"')
-        after = len(quotes) - np.searchsorted(quotes, ends)
+        piece = data[at:stop]
+        ends = positions(piece, line_end)
+        quotes = positions(piece, b'"')
+        after = num_after + len(quotes) - np.searchsorted(quotes, ends)
         even = ends[(num_quotes - after) % 2 == 0]
         if len(even):
             return at + int(even[-1]) + 1
         if at == start:
             return 0
-        window *= 8
+        num_after += len(quotes)
+        stop, window = at, 1 << 20
 
 
 def _read_at_once(

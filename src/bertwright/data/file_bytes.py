@@ -46,12 +46,16 @@ def line_bounds(data: bytes, line_end: bytes) -> tuple[np.ndarray, np.ndarray]:
     Lines end at ``line_end``: line feeds or, in a file that has none, carriage returns.
     """
     newlines = positions(data, line_end)
-    starts = np.concatenate([np.zeros(1, np.int64), newlines + 1])
-    ends = np.concatenate([newlines, np.full(1, len(data), np.int64)])
+    starts = np.zeros(len(newlines) + 1, np.int64)
+    np.add(newlines, 1, out=starts[1:])
+    ends = np.append(newlines, len(data))
+    del newlines  # of blank lines alone, each of these arrays has eight times the size of the data
     if starts[-1] == len(data):
         starts, ends = starts[:-1], ends[:-1]
-    last = np.frombuffer(data, np.uint8)[np.maximum(ends - 1, 0)]
-    ends = ends - ((ends > starts) & (last == ord("\r")))
+    before = ends - 1
+    last = np.frombuffer(data, np.uint8)[np.maximum(before, 0, out=before)]
+    del before
+    ends -= (ends > starts) & (last == ord("\r"))
     return starts, ends
 
 

@@ -181,7 +181,9 @@ def _parts(
 ) -> Iterator[Table]:
     num_rows = next(iter(columns.values())).shape[0]
     row_bytes = sum(array.dtype.itemsize for array in columns.values())
-    step = max(1, text_stream.BLOCK_BYTES // max(row_bytes, 1))
+    if not row_bytes:  # then nothing bounds how many rows there are said to be
+        raise DataError(f"{path}: found arrays of empty texts alone, expected texts")
+    step = max(1, text_stream.BLOCK_BYTES // row_bytes)
     files: dict[str, IO[bytes]] = {}
     try:
         for name, array in columns.items():

@@ -13,7 +13,8 @@ BLOCK_BYTES = 16 << 20
 Larger blocks are slower: from 32 MiB on, the system's allocator gives each one fresh memory.
 """
 
-_MOST_ROW_BYTES = 1 << 30
+# What is read to find the end of a row takes several times as much memory.
+_MOST_ROW_BYTES = 64 << 20
 _LINE_END_BYTES = 1 << 20
 
 
@@ -73,7 +74,7 @@ class TextStream:
         Where there is no cut, more bytes are taken; beyond ``most`` the answer is None.
 
         Raises:
-            DataError: without ``most``, a row is longer than 1 GiB.
+            DataError: without ``most``, a row is longer than 64 MiB.
         """
         size = BLOCK_BYTES if size is None else size
         while True:

@@ -14,6 +14,7 @@ from bertwright.config.convert import ConvertConfig
 from bertwright.errors import CheckpointError
 from bertwright.model.casing import Casing
 from bertwright.model.foreign import LAYOUTS, TOKENIZER, ForeignCheckpoint, find_foreign
+from bertwright.model.rust_panics import refusing_panics
 from bertwright.progress import Reporter
 
 
@@ -93,7 +94,8 @@ def _open(config: ConvertConfig) -> ForeignCheckpoint:
 
 
 def _check_tokenizer(tokenizer_json: bytes, vocab_size: int, foreign: ForeignCheckpoint) -> None:
-    highest = max(tokenizers.Tokenizer.from_buffer(tokenizer_json).get_vocab(with_added_tokens=True).values())
+    with refusing_panics(str(foreign.path)):
+        highest = max(tokenizers.Tokenizer.from_buffer(tokenizer_json).get_vocab(with_added_tokens=True).values())
     if highest >= vocab_size:
         raise CheckpointError(
             f"{foreign.path}: the tokenizer knows {highest + 1:,} tokens, the model {vocab_size:,}; they do not belong "

@@ -74,11 +74,11 @@ class Bundle:
                 elif key[0]:  # a slice's key starts with a zero byte
                     self.entries[_name(key)] = _entry(value)
             _check_places(self.entries)
+            if header is None:
+                raise WireError("it has no header")
+            self.num_shards, self.is_big_endian = self._header(header)
         except (WireError, UnicodeDecodeError) as error:
             raise CheckpointError(f"{self.index_path}: damaged: {error}; get the file again") from None
-        if header is None:
-            raise CheckpointError(f"{self.index_path}: damaged: it has no header; get the file again")
-        self.num_shards, self.is_big_endian = self._header(header)
 
     def read(self, name: str) -> np.ndarray:
         """A tensor of real numbers, in the machine's byte order; float32, but for float64 and float16.

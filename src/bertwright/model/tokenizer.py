@@ -28,6 +28,7 @@ import tokenizers
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import CheckpointError, DataError, UserError
 from bertwright.model.byte_level import byte_level_tokenizer, read_merges, read_vocabulary
+from bertwright.model.rust_panics import refusing_panics
 from bertwright.model.tokenizer_json import agreeing_config, as_transformers_reads
 from bertwright.model.tokenizer_settings import (
     CONFIG,
@@ -99,6 +100,12 @@ class Tokenizer:
     ) -> None:
         self.hugging_face_files = dict(hugging_face_files or {})
         self.notes = list(notes)
+        self._source = source
+        with refusing_panics(source):
+            self._read(json_text)
+
+    def _read(self, json_text: str) -> None:
+        source = self._source
         try:
             exact = tokenizers.Tokenizer.from_str(json_text)
         except Exception as error:  # noqa: BLE001 - the Rust binding raises bare Exception for any damaged file
@@ -183,6 +190,10 @@ class Tokenizer:
         return _Ready([], len(texts), file.path)
 
     def _encode_prepared(self, texts: _Ready) -> tuple[np.ndarray, np.ndarray]:
+        with refusing_panics(self._source):
+            return self._encode_ready(texts)
+
+    def _encode_ready(self, texts: _Ready) -> tuple[np.ndarray, np.ndarray]:
         if texts.path is None:
             return self._encode_strings(texts.strings)
         ragged = self._fast.encode_files(nanotoken.TextFileSource(texts.path, separator=_TEXT_END))
@@ -210,8 +221,9 @@ class Tokenizer:
         Raises:
             CheckpointError: it becomes something else.
         """
-        found = self._exact.encode("a", "b")
-        (a, b) = (self._exact.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
+        with refusing_panics(self._source):
+            found = self._exact.encode("a", "b")
+            (a, b) = (self._exact.encode(text, add_special_tokens=False).ids for text in ("a", "b"))
         for num_marks in (3, 4):
             ids = [self.cls_id, *a, *[self.sep_id] * (num_marks - 2), *b, self.sep_id]
             segments = [0] * (len(ids) - len(b) - 1) + [1] * (len(b) + 1)
@@ -515,6 +527,11 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: none of them is there, or what is there is not a tokenizer.
     """
+    with refusing_panics(str(folder)):
+        return _load_tokenizer(folder)
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
     # By name: that module can read weights too, for which it loads torch; reading a tokenizer does not.
     has_own = (folder / "tokenizer.json").is_file()  # also beside the weights of another layout
     foreign = None if has_own else importlib.import_module("bertwright.model.foreign").find_foreign(folder)

@@ -166,12 +166,12 @@ class Together:
                 return value
 
             def receive(dtype: str, shape: list[int]) -> Tensor:
-                found = torch.empty(shape, dtype=_DTYPES[dtype])
+                found = announced_tensor(dtype, shape)
                 if found.numel():
                     collective.broadcast(found.reshape(-1).view(torch.uint8), 0, group=among)
                 return found
 
-            return _with_tensors(json.loads(bytes(held.numpy())), receive)
+            return received(bytes(held.numpy()), receive)
 
     # --- the leading process' words -----------------------------------------------------------------------------
 
@@ -256,6 +256,35 @@ def _without_tensors(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, list | tuple):
         return [_without_tensors(each, tensors) for each in value]
     return value
+
+
+def announced_tensor(dtype: str, shape: list[int]) -> Tensor:
+    """An empty tensor on the CPU, for one that is sent next.
+
+    Raises:
+        TypeError, ValueError: it is none that is ever sent.
+    """
+    if not isinstance(dtype, str) or dtype not in _DTYPES or not isinstance(shape, list):
+        raise ValueError("it announces no tensor")
+    try:
+        return torch.empty(shape, dtype=_DTYPES[dtype])
+    except RuntimeError as error:  # sizes below 0, or more than there is memory for
+        raise ValueError(_reason(error)) from None
+
+
+def received(text: bytes, receive: Callable[[str, list[int]], Tensor]) -> Any:
+    """What a message says; ``receive`` takes in each tensor that it announces, by its type and shape.
+
+    Raises:
+        ProcessLost: the leading process never sends such a message.
+    """
+    try:
+        return _with_tensors(json.loads(text), receive)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProcessLost(
+            f"another process of the training sent what cannot be read ({str(error)[:100]}); is every process of the "
+            "same version of bertwright?"
+        ) from None
 
 
 def _with_tensors(value: Any, receive: Callable[[str, list[int]], Tensor]) -> Any:
