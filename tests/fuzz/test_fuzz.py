@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pr
 # Seeds that are read in several ways, not all of which fit them.
 _READ_IN_MANY_WAYS = {"csv", "jsonl", "lines", "npz", "columns", "compressed"}
 # Right inputs of kinds that are refused: what leads to the refusal is parsed.
-_REFUSED = {("tensorflow", "sliced"), ("tensorflow", "small")}
+_REFUSED = {("tensorflow", "sliced"), ("tensorflow", "small"), ("bombs", "xz"), ("bombs", "zst")}
 
 
 def _faults(names: list[str], seconds: float, seed: int, work) -> list[str]:
@@ -30,8 +30,8 @@ def _faults(names: list[str], seconds: float, seed: int, work) -> list[str]:
     ]
 
 
-def test_no_parser_fails_at_what_once_failed_or_at_a_second_of_new_inputs(tmp_path):
-    assert _faults([*TARGETS], 0.7, 20_261_129, tmp_path) == []
+def test_no_parser_fails_at_what_once_failed_or_at_some_new_inputs(tmp_path):
+    assert _faults([*TARGETS], 0.5, 20_261_129, tmp_path) == []
 
 
 @pytest.mark.slow
