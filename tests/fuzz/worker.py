@@ -9,6 +9,7 @@ import io
 import json
 import mmap
 import os
+import re
 import resource
 import shutil
 import struct
@@ -187,7 +188,7 @@ class Worker:
         last = (ours or frames or traceback.extract_tb(error.__traceback__))[-1]
         kind = type(error).__name__
         if kind == "Fault":
-            kind = f"Fault {str(error).split(':')[0][:40].rstrip('0123456789., ')}"
+            kind = f"Fault {re.sub('[0-9.,]+', 'N', str(error).split(':')[0])[:40]}"
         signature = f"{kind} at {Path(last.filename).name}:{last.lineno} ({last.name})"
         text = where + (" ".join(str(error).split()) or kind)[:300]
         size = sum(len(content) for content in case.values()) + len(case)

@@ -205,8 +205,8 @@ def _read_at_once(
             return None, str(error)
     if not width:
         return None, "there is no row"
-    if width > _MOST_FIELDS or count(data, b'"') > _MOST_QUOTES:
-        return None, "there are very many fields or quotes"
+    if width > _MOST_FIELDS:
+        return None, "there are very many fields"
     if not _regular_quotes(data, delimiter):
         return None, "a quote stands inside a field without doubling"
     names = [str(number) for number in range(width)]
@@ -246,6 +246,8 @@ def _table_at_once(stream: TextStream, data: bytes, columns: list[pa.ChunkedArra
 
 def _regular_quotes(data: bytes, delimiter: str) -> bool:
     """Whether every quote opens a field, closes one, or is doubled inside one (RFC 4180, section 2)."""
+    if count(data, b'"') > _MOST_QUOTES:
+        return False
     quotes = positions(data, b'"')
     if len(quotes) % 2:
         return False
