@@ -82,6 +82,7 @@ def trained(work: Work, name: str, task: str, seed: int, **settings: Any) -> Any
     given = {"test": files["test"], "max_length": row.max_length, "epochs": row.epochs, "batch_size": 32} | settings
     if given.get("validation_share"):
         given.setdefault("best_metric", row.metric)
+    given = {key: value for key, value in given.items() if value is not None}
     return bertwright.train(files["train"], seed=seed, output=str(path), overwrite=True, quiet=True, **given)
 
 

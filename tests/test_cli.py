@@ -193,6 +193,7 @@ def test_evaluate_writes_a_run_that_names_its_run(run, examples, tmp_path):
         (["predict", "bert-tiny", "--text", "x"], "train it first"),
         (["predict", "all-MiniLM-L6-v2", "--text", "x"], "classifier.weight is missing"),
         (["predict", "RUN", "x.csv", "--text", "x"], "exclude each other"),
+        (["predict", "RUN", "--text", "x", "--resume"], "--resume goes on with files"),
         (["predict", "RUN", "--text", "x", "--output", "scores.xlsx"], ".parquet"),
         (["predict", "RUN", "--text", "x", "--output", "no/folder/scores.csv"], "no folder"),
         (["predict", "RUN", "--text", "x", "--device", "cuda:128"], "--device: found 'cuda:128'"),

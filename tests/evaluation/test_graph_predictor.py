@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -151,6 +152,22 @@ def test_damaged_folders_are_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match="pip install onnxruntime"):
         GraphSession(graph / "model.onnx")
+
+
+@pytest.mark.parametrize("what", ["longer texts", "more ids"])
+def test_files_that_do_not_belong_to_the_graph_are_said_when_it_computes(tmp_path, what):
+    both(tmp_path)
+    name = "bertwright.json" if what == "longer texts" else "tokenizer.json"
+    values = json.loads((tmp_path / "graph" / name).read_text())
+    if what == "longer texts":
+        values["max_length"] = 5_000
+    else:
+        values["model"]["vocab"]["the"] = 99_999
+    (tmp_path / "graph" / name).write_text(json.dumps(values))
+    graph = GraphPredictor.from_folder(tmp_path / "graph")
+    with pytest.raises(CheckpointError, match="does not belong to the tokenizer and settings beside it") as caught:
+        graph.score(["the dog " * 1_000])
+    assert "\n" not in str(caught.value)
 
 
 def test_windows_are_pooled_as_in_torch():

@@ -19,6 +19,7 @@ from bertwright.evaluation.metrics import (
     decide,
     describe_score,
     is_better,
+    lost_by,
     positive_score,
 )
 
@@ -428,3 +429,10 @@ def test_a_metric_error_names_the_flag_and_the_nearest():
         check_metric_name("f1", "multi-label")
     with pytest.raises(UserError, match=r"^--best-metric r2: classes have no such metric; expected one of accuracy"):
         check_metric_name("r2", "classes")
+
+
+def test_what_is_lost_is_a_number_that_json_can_hold_also_of_an_error_of_zero():
+    assert lost_by("accuracy", 0.9, -0.1) == pytest.approx(0.1)
+    assert lost_by("log_loss", 0.5, 0.1) == pytest.approx(0.2)
+    assert lost_by("mean_absolute_error", 0.0, 0.1) == pytest.approx(0.1)
+    assert lost_by("mean_absolute_error", 0.0, 0.0) == 0.0

@@ -22,6 +22,7 @@ from bertwright.experiments import sweep_database, sweep_work
 from bertwright.experiments.sweep_folder import Asked, read_record
 from bertwright.experiments.sweep_plan import Wanted, is_minimized
 from bertwright.experiments.sweep_store import Store
+from bertwright.experiments.sweep_tokens import WHOLE
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +82,24 @@ def test_a_trial_is_an_ordinary_run_of_shared_token_ids(texts, processes):
     folders = {tuple(bertwright.open_run(trial.run).settings["train"]) for trial in found.trials}
     assert len(folders) == 1
     assert os.path.isfile(f"{next(iter(folders))[0]}/token_ids.bin")
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole"),
+    [
+        ({}, False),
+        ({"recipe": "best"}, True),  # reads long texts in windows
+        ({"recipe": "best", "freeze_encoder": True}, False),
+        ({"recipe": "best", "long_texts": "head"}, False),
+        ({"long_texts": "head+tail"}, True),
+    ],
+)
+def test_token_ids_are_shared_whole_where_more_than_heads_is_read(texts, processes, settings, whole):
+    processes.makes_tokens = True
+    found = swept(texts, grid={"seed": [0]}, max_length=9, **settings)
+    folder = Path(bertwright.open_run(found.trials[0].run).settings["train"][0])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["max_length"] == (WHOLE if whole else 9)
 
 
 def test_the_same_command_does_nothing_again(texts):

@@ -11,7 +11,11 @@ from tests.fuzz.seeds import SEED
 from tests.fuzz.target import CORPUS, Fault, check_message, corpus_of, refusals, refused, write_case
 from tests.fuzz.targets import TARGETS
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are watched by /proc")
+# Slow: what they watch, memory and seconds, is not steady on a machine that is busy with other tests.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are watched by /proc"),
+]
 
 # Seeds that are read in several ways, not all of which fit them.
 _READ_IN_MANY_WAYS = {"csv", "jsonl", "lines", "npz", "columns", "compressed"}

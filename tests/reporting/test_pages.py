@@ -241,6 +241,21 @@ def test_a_sweep(tmp_path):
     assert "toxic <script>" in outline.text
 
 
+@pytest.mark.parametrize(
+    ("test", "said"), [({"accuracy": 0.75}, "Its test figure is the one"), ({}, "There is no test figure")]
+)
+def test_the_best_of_a_sweep_is_named_by_its_settings_alone(tmp_path, test, said):
+    trials = [
+        Trial(number, None, {"train": ["a.csv"], "epochs": number + 1}, "finished", "validation:accuracy",
+              0.9 - number / 100, 3.0, None, tmp_path, metrics={"test": test}, data={"train": ["a.csv"]})
+        for number in range(4)
+    ]  # fmt: skip
+    page = sweep_page(Sweep(tmp_path, "swept", {}, trials, "grid", 6.0, None).record())
+    assert page.summary[0].endswith("with epochs 1.")
+    assert "a.csv" not in page.summary[0]
+    assert any(said in caution for caution in page.cautions)
+
+
 def test_times_of_trials_that_went_side_by_side_look_like_those_of_trials_alone(tmp_path):
     def trial(number, **values):
         return Trial(number, None, {"seed": number}, "finished", None, None, 3.0, None, tmp_path, **values)

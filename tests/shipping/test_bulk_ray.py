@@ -15,7 +15,8 @@ from bertwright.config.evaluate import PredictSettings
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.progress import Reporter
 from bertwright.shipping.bulk import run_bulk_prediction
-from bertwright.shipping.bulk_ray import _opened, _parquet_files, _plan, _read, run_distributed_prediction
+from bertwright.shipping.bulk_ray import run_distributed_prediction
+from bertwright.shipping.parquet_pieces import _opened, parquet_files, plan_pieces, read_piece
 
 QUIET = Reporter(quiet=True)
 WORDS = ["the", "film", "was", "a", "dull", "story", "with", "fine", "music", "and", "I", "loved", "every", "minute"]
@@ -39,15 +40,15 @@ def write_files(folder: Path, sizes=(300, 90), row_group_size=50) -> list[str]:
 
 def test_pieces_are_row_groups_with_their_rows_over_all_files(tmp_path):
     paths = write_files(tmp_path / "in")
-    assert list(_parquet_files([str(tmp_path / "in")])) == paths
-    planned = _plan(paths, settings(group_columns="topic"))
+    assert list(parquet_files([str(tmp_path / "in")])) == paths
+    planned = plan_pieces(paths, settings(group_columns="topic"))
     assert [(piece.row_groups, piece.first_row, piece.rows_before) for piece in planned.pieces] == [
         ((0, 1), 0, 0),
         ((2, 3), 100, 0),
         ((4, 5), 200, 0),
         ((0, 1), 0, 300),
     ]
-    read = pa.concat_tables(table for piece in planned.pieces for table in _read(piece, planned.reading))
+    read = pa.concat_tables(table for piece in planned.pieces for table in read_piece(piece, planned.reading))
     assert read["row"].to_pylist() == list(range(390))
     whole = pa.concat_tables(map(pq.read_table, paths))
     assert read["text"].to_pylist() == whole["text"].to_pylist()
@@ -57,11 +58,11 @@ def test_pieces_are_row_groups_with_their_rows_over_all_files(tmp_path):
 def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
     table = pa.table({"text": ["a"] * 70 + [" "] + ["b"] * 29})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=20)
-    planned = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20))
+    planned = plan_pieces([str(tmp_path / "a.parquet")], settings(shard_texts=20))
     with pytest.raises(DataError, match=r"a\.parquet, row 71: the text is empty"):
-        list(_read(planned.pieces[3], planned.reading))
-    skipping = _plan([str(tmp_path / "a.parquet")], settings(shard_texts=20, on_bad_row="skip"))
-    (found,) = _read(skipping.pieces[3], skipping.reading)
+        list(read_piece(planned.pieces[3], planned.reading))
+    skipping = plan_pieces([str(tmp_path / "a.parquet")], settings(shard_texts=20, on_bad_row="skip"))
+    (found,) = read_piece(skipping.pieces[3], skipping.reading)
     assert found["row"].to_pylist() == [row for row in range(60, 80) if row != 70]
 
 
@@ -74,6 +75,9 @@ def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
         (["in/a.parquet"], {"output": "s.parquet"}, "expected a folder, whose name ends in /"),
         (["in/a.parquet"], {"output": "mine/"}, "mine/ exists"),
         (["in/a.parquet"], {"output": "mine/", "overwrite": True}, "holds other files than scores"),
+        (["in/a.parquet"], {"output": "in/", "overwrite": True}, "holds other files than scores"),
+        (["scores"], {"output": "scores/", "overwrite": True}, "scores/: would replace the texts of scores"),
+        (["scores/part-000000-0.parquet"], {"output": "scores/", "overwrite": True}, "would replace the texts"),
         (["in/a.parquet"], {"output": "nosuch://x/y/"}, "not an address of a file system"),
         (["nowhere.parquet"], {}, r"nowhere\.parquet: no such file"),
         (["bad.parquet"], {}, r"bad\.parquet: damaged or not a parquet file"),
@@ -85,6 +89,8 @@ def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
 def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, monkeypatch, files, given, message):
     monkeypatch.setattr("bertwright.shipping.bulk_ray._ray", lambda: None)
     write_files(tmp_path / "in")
+    write_files(tmp_path / "scores", (10,))
+    (tmp_path / "scores" / "a.parquet").rename("scores/part-000000-0.parquet")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "data.csv").write_text("text\na\n")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing")
@@ -133,7 +139,7 @@ def check_same(folder: Path, expected: pa.Table) -> None:
 
 
 @pytest.mark.slow
-def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_path):
+def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_path, monkeypatch):
     paths = write_files(tmp_path / "in")
     given = {"group_columns": "topic"}
     local = PredictSettings(output="local.parquet", dtype="float32", **given)
@@ -149,6 +155,14 @@ def test_ray_gives_the_scores_of_one_machine_in_the_same_order(ray, run, tmp_pat
     assert not (tmp_path / "other").exists()
     skipped = run_distributed_prediction(run, ["bad.parquet"], settings("other/", on_bad_row="skip"), QUIET)
     assert (skipped["texts"], skipped["bad_rows"]) == (70, 1)
+    before = sorted(path.name for path in (tmp_path / "other").iterdir())
+    run_distributed_prediction(run, ["bad.parquet"], settings("other/", on_bad_row="skip", overwrite=True), QUIET)
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == before
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("bertwright.shipping.bulk_ray._sees", lambda folder: False)
+        with pytest.raises(RunError, match=r"does not have the folder .*; pass one that all machines share"):
+            run_distributed_prediction(run, paths, settings("fourth/"), QUIET)
+    assert not list(tmp_path.glob("fourth*"))
     uri = f"file://{tmp_path}/in/b.parquet"
     addressed = run_distributed_prediction(run, [uri], settings(f"file://{tmp_path}/third/"), QUIET)
     assert addressed["texts"] == 90

@@ -16,7 +16,7 @@ def test_a_recipe_chooses_what_is_not_given():
 
     fast, best = resolved(), resolved(recipe="best")
     assert (fast.epochs, fast.average_weights, fast.long_texts) == (1, 0, "head")
-    assert (best.epochs, best.average_weights, best.long_texts) == (3, 0.5, "head+tail")
+    assert (best.epochs, best.average_weights, best.long_texts) == (3, 0.5, "windows")
     given = resolved(recipe="best", epochs=1, average_weights=0, long_texts="head")
     assert (given.epochs, given.average_weights, given.long_texts) == (1, 0, "head")
     assert resolved(recipe="best", steps=7).steps == 7

@@ -70,6 +70,7 @@ def test_the_result_holds_what_is_promised(run):
         "best_step",
         "token_budget",
         "resumed",
+        "energy",
     ]
     data = result["data"]
     assert (data["train_texts"], data["validation_texts"], data["test_texts"]) == (652, 72, 244)

@@ -6,10 +6,10 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from bertwright.config.parts import DataSettings, ScoringMachineSettings
+from bertwright.config.parts import ScoringMachineSettings, TrainedDataSettings
 
 
-class CascadeSettings(ScoringMachineSettings, DataSettings):
+class CascadeSettings(ScoringMachineSettings, TrainedDataSettings):
     """Settings of making a cascade: when its small model answers is found on validation texts."""
 
     validation: tuple[str, ...] = Field(
@@ -33,12 +33,6 @@ class CascadeSettings(ScoringMachineSettings, DataSettings):
         None, description="In place of --max-loss: what the metric must reach on the validation texts."
     )
     overwrite: bool = Field(False, description="Replace the output folder if it is a cascade.")
-
-    @model_validator(mode="after")
-    def _classes_are_settled(self) -> Self:
-        if self.positive_label is not None:
-            raise ValueError("--positive-label is settled by the training; give it to bertwright train")
-        return self
 
     @model_validator(mode="after")
     def _one_measure_of_quality(self) -> Self:

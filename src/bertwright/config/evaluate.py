@@ -6,10 +6,16 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bertwright.config.parts import CostSettings, DataSettings, JudgementSettings, ScoringMachineSettings
+from bertwright.config.parts import (
+    CostSettings,
+    DataSettings,
+    JudgementSettings,
+    ScoringMachineSettings,
+    TrainedDataSettings,
+)
 
 
-class EvaluateSettings(CostSettings, ScoringMachineSettings, DataSettings, JudgementSettings):
+class EvaluateSettings(CostSettings, ScoringMachineSettings, TrainedDataSettings, JudgementSettings):
     """Settings of judging a finished run on other texts."""
 
     output: str | None = Field(None, description="Folder of the evaluation's own run; none is written if not given.")
@@ -23,12 +29,6 @@ class EvaluateConfig(EvaluateSettings):
 
     run: str = Field(description="Folder of the run, or of a model in Hugging Face's layout.")
     data: tuple[str, ...] = Field(description="Files of labelled texts.")
-
-    @model_validator(mode="after")
-    def _classes_are_settled(self) -> Self:
-        if self.positive_label is not None:
-            raise ValueError("--positive-label is settled by the training; give it to bertwright train")
-        return self
 
     @model_validator(mode="after")
     def _what_is_settled_is_kept(self) -> Self:

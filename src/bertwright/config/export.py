@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from bertwright.config.parts import DataSettings
+from bertwright.config.parts import TrainedDataSettings
 
 GraphDtype = Literal["float32", "int8"]
 Architecture = Literal["x86_64", "arm64"]
 
 
-class ParitySettings(DataSettings):
+class ParitySettings(TrainedDataSettings):
     """How an exported graph is compared with the classifier that it was made of."""
 
     data: tuple[str, ...] = Field(
@@ -32,12 +32,6 @@ class ParitySettings(DataSettings):
     )
     force: bool = Field(False, description="Write the graph whatever it loses; the loss is on record.")
     overwrite: bool = Field(False, description="Replace the output folder if it is one that this act made.")
-
-    @model_validator(mode="after")
-    def _classes_are_settled(self) -> Self:
-        if self.positive_label is not None:
-            raise ValueError("--positive-label is settled by the training; give it to bertwright train")
-        return self
 
 
 class ExportOnnxSettings(ParitySettings):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bertwright.config.base import Settings
 
@@ -45,6 +45,16 @@ class DataSettings(Settings):
     on_bad_row: Literal["error", "skip"] = Field(
         "error", description="At a row that cannot be used: stop and name it, or skip it and count it."
     )
+
+
+class TrainedDataSettings(DataSettings):
+    """How a file of texts is read for a classifier, whose training settled what its labels are."""
+
+    @model_validator(mode="after")
+    def _classes_are_settled(self) -> Self:
+        if self.positive_label is not None:
+            raise ValueError("--positive-label is settled by the training; give it to bertwright train")
+        return self
 
 
 class MachineSettings(Settings):

@@ -30,6 +30,9 @@ class ServeSettings(ScoringMachineSettings):
         262_144, ge=1, description="Tokens that may wait; further requests are told to come back."
     )
     max_body_bytes: int = Field(2_000_000, ge=1, description="Bytes that the body of a request may have.")
+    queue_bytes: int = Field(
+        256_000_000, ge=1, description="Bytes that the bodies of all open requests may have together; then as above."
+    )
     max_batch_texts: int = Field(256, ge=1, description="Texts that a request may hold.")
     max_request_tokens: int = Field(65_536, ge=1, description="Tokens that the texts of a request may have together.")
     read_seconds: float = Field(30.0, gt=0, description="How long the body of a request may take to arrive.")
@@ -67,8 +70,11 @@ class ServeConfig(ServeSettings):
         for most, of_all, what in (
             (self.max_batch_texts, self.queue_texts, "texts"),
             (self.max_request_tokens, self.queue_tokens, "tokens"),
+            (self.max_body_bytes, self.queue_bytes, "bytes"),
         ):
             if most > of_all:
-                flag = "--max-batch-texts" if what == "texts" else "--max-request-tokens"
+                flag = {"texts": "--max-batch-texts", "tokens": "--max-request-tokens", "bytes": "--max-body-bytes"}[
+                    what
+                ]
                 raise ValueError(f"{flag} {most} is more than --queue-{what} {of_all}: no such request could ever wait")
         return self

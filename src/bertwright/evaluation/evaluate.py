@@ -15,13 +15,13 @@ from bertwright import hardware, runs
 from bertwright.config.base import build
 from bertwright.config.evaluate import EvaluateConfig
 from bertwright.config.parts import DataSettings, ScoringMachineSettings
-from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_folders, token_ids_of
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.cascade import Cascade, is_cascade
 from bertwright.evaluation.graph_predictor import is_exported
-from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, say_notes, write_predictions
+from bertwright.evaluation.judge import TASKS, extremes_of, judge, prediction_tables, read_as_trained, write_predictions
 from bertwright.evaluation.judgement import Settled, check_asked, judgement_record, settle
 from bertwright.evaluation.load_scorer import load_scorer
 from bertwright.evaluation.logit_scorer import ScorerByLogits
@@ -136,10 +136,7 @@ def score_labelled(
     reporter.say(predictor.summary())
     started = time.perf_counter()
     trained = predictor.settings
-    texts = read_labelled(
-        data, how, predictor.labels, kind=trained.kind, threshold=trained.label_threshold, hard=trained.hard_labels
-    )
-    say_notes(texts, reporter)
+    texts = read_as_trained(data, how, trained, reporter)
     read_s = time.perf_counter() - started
     started = time.perf_counter()
     if isinstance(predictor, ScorerByLogits):

@@ -44,6 +44,7 @@ class GraphSession:
             UserError: ONNX Runtime is not installed.
             CheckpointError: the file is no graph of a classifier.
         """
+        self._path = path
         try:
             import onnxruntime
         except ModuleNotFoundError:
@@ -80,6 +81,9 @@ class GraphSession:
             ids: (tokens,), sequence after sequence.
             lengths: (sequences,) tokens of each.
             second_starts: (sequences,) the place in each from which on it is the second text; None: there is none.
+
+        Raises:
+            CheckpointError: the graph cannot compute it: the files of its folder do not belong together.
         """
         places = np.arange(int(lengths.max()))
         is_token = places < lengths[:, None]  # (sequences, longest)
@@ -89,7 +93,17 @@ class GraphSession:
         if self.takes_segments:
             second = np.zeros_like(padded) if second_starts is None else places >= second_starts[:, None]
             given[_SEGMENTS] = (second & is_token).astype(np.int64)
-        found: np.ndarray = self._session.run(["logits"], given)[0]
+        try:
+            found: np.ndarray = self._session.run(["logits"], given)[0]
+        except Exception as error:  # noqa: BLE001 - as above; of an id or a place that the graph does not know
+            raise CheckpointError(
+                f"{self._path}: cannot compute sequences of {len(places)} tokens, with ids up to {padded.max()}; "
+                f"the graph does not belong to the tokenizer and settings beside it ({_first_line(error)})"
+            ) from None
+        if found.shape != (len(lengths), self.num_labels):
+            raise CheckpointError(
+                f"{self._path}: gave logits of shape {found.shape}, expected ({len(lengths)}, {self.num_labels})"
+            )
         return found
 
     def logits(

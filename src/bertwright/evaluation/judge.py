@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bertwright.config.parts import LabelKind
-from bertwright.data.columns import LabelledTexts
+from bertwright.config.parts import DataSettings, LabelKind
+from bertwright.data.columns import LabelledTexts, read_labelled
 from bertwright.errors import DataError
 from bertwright.evaluation.extremes import extremes_record
 from bertwright.evaluation.metrics import (
@@ -118,6 +118,21 @@ def _labels_differ(texts: LabelledTexts) -> bool:
         return len(np.unique(texts.targets)) > 1
     has_label = has_labels(texts)
     return bool((has_label.any(axis=0) & ~has_label.all(axis=0)).any())
+
+
+def read_as_trained(
+    files: str | Sequence[str], how: DataSettings, trained: ClassifierSettings, reporter: Reporter
+) -> LabelledTexts:
+    """Labelled texts for a classifier with the settings ``trained``: its labels, of its kind; notes on them are said.
+
+    Raises:
+        DataError: a file cannot be read, or holds labels that the classifier has not.
+    """
+    texts = read_labelled(
+        files, how, trained.labels, kind=trained.kind, threshold=trained.label_threshold, hard=trained.hard_labels
+    )
+    say_notes(texts, reporter)
+    return texts
 
 
 def say_notes(texts: LabelledTexts, reporter: Reporter) -> None:

@@ -111,11 +111,12 @@ NEEDS_DIFFERENT_LABELS = ("roc_auc", "average_precision", "matthews", "r2", "pea
 def lost_by(name: str, value: float, change: float) -> float:
     """What is lost when the metric ``name`` moves from ``value`` by ``change``; below 0 where it becomes better.
 
-    Of a share, such as accuracy, that is the change; of an error, such as log_loss, the share of it.
+    Of a share, such as accuracy, that is the change; of an error, such as log_loss, the share of it, or of an error of
+    0, which has none, the change.
     """
     if name not in LOWER_IS_BETTER:
         return -change
-    return change / value if value else math.copysign(math.inf, change) if change else 0.0
+    return change / value if value else change
 
 
 def default_metric(kind: LabelKind, num_labels: int) -> str:

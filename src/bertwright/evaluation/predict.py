@@ -72,6 +72,8 @@ def run_prediction(
         raise UserError("--text and files exclude each other: give one of them")
     if given and settings.group_columns:
         raise UserError("--group-columns names columns of files; leave it out with --text")
+    if settings.resume:
+        raise UserError("--resume goes on with files that were scored into --output: name both")
     if given_pairs and len(given_pairs) != len(given):
         raise UserError(f"found {len(given)} --text and {len(given_pairs)} --pair, expected a --pair for each --text")
     scorer = load_and_say(run, settings, reporter)

@@ -35,6 +35,7 @@ _MOST_TRIALS = 100_000
 # What token ids depend on.
 _OF_TOKENS = {
     *("train", "validation", "test", "model", "tokenizer", "max_length", "long_texts"),
+    *("recipe", "freeze_encoder"),  # which say how long texts are read
     *("text_column", "pair_column", "label_column", "group_columns", "on_bad_row"),
 }
 

@@ -17,6 +17,7 @@ from typing import Any
 from bertwright.config.train import TrainConfig
 from bertwright.data.token_cache import is_token_cache
 from bertwright.runs import read_json, write_json
+from bertwright.training.recipe import long_texts_of
 
 FOLDER = "tokens"
 _ROLES = ("train", "validation", "test")
@@ -51,7 +52,7 @@ class Need:
 
 def needs_of(config: TrainConfig) -> list[Need]:
     """What a training needs; nothing for files that are folders of token ids already."""
-    max_length = config.max_length if config.long_texts == "head" else WHOLE
+    max_length = config.max_length if long_texts_of(config) == "head" else WHOLE
     found = []
     for role in _ROLES:
         files = tuple(getattr(config, role))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bertwright.evaluation.metrics import LOWER_IS_BETTER
-from bertwright.experiments.sweep_record import shown_metrics
+from bertwright.experiments.sweep_record import DATA_SETTINGS, shown_metrics
 from bertwright.progress import duration
 from bertwright.reporting.many_plots import bars, scatter, search_plot
 from bertwright.reporting.material import is_finite, number_in, object_in
@@ -102,13 +102,18 @@ def _test_value(trial: Record, metric: str | None) -> str:
 
 def _cautions(sweep: Record, trials: Sequence[Record], groups: Sequence[Group]) -> tuple[str, ...]:
     found = _times_notes(sweep)
-    for name, members, best, _ in groups:
+    for name, members, best, metric in groups:
         num = sum(_has_value(trial) for trial in members)
         if best is not None and num > 3:
             on = "" if len(groups) == 1 else f" on {name}"
+            test = (
+                "Its test figure is the one to believe."
+                if _test_value(best, metric)
+                else "There is no test figure to tell how good it is."
+            )
             found.append(
                 f"The best{on} is the best of {num:,} by the figure that chose it: that figure is a little too good. "
-                "Its test figure is the one to believe."
+                f"{test}"
             )
     failed = [trial for trial in trials if trial.get("state") == "failed"]
     if failed:
@@ -230,10 +235,9 @@ def _key(value: Any) -> str:
 
 
 def _settings_words(trial: Record) -> str:
-    settings = object_in(trial, "settings")
-    return ", ".join(
-        f"{name.replace('_', ' ')} {_setting_cell(value).shown}" for name, value in list(settings.items())[:6]
-    )
+    """Its settings but those that name its data, which the heading says."""
+    settings = [(name, value) for name, value in object_in(trial, "settings").items() if name not in DATA_SETTINGS]
+    return ", ".join(f"{name.replace('_', ' ')} {_setting_cell(value).shown}" for name, value in settings[:6])
 
 
 def _metric_words(metric: str | None) -> str:

@@ -78,7 +78,7 @@ def run_bulk_prediction(
     if settings.resume and settings.overwrite:
         raise UserError("--resume and --overwrite exclude each other: give one of them")
     names = source_files([expand_home(file) for file in files])
-    place.check(settings)
+    place.check(settings, names)
     stamps = file_stamps(names)
     scorer = load_and_say(run, settings, reporter)
     source = _Source(names, settings, reporter)
@@ -131,8 +131,8 @@ class _Place:
             raise UserError(f"--output: found {output.name!r}, expected {expected}")
         return _Place(output, is_folder, "/" if is_folder else output.suffix, shard_folder_of(output))
 
-    def check(self, settings: PredictSettings) -> None:
-        """Refuse, before any work, what is in the way.
+    def check(self, settings: PredictSettings, names: Sequence[str]) -> None:
+        """Refuse, before any work, what is in the way: also the texts themselves, the files ``names``.
 
         Raises:
             RunError: something is.
@@ -154,6 +154,10 @@ class _Place:
                 raise RunError(f"{output} holds other files than scores; pass another --output, or remove it yourself")
         if not output.absolute().parent.is_dir():
             raise RunError(f"{output}: there is no folder {output.absolute().parent}")
+        replaced = output.resolve()
+        for name in names:
+            if replaced in (Path(name).resolve(), *Path(name).resolve().parents):
+                raise RunError(f"{output}: would replace the texts of {name}; pass another --output")
 
 
 def _begin_or_resume(work: _Work, place: _Place, manifest: dict[str, Any], settings: PredictSettings) -> None:

@@ -127,6 +127,8 @@ def _file_sha256(name: str) -> str:
         return read_token_manifest(Path(name)).key
     if os.path.isdir(name):
         return files_sha256([name])
+    if os.path.exists(name) and not os.path.isfile(name):  # a pipe would wait for ever for a second writer
+        raise DataError(f"{name}: not a file, which is read twice; expected one, or - for standard input")
     try:
         return _sha256(Path(name))
     except OSError as error:

@@ -1,6 +1,6 @@
 """Scoring on many machines: Ray Data reads .parquet files, its actors score them, and it writes a folder of them.
 
-    row groups -> pieces with their row numbers -> an actor for each core or GPU -> part-000000.parquet, ...
+    row groups -> pieces with their row numbers -> an actor for each core or GPU -> part-000000-0.parquet, ...
 
 The model travels to the machines with the work; they need this package, and reach the files.
 """
@@ -14,7 +14,6 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,19 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
-from bertwright.config.base import build, expand_home
+from bertwright.config.base import build
 from bertwright.config.evaluate import PredictSettings
 from bertwright.config.parts import ScoringMachineSettings
-from bertwright.data.choose import Asked, Columns, choose_texts
-from bertwright.data.reading import LabelledTexts, Reading
-from bertwright.data.record_batches import STEP_ROWS, columns_of, tables_of
-from bertwright.data.table import Table, one_line
+from bertwright.data.reading import LabelledTexts
 from bertwright.data.texts import Texts
-from bertwright.errors import CheckpointError, DataError, RunError, UserError
+from bertwright.errors import CheckpointError, RunError, UserError
 from bertwright.evaluation.load_scorer import load_scorer
-from bertwright.evaluation.predict import tables_of as tables_of_scores
+from bertwright.evaluation.predict import tables_of
 from bertwright.evaluation.score_texts import ids_of, score_in_portions, texts_or_pairs
 from bertwright.evaluation.scorer import Scorer
 from bertwright.progress import Reporter
 from bertwright.shipping.bulk_manifest import model_files
+from bertwright.shipping.parquet_pieces import GROUP_PREFIX, ROW, Piece, Place, ReadAs, plan_pieces, read_piece
 from bertwright.shipping.shards import MOST_BYTES
 
 DONE = "_SUCCESS"
@@ -46,7 +43,8 @@ DONE = "_SUCCESS"
 # belong to actors.
 _SHARE_OF_ACTOR, _SHARE_OF_FILES = 0.8, 0.1
 _USERS_ERROR = re.compile(rf"^{UserError.__module__}\.\w+: (.*)$", re.MULTILINE)
-_ROW, _GROUP = "row", "group_"
+# As Ray names them: of the n-th task, which writes one file.
+_PART = re.compile(r"part-[0-9]{6,}(-[0-9]+)?\.parquet")
 
 
 def run_distributed_prediction(
@@ -62,10 +60,12 @@ def run_distributed_prediction(
     """
     ray = _ray()
     output = _check(files, settings)
-    planned = _plan(files, settings)
+    planned = plan_pieces(files, settings)
     machine = {name: getattr(settings, name) for name in ScoringMachineSettings.model_fields}
     weights = _files_of(run)
     with _cluster(ray, reporter) as (num_actors, resources), _written_whole(output, settings) as target:
+        if target.is_local:
+            _check_all_see(ray, target.name)
         on_gpu = "num_gpus" in resources
         reporter.say(f"scoring with {num_actors} actors of Ray, {'a GPU' if on_gpu else 'a core'} each")
         context = ray.data.DataContext.get_current()
@@ -101,7 +101,9 @@ def run_distributed_prediction(
                 raise
             raise cause from None
         num_texts = _num_rows(target)
-    num_bad = planned.num_rows - num_texts
+        num_bad = planned.num_rows - num_texts
+        if num_bad and settings.on_bad_row == "error":  # where none is bad, none may be missing
+            raise RunError(f"{settings.output}: found {num_texts:,} scores, expected {planned.num_rows:,}; begin anew")
     if num_bad:
         reporter.say(f"bad rows skipped: {num_bad:,}")
     reporter.say(f"scores: {settings.output} ({num_texts:,} texts)")
@@ -122,60 +124,7 @@ def _ray() -> Any:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A file or folder of a file system."""
-
-    file_system: pyarrow.fs.FileSystem
-    name: str
-
-    @staticmethod
-    def of(address: str) -> _Place:
-        try:
-            if "://" in address:
-                return _Place(*pyarrow.fs.FileSystem.from_uri(address.rstrip("/")))
-            return _Place(pyarrow.fs.LocalFileSystem(), os.path.abspath(expand_home(address)))
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{address}: not an address of a file system that is known ({one_line(error)})") from None
-
-    @property
-    def is_local(self) -> bool:
-        return isinstance(self.file_system, pyarrow.fs.LocalFileSystem)
-
-    def files(self) -> list[pyarrow.fs.FileInfo]:
-        """What lies in the folder."""
-        return list(self.file_system.get_file_info(pyarrow.fs.FileSelector(self.name, allow_not_found=True)))
-
-
-@dataclass(frozen=True)
-class _ReadAs:
-    """How a piece is read: the columns, and what to do with rows that cannot be used."""
-
-    columns: Columns
-    on_bad_row: str
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """Consecutive row groups of a file. ``first_row`` is the first one's place in the file, ``rows_before`` are those
-    of the files before."""
-
-    address: str
-    row_groups: tuple[int, ...]
-    first_row: int
-    rows_before: int
-    num_rows: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class _Planned:
-    pieces: list[_Piece]
-    reading: _ReadAs
-    num_rows: int
-
-
-def _check(files: Sequence[str], settings: PredictSettings) -> _Place:
+def _check(files: Sequence[str], settings: PredictSettings) -> Place:
     """Refuse, before any work, what Ray does not do, and an output that is in the way."""
     if not files or "-" in files:
         raise UserError("--distribute ray scores .parquet files: name one at least")
@@ -185,110 +134,22 @@ def _check(files: Sequence[str], settings: PredictSettings) -> _Place:
         raise UserError(
             f"--output: found {settings.output!r}, expected a folder, whose name ends in /: Ray writes many files"
         )
-    output = _Place.of(settings.output)
+    output = Place.of(settings.output)
     found = output.files()
     if output.file_system.get_file_info(output.name).type == pyarrow.fs.FileType.File:
         raise RunError(f"{settings.output} exists and is a file; pass another --output")
     if found and not settings.overwrite:
         raise RunError(f"{settings.output} exists; pass another --output, or --overwrite to replace it")
-    if any(not info.base_name.endswith(".parquet") and info.base_name != DONE for info in found):
+    if any(not _PART.fullmatch(info.base_name) and info.base_name != DONE for info in found):
         raise RunError(f"{settings.output} holds other files than scores; pass another --output")
+    for address in files:
+        place = Place.of(address)
+        if place.file_system == output.file_system and f"{place.name}/".startswith(f"{output.name}/"):
+            raise RunError(f"{settings.output}: would replace the texts of {address}; pass another --output")
     return output
 
 
-def _plan(files: Sequence[str], settings: PredictSettings) -> _Planned:
-    """Which row groups are read together, by the files' footers alone; and the columns, by the first texts.
-
-    Raises:
-        DataError: a file cannot be read, or holds no texts.
-    """
-    pieces: list[_Piece] = []
-    rows_before = 0
-    columns: Columns | None = None
-    for address in _parquet_files(files):
-        with _opened(address) as file:
-            if columns is None:
-                columns = _columns_of(address, file, settings)
-            metadata, row, group = file.metadata, 0, 0
-            while group < metadata.num_row_groups:
-                first, num_rows, num_bytes = group, 0, 0
-                while group < metadata.num_row_groups and num_rows < settings.shard_texts:
-                    num_rows += metadata.row_group(group).num_rows
-                    num_bytes += metadata.row_group(group).total_byte_size
-                    group += 1
-                pieces.append(_Piece(address, tuple(range(first, group)), row, rows_before, num_rows, num_bytes))
-                row += num_rows
-            rows_before += metadata.num_rows
-    if columns is None or not pieces:
-        raise DataError(f"{', '.join(files)}: found no rows, expected .parquet files of texts")
-    return _Planned(pieces, _ReadAs(columns, settings.on_bad_row), rows_before)
-
-
-def _parquet_files(files: Sequence[str]) -> Iterator[str]:
-    """The addresses of the files; of folders, those of the .parquet files in them, by name."""
-    for address in files:
-        place = _Place.of(address)
-        try:
-            info = place.file_system.get_file_info(place.name)
-            if info.type == pyarrow.fs.FileType.NotFound:
-                raise DataError(f"{address}: no such file or folder")
-            if info.type == pyarrow.fs.FileType.File:
-                if not address.endswith(".parquet"):
-                    raise DataError(f"{address}: expected a .parquet file, which --distribute ray reads alone")
-                yield address
-                continue
-            names = sorted(one.base_name for one in place.files() if one.base_name.endswith(".parquet"))
-        except OSError as error:
-            raise DataError(f"{address}: cannot be read ({one_line(error)})") from None
-        if not names:
-            raise DataError(f"{address}: found no .parquet file in it")
-        yield from (f"{address.rstrip('/')}/{name}" for name in names)
-
-
-@contextlib.contextmanager
-def _opened(address: str) -> Iterator[pq.ParquetFile]:
-    place = _Place.of(address)
-    try:
-        with place.file_system.open_input_file(place.name) as source, pq.ParquetFile(source) as file:
-            yield file
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{address}: damaged or not a parquet file ({one_line(error)})") from None
-
-
-def _columns_of(address: str, file: pq.ParquetFile, settings: PredictSettings) -> Columns:
-    asked = Asked(settings.text_column, settings.pair_column, (), tuple(settings.group_columns))
-    table = next(_tables(address, file, range(min(1, file.metadata.num_row_groups)), 0), None)
-    if table is None:
-        raise DataError(f"{address}: found no rows, expected texts")
-    return choose_texts(table, asked)[0]
-
-
-def _tables(address: str, file: pq.ParquetFile, row_groups: Sequence[int], first_row: int) -> Iterator[Table]:
-    columns = columns_of(address, file.schema_arrow)
-    batches = file.iter_batches(
-        batch_size=STEP_ROWS, row_groups=list(row_groups), columns=list(columns.kept), use_threads=False
-    )
-    return tables_of(address, "parquet", columns, batches, first_row)
-
-
-def _read(piece: _Piece, how: _ReadAs) -> Iterator[pa.Table]:
-    """The usable texts of a piece: their rows over all files, texts, second texts and groups.
-
-    Raises:
-        DataError: the file has changed or is damaged; a row cannot be used.
-    """
-    reading = Reading(lambda _: (how.columns, []))
-    with _opened(piece.address) as file:
-        for usable in reading.usable_parts(_tables(piece.address, file, piece.row_groups, piece.first_row)):
-            if how.on_bad_row == "error":
-                reading.bad_rows("error", 1)
-            columns: dict[str, Any] = {_ROW: usable.rows + piece.rows_before, "text": usable.texts.to_arrow()}
-            if usable.pairs is not None:
-                columns["pair"] = usable.pairs.to_arrow()
-            yield pa.table({**columns, **{_GROUP + name: column for name, column in usable.groups.items()}})
-
-
-def _num_rows(place: _Place) -> int:
+def _num_rows(place: Place) -> int:
     count = 0
     for info in place.files():
         if info.base_name.endswith(".parquet"):
@@ -298,13 +159,14 @@ def _num_rows(place: _Place) -> int:
 
 
 @contextlib.contextmanager
-def _written_whole(output: _Place, settings: PredictSettings) -> Iterator[_Place]:
+def _written_whole(output: Place, settings: PredictSettings) -> Iterator[Place]:
     """Where to write: here in a folder beside, which takes its place at the end; elsewhere, where nothing can be
     renamed, in the folder itself, which is whole once it holds ``DONE``."""
     if output.is_local:
         partial = f"{output.name}.partial-{os.getpid()}"
         try:
-            yield _Place(output.file_system, partial)
+            os.makedirs(partial)
+            yield Place(output.file_system, partial)
             if os.path.isdir(output.name):
                 shutil.rmtree(output.name)
             Path(partial, DONE).touch()
@@ -342,15 +204,41 @@ def _cluster(ray: Any, reporter: Reporter) -> Iterator[tuple[int, dict[str, floa
             ray.shutdown()
 
 
-def _source(pieces: Sequence[_Piece], how: _ReadAs) -> Any:
+def _check_all_see(ray: Any, folder: str) -> None:
+    """Refuse a folder of this machine that another one of the cluster does not have: what it wrote would be lost.
+
+    Raises:
+        RunError: so it is.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    look = ray.remote(num_cpus=0)(_sees)
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(folder)
+        for node in nodes
+    ]
+    for node, sees in zip(nodes, ray.get(asked), strict=True):
+        if not sees:
+            raise RunError(
+                f"--output: {node['NodeManagerHostname']}, which is of the cluster, does not have the folder "
+                f"{os.path.dirname(folder)}; pass one that all machines share, or an address such as s3://"
+            )
+
+
+def _sees(folder: str) -> bool:
+    return os.path.isdir(folder)
+
+
+def _source(pieces: Sequence[Piece], how: ReadAs) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
-    def task(piece: _Piece) -> Any:
+    def task(piece: Piece) -> Any:
         metadata = BlockMetadata(
             num_rows=None, size_bytes=piece.num_bytes, input_files=(piece.address,), exec_stats=None
         )
-        return ReadTask(lambda: _read(piece, how), metadata)
+        return ReadTask(lambda: read_piece(piece, how), metadata)
 
     class RowGroups(Datasource):
         """.parquet files, piece by piece, with the number of each row."""
@@ -368,7 +256,7 @@ def _part_names() -> Any:
     from ray.data.datasource import FilenameProvider
 
     class PartNames(FilenameProvider):
-        """part-000000.parquet, ... in the order of the rows."""
+        """part-000000.parquet, ... in the order of the rows; Ray adds a number of its own before the end."""
 
         def get_filename_for_task(self, write_uuid: str, task_index: int) -> str:
             return f"part-{task_index:06d}.parquet"
@@ -408,16 +296,16 @@ class _Actor:
             Texts.of(batch["text"]),
             None,
             (),
-            batch[_ROW].to_numpy(),
+            batch[ROW].to_numpy(),
             [],
             [],
             "",
             pairs=Texts.of(batch["pair"]) if "pair" in names else None,
-            groups={name.removeprefix(_GROUP): batch[name] for name in names if name.startswith(_GROUP)},
+            groups={name.removeprefix(GROUP_PREFIX): batch[name] for name in names if name.startswith(GROUP_PREFIX)},
         )
         ragged = ids_of(self._scorer, texts, self._run, self._reporter)
         scores = score_in_portions(self._scorer, texts_or_pairs(texts), ragged, lambda _: None)
-        return pa.concat_tables(tables_of_scores(self._scorer, texts, scores)).combine_chunks()
+        return pa.concat_tables(tables_of(self._scorer, texts, scores)).combine_chunks()
 
 
 def _users_error(error: BaseException) -> UserError | None:

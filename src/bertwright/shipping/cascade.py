@@ -15,7 +15,7 @@ from bertwright import __version__, runs
 from bertwright.config.base import build
 from bertwright.config.cascade import CascadeConfig
 from bertwright.cpus import num_usable_cpus
-from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.columns import LabelledTexts
 from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import DataError, RunError
 from bertwright.evaluation.cascade import (
@@ -30,7 +30,7 @@ from bertwright.evaluation.cascade import (
 from bertwright.evaluation.deferral import align, align_logits
 from bertwright.evaluation.evaluate import keep_apart
 from bertwright.evaluation.graph_predictor import is_exported
-from bertwright.evaluation.judge import say_notes
+from bertwright.evaluation.judge import read_as_trained
 from bertwright.evaluation.load_scorer import load_classifier_scorer
 from bertwright.evaluation.logit_scorer import ScorerByLogits
 from bertwright.evaluation.metrics import check_metric_name, default_metric
@@ -77,15 +77,7 @@ def run_cascade(config: CascadeConfig, reporter: Reporter) -> dict[str, Any]:
         reporter.say(f"{name}: {scorer.summary()}")
     settings = large.settings
     metric = _metric(config, settings.kind, large.labels)
-    texts = read_labelled(
-        config.validation,
-        config,
-        large.labels,
-        kind=settings.kind,
-        threshold=settings.label_threshold,
-        hard=settings.hard_labels,
-    )
-    say_notes(texts, reporter)
+    texts = read_as_trained(config.validation, config, settings, reporter)
     if not len(texts):
         raise DataError(f"{', '.join(config.validation)}: found no texts, expected some to tune on")
     # Token ids that came with the texts are of one length and one tokenizer: they fit one of the models at most.

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from bertwright.config.export import ParitySettings
-from bertwright.data.columns import LabelledTexts, read_labelled
+from bertwright.data.columns import LabelledTexts
 from bertwright.data.texts import Texts
 from bertwright.errors import DataError, RunError, UserError
-from bertwright.evaluation.judge import judged_of, say_notes
+from bertwright.evaluation.judge import judged_of, read_as_trained
 from bertwright.evaluation.metrics import LOWER_IS_BETTER, check_metric_name, default_metric, lost_by
 from bertwright.evaluation.resampling import Judged, point_metrics
 from bertwright.evaluation.stored import read_predictions
@@ -54,15 +54,7 @@ def texts_to_compare(run: str, trained: ClassifierSettings, settings: ParitySett
     if settings.metric is not None:
         check_metric_name(settings.metric, trained.kind)
     if settings.data:
-        texts = read_labelled(
-            settings.data,
-            settings,
-            trained.labels,
-            kind=trained.kind,
-            threshold=trained.label_threshold,
-            hard=trained.hard_labels,
-        )
-        say_notes(texts, reporter)
+        texts = read_as_trained(settings.data, settings, trained, reporter)
         source = ", ".join(settings.data)
     elif found is None:
         raise UserError(f"{run}: not a run, so that there are no held-out texts to compare on; name a file with --data")

@@ -245,6 +245,7 @@ def _join_arrow(parts: list[Path], output: Path) -> None:
     """All tables in one .parquet file, in row groups of 65,536 rows however large the shards are."""
     writer: pq.ParquetWriter | None = None
     held: list[pa.Table] = []
+    schema: pa.Schema | None = None
 
     def write(tables: list[pa.Table]) -> None:
         nonlocal writer
@@ -261,6 +262,9 @@ def _join_arrow(parts: list[Path], output: Path) -> None:
     try:
         for part in parts:
             held.append(_read_arrow(part))
+            schema = held[-1].schema if schema is None else schema
+            if held[-1].schema != schema:
+                raise RunError(f"{part}: holds other columns than the shards before; pass --overwrite to begin anew")
             rows = sum(map(len, held))
             if rows >= _ROWS_PER_GROUP:
                 last, rest = held[-1], rows % _ROWS_PER_GROUP

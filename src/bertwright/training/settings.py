@@ -17,6 +17,7 @@ from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.progress import Reporter
 from bertwright.tracking import tracker_names
 from bertwright.training.optimizer import weight_decay_of
+from bertwright.training.recipe import of_recipe
 
 _DEFAULT_VALIDATION_SHARE = 0.2
 # A student's state is chosen on validation texts even where there are test texts: it learns for many epochs.
@@ -24,15 +25,12 @@ _STUDENT_VALIDATION_SHARE = 0.1
 # Of students; docs/LOG.md tells of the trainings. One that starts from nothing has farther to go.
 _RANDOM_STUDENT_RATE, _STUDENT_RATE, _BASE_STUDENT_RATE = 5e-4, 2e-4, 5e-5
 _BASE_HIDDEN_SIZE = 768
-# ``--recipe best``: first values, from a few trainings judged on validation texts (docs/LOG.md).
-_BEST: dict[str, Any] = {"epochs": 3.0, "average_weights": 0.5, "long_texts": "head+tail"}
-_BEST_FROZEN: dict[str, Any] = {"epochs": 10.0, "pooling": "mean"}
 _BEST_FROZEN_RATE = 3e-2
 
 
 def resolve_early(config: TrainConfig) -> TrainConfig:
     """Settle what depends on other settings alone."""
-    config = config.model_copy(update=_of_recipe(config))
+    config = config.model_copy(update=of_recipe(config))
     check_pairs_or_long_texts(config, pairs=config.pair_column is not None)
     update: dict[str, Any] = {"track": tracker_names(config.track)}
     if config.validation_share is None:
@@ -56,19 +54,6 @@ def resolve_early(config: TrainConfig) -> TrainConfig:
                 flag = "--" + name.replace("_", "-")
                 raise UserError(f"{flag} needs validation texts: pass --validation FILE or --validation-share 0.1")
     return config.model_copy(update=update)
-
-
-def _of_recipe(config: TrainConfig) -> dict[str, Any]:
-    """What the recipe says of settings that were not given."""
-    if config.recipe != "best":
-        return {}
-    chosen = _BEST_FROZEN if config.freeze_encoder else _BEST
-    given = set(config.model_fields_set)
-    if config.steps is not None or isinstance(config, DistillConfig):  # a student learns for many epochs anyway
-        given.add("epochs")
-    if config.pair_column is not None or config.max_length < 4:
-        given.add("long_texts")
-    return {name: value for name, value in chosen.items() if name not in given}
 
 
 def check_pairs_or_long_texts(config: TrainConfig, pairs: bool) -> None:

@@ -97,7 +97,7 @@ WRONG = {
     "parameters": (v2('{"inputs": "a", "parameters": 3}'), 400, "Validation"),
     "top_k": (v2('{"inputs": "a", "parameters": {"top_k": 0}}'), 400, "Validation"),
     "another method": (v2('{"inputs": "a"}', method="DELETE"), 405, "Validation"),
-    "reading": (v2(None, method="GET"), 405, "Validation"),
+    "reading": (v2(None, method="GET", path="/predict"), 405, "Validation"),
     "another path": (v2('{"inputs": "a"}', path="/predictions"), 404, "Validation"),
 }
 
@@ -128,7 +128,7 @@ def test_what_is_asked_besides_scores(handler, tmp_path):
     assert len(handler({"inputs": "a dog", "parameters": {"top_k": 1}})) == 1
     for event in ({"ping": True}, {"source": "aws.events", "detail": {}}, {"source": "serverless-plugin-warmup"}):
         assert handler(event)["warm"] is True
-    for path in ("/health", "/ping"):
+    for path in ("/", "/health", "/ping"):  # the first is where a load balancer looks
         assert json.loads(handler(v2(None, "GET", path))["body"]) == {"status": "ok"}
     staged = {"version": "2.0", "rawPath": "/prod/info", "requestContext": {"http": {"method": "GET"}, "stage": "prod"}}
     assert json.loads(handler(staged)["body"])["labels"] == ["clean", "toxic"]
@@ -137,15 +137,20 @@ def test_what_is_asked_besides_scores(handler, tmp_path):
 
 
 def test_our_own_failure_is_500_in_http_and_raised_in_a_direct_call(handler, monkeypatch, capsys):
-    monkeypatch.setattr(handler.classifier, "session", None)
+    def fail(*_):
+        raise AttributeError("the tokenizer choked on 'secret text'")
+
+    monkeypatch.setattr(handler.classifier, "predict", fail)
     found = handler(v2('{"inputs": "secret text"}'))
     assert found["statusCode"] == 500
     assert json.loads(found["body"])["error_type"] == "Backend"
-    with pytest.raises(AttributeError):
+    with pytest.raises(RuntimeError, match="its log says why") as raised:
         handler({"inputs": "secret text"})
-    log = capsys.readouterr().out
-    assert "Traceback" in log
-    assert "secret" not in log
+    assert raised.value.__suppress_context__  # AWS's client prints what it was raised from
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["error"], second["shape"]) == ("AttributeError", "direct")
+    assert first["trace"][-1].endswith(" fail")
+    assert "secret" not in json.dumps([first, second])
 
 
 VALUES = st.recursive(

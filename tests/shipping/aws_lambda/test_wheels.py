@@ -62,6 +62,13 @@ def test_a_wheel_never_writes_outside_its_folder(tmp_path):
     (tmp_path / "damaged.whl").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(UserError, match="not a wheel that can be read"):
         wheels.unpack(tmp_path / "damaged.whl", tmp_path / "packages")
+    with zipfile.ZipFile(tmp_path / "rotten.whl", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.py", "a = 1\n" * 1_000)
+    content = bytearray((tmp_path / "rotten.whl").read_bytes())
+    content[34:44] = b"\xff" * 10  # of the compressed bytes
+    (tmp_path / "rotten.whl").write_bytes(content)
+    with pytest.raises(UserError, match="not a wheel that can be read"):
+        wheels.unpack(tmp_path / "rotten.whl", tmp_path / "rotten")
     with zipfile.ZipFile(tmp_path / "good.whl", "w") as archive:
         archive.writestr("a/__init__.py", "")
         archive.writestr("a-1.data/purelib/b.py", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back():
         for job in waiting:
             ours.submit(job)
         assert ours.is_full
-        with pytest.raises(Refusal, match="too many texts are waiting") as refused:
+        with pytest.raises(Refusal, match="too much is waiting") as refused:
             ours.submit(Job(scorer, ["c"]))
         assert refused.value.kind == "overloaded"
         assert 1 <= refused.value.retry_after_s <= 60
@@ -162,7 +163,7 @@ def test_tokens_are_bounded_too():
         jobs = [Job(scorer, ["a b c d e f g h"] * 2), Job(scorer, ["a b c d e"])]
         for job in jobs:
             ours.submit(job)
-        with pytest.raises(Refusal, match="too many"):
+        with pytest.raises(Refusal, match="too much"):
             await jobs[1].future
         too_large = Job(scorer, ["a b c d e f g h"] * 3)
         ours.submit(too_large)
@@ -247,5 +248,34 @@ def test_closing_tells_who_waits():
         ours.close()
         with pytest.raises(Refusal, match="stopping"):
             await asyncio.wait_for(job.future, 5)
+
+    run(work())
+
+
+def test_what_is_being_tokenised_when_it_closes_is_told_too(monkeypatch):
+    scorer = PlainScorer()
+    begun, opened = threading.Event(), threading.Event()
+    tokenize = scorer.tokenize
+
+    def slow(texts):
+        begun.set()
+        assert opened.wait(20)
+        return tokenize(texts)
+
+    monkeypatch.setattr(scorer, "tokenize", slow)
+
+    async def work():
+        ours = batcher()
+        job = Job(scorer, ["first"])
+        ours.submit(job)
+        await until(begun.is_set)
+        closing = asyncio.get_running_loop().run_in_executor(None, ours.close)
+        await until(lambda: ours._closing)
+        with pytest.raises(Refusal, match="stopping"):  # its body came late
+            ours.submit(Job(scorer, ["second"]))
+        opened.set()
+        with pytest.raises(Refusal, match="stopping"):
+            await asyncio.wait_for(job.future, 5)
+        await closing
 
     run(work())

@@ -140,6 +140,14 @@ def test_open_inference_protocol():
     assert logits == [{"name": "logits", "datatype": "FP32", "shape": [2, 2], "data": [0.0, 1.25, 0.0, -1.75]}]
 
 
+def test_logits_of_a_regression_are_its_numbers():
+    tensor = {"name": "text", "shape": [1], "datatype": "BYTES", "data": [TEXT]}
+    asked = {"inputs": [tensor], "outputs": [{"name": "logits"}, {"name": "scores"}]}
+    answer = ask("/v2/models/stars/infer", asked, {"stars": PlainScorer(labels=("stars",), kind="regression")})
+    assert answer.status == 200, answer
+    assert [output["data"] for output in answer.json()["outputs"]] == [[1.25], [1.25]]
+
+
 def test_binary_tensors():
     strings = b"".join(struct.pack("<I", len(text)) + text.encode() for text in (TEXT, SHORT))
     tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": len(strings)}}
@@ -222,6 +230,10 @@ def test_several_models():
     assert ask("/predict", {"inputs": TEXT}, two).json()[0]["label"] == "toxic"
     assert ask("/models/two/predict", {"inputs": TEXT}, two).json()[0]["label"] == "yes"
     assert ask("/v1/moderations", {"input": TEXT, "model": "two"}, two).json()["model"] == "two"
+    assert ask("/v1/moderations", {"input": TEXT, "model": "text-moderation-007"}, two).json()["model"] == "one"
+    theirs = {**two, "text-moderation-ours": PlainScorer()}
+    found = ask("/v1/moderations", {"input": TEXT, "model": "text-moderation-ours"}, theirs)
+    assert found.json()["model"] == "text-moderation-ours"
     assert ask("/v1/moderations", {"input": TEXT, "model": "three"}, two).json()["error"]["code"] == "model_not_found"
     assert [model["id"] for model in get("/v1/models", two).json()["data"]] == ["one", "two"]
     info = get("/models/two", two).json()

@@ -48,10 +48,11 @@ def test_limits_of_the_body(path, shape):
     assert all(set(answer.json()) == shape for answer in found)
 
 
-def test_a_body_that_does_not_arrive():
+@pytest.mark.parametrize("pause_s", [0.01, 60], ids=["slowly", "not at all"])
+def test_a_body_that_does_not_arrive(pause_s):
     async def ask(asking):
         async def receive():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(pause_s)
             return {"type": "http.request", "body": b"a", "more_body": True}
 
         told = []
@@ -112,6 +113,46 @@ def test_a_full_queue_is_429_before_the_body_is_read():
     assert refused[0].json()["error_type"] == "Overloaded"
     assert refused[2].json()["error"]["code"] == "rate_limit_exceeded"
     assert [answer.status for answer in [*answered, after]] == [200] * 4
+
+
+def test_bodies_that_are_held_are_bounded_together():
+    async def work():
+        async with Asking(queue_bytes=250, max_body_bytes=100) as asking:
+            opened = asyncio.Event()
+
+            async def slow(length):
+                sent = asyncio.Event()
+
+                async def receive():
+                    if sent.is_set():
+                        await asyncio.Event().wait()  # the client stays
+                    await opened.wait()
+                    sent.set()
+                    return {"type": "http.request", "body": b'{"inputs": "a"}'}
+
+                told = []
+
+                async def send(message):
+                    told.append(message)
+
+                headers = [] if length is None else [(b"content-length", b"%d" % length)]
+                scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers, "root_path": ""}
+                await asking.gate(scope, receive, send)
+                return told[0]["status"]
+
+            waiting = [asyncio.create_task(slow(length)) for length in (15, None, 100)]  # None: it may be the most
+            await asyncio.sleep(0.01)
+            held = asking.service.held_bytes
+            refused = await asking.post("/predict", {"inputs": "a"})
+            opened.set()
+            answered = await asyncio.gather(*waiting)
+            after = await asking.post("/predict", {"inputs": "a"})
+            return held, refused, answered, after, asking.service.held_bytes
+
+    held, refused, answered, after, left = run(work())
+    assert (held, left) == (215, 0)
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert [*answered, after.status] == [200] * 4
 
 
 def test_keys():
@@ -206,6 +247,8 @@ def test_names_of_models():
         names_and_folders(["x/a", "y/a"])
     with pytest.raises(UserError, match="cannot stand in an address"):
         names_and_folders(["x/a b"])
+    with pytest.raises(UserError, match="cannot stand in an address"):
+        names_and_folders([".."])
 
 
 @pytest.mark.parametrize(

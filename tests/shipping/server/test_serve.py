@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import signal
 import socket
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -165,6 +167,29 @@ def test_no_accepted_request_is_lost_when_it_is_told_to_stop(tiny_model, workers
     assert [event["event"] for event in events if event["event"].startswith("stop")].count("stopped") == workers
     answered = sum(event["event"] == "request" and event["status"] == 200 for event in events)
     assert answered == outcomes[200]
+
+
+@pytest.mark.slow
+def test_workers_that_are_told_twice_lose_nothing_either(tiny_model):
+    """Ctrl-C in a shell, and systemd, signal the supervisor and each of its workers."""
+    served = Server(str(tiny_model), "--workers", "2", "--compile", "off")
+    workers = [int(pid) for pid in children_of(served.process.pid) if "spawn_main" in command_of(pid)]
+    assert len(workers) == 2
+    load = Load(served.url, 8)
+    wait_until(lambda: load.outcomes[200] > 50)
+    for pid in workers:
+        os.kill(pid, signal.SIGTERM)
+    code = served.stop(signal.SIGTERM)
+    outcomes = load.end()
+    assert (code, outcomes["lost"]) == (0, 0), outcomes
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def command_of(pid: str) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def test_overload_is_429_and_over_at_once(tiny_model):

@@ -22,7 +22,7 @@ from bertwright.shipping.aws_lambda.classifier import Classifier
 from bertwright.shipping.aws_lambda.events import Request, RequestError, json_of, request_of, response_of, shape_of
 
 _PREDICT = ("/", "/predict", "/invocations")
-_HEALTH = ("/health", "/ping")
+_HEALTH = ("/", "/health", "/ping")  # the first is where a load balancer looks unless told otherwise
 # What keeps a function warm: an event of ours, of the plugin of that name, and of a schedule.
 _WARM_UP_SOURCES = ("serverless-plugin-warmup", "aws.events", "aws.scheduler")
 _LIMITS = {"BERTWRIGHT_MAX_TEXTS": 256, "BERTWRIGHT_MAX_BODY_BYTES": 1_000_000}
@@ -71,13 +71,16 @@ class Handler:
         except RequestError as error:
             status, value = error.status, error.record()
             headers = {"allow": "GET, HEAD, POST"} if status == 405 else {}
-        except Exception:
-            _log({"status": 500, "shape": shape, "error": traceback.format_exc()})
+        except Exception as error:  # noqa: BLE001 - the boundary of the process: nothing may be left unanswered
+            # Where it happened, without the message, which may quote a text.
+            trace = [
+                f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
+            ]
+            _log({"status": 500, "shape": shape, "error": type(error).__name__, "trace": trace})
+            said = "the classifier failed; its log says why"
             if shape == "direct":
-                raise  # so that Lambda counts it as failed
-            return response_of(
-                event, 500, {"error": "the classifier failed; its log says why", "error_type": "Backend"}
-            )
+                raise RuntimeError(said) from None  # so that Lambda counts it as failed
+            return response_of(event, 500, {"error": said, "error_type": "Backend"})
         _log(
             {
                 "status": status,
@@ -92,7 +95,7 @@ class Handler:
 
     def _scores(self, request: Request) -> tuple[Any, int]:
         if request.path not in _PREDICT:
-            known = ", ".join((*_PREDICT, *_HEALTH, "/info"))
+            known = ", ".join(dict.fromkeys((*_PREDICT, *_HEALTH, "/info")))
             raise RequestError(404, "Validation", f"no such path; the known ones are {known}")
         if request.method != "POST":
             raise RequestError(405, "Validation", f"method {request.method[:20]}, expected POST")

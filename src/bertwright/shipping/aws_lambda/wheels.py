@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -98,7 +99,7 @@ def unpack(wheel: Path, folder: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             for info in archive.infolist():
                 path = PurePosixPath(info.filename)
-                if path.is_absolute() or ".." in path.parts:
+                if not path.parts or path.is_absolute() or ".." in path.parts:
                     raise UserError(f"{wheel}: holds {info.filename!r}, which would lie outside of the bundle")
                 if path.parts[0].endswith(".data"):
                     if path.parts[1:2] not in (("purelib",), ("platlib",)):
@@ -109,5 +110,5 @@ def unpack(wheel: Path, folder: Path) -> None:
                 target = folder / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(archive.read(info))
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise UserError(f"{wheel}: not a wheel that can be read ({error})") from None

@@ -148,7 +148,7 @@ class Batcher:
         wait = self._waiting_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
         return Refusal(
             "overloaded",
-            f"too many texts are waiting ({self._waiting_texts}); come back later",
+            f"too much is waiting ({self._waiting_texts} texts); come back later",
             retry_after_s=min(max(1, math.ceil(wait)), _LONGEST_RETRY_S),
         )
 
@@ -156,10 +156,12 @@ class Batcher:
         """Take a job; its future is set when its scores are there.
 
         Raises:
-            Refusal: too much is waiting.
+            Refusal: too much is waiting, or the batcher is closed.
         """
         job.submitted = time.perf_counter()
         with self._changed:
+            if self._closing:
+                raise _stopping()
             if self._waiting_texts + len(job.texts) > self._queue_texts or self._waiting_tokens >= self._queue_tokens:
                 raise self.overloaded()
             self._waiting_texts += len(job.texts)
@@ -175,7 +177,7 @@ class Batcher:
             self._arrived.clear()
             self._ready.clear()
             self._changed.notify_all()
-        self._fail(left, Refusal("stopping", "the server is stopping", retry_after_s=1))
+        self._fail(left, _stopping())
         for thread in self._threads:
             thread.join(timeout=1)
 
@@ -192,6 +194,9 @@ class Batcher:
                 self._arrived.clear()
             ready = self._tokenize([job for job in jobs if not job.cancelled])
             with self._changed:
+                if self._closing:  # meanwhile: nobody computes them any more
+                    self._fail(ready, _stopping())
+                    return
                 self._num_tokenizing -= len(jobs)
                 dropped = {id(job) for job in jobs}
                 for job in ready:
@@ -375,6 +380,10 @@ class Batcher:
     def _in_loop(self, call: Callable[..., None], *arguments: object) -> None:
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(call, *arguments)
+
+
+def _stopping() -> Refusal:
+    return Refusal("stopping", "the server is stopping", retry_after_s=1)
 
 
 def _filled(found: np.ndarray | None, job: Job, rows: Sequence[int], values: np.ndarray) -> np.ndarray:

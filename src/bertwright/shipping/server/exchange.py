@@ -38,9 +38,10 @@ class Exchange:
         scores: scores were asked for.
         job: the texts that it scored, if it came so far; ``model``, by which model.
         kind: why it was refused.
+        held_bytes: what its body takes, or may come to take while it arrives.
     """
 
-    __slots__ = ("_receive", "_send", "begun", "job", "kind", "model", "scope", "scores", "status")
+    __slots__ = ("_receive", "_send", "begun", "held_bytes", "job", "kind", "model", "scope", "scores", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = time.perf_counter()
@@ -50,7 +51,7 @@ class Exchange:
         self.job: Job | None = None
         self.model: str | None = None
         self.kind: str | None = None
-        self.status = 0
+        self.status = self.held_bytes = 0
 
     def elapsed_s(self) -> float:
         return time.perf_counter() - self.begun
@@ -61,6 +62,19 @@ class Exchange:
                 return bytes(value)
         return None
 
+    def expected_bytes(self, most_bytes: int) -> int:
+        """What its body may have: as it says, else ``most_bytes``.
+
+        Raises:
+            Refusal: that is too large.
+        """
+        length = self.header(b"content-length")
+        if length is None or not length.isdigit():
+            return most_bytes
+        if int(length) > most_bytes:
+            raise _too_large(most_bytes)
+        return int(length)
+
     async def body(self, most_bytes: int, read_s: float) -> bytes:
         """The whole body.
 
@@ -68,19 +82,12 @@ class Exchange:
             Refusal: it is too large or too slow.
             Disconnected: it does not arrive.
         """
-        length = self.header(b"content-length")
-        if length is not None and length.isdigit() and int(length) > most_bytes:
-            raise _too_large(most_bytes)
-        message = await self._receive()
-        if message["type"] == "http.request" and not message.get("more_body"):
-            body: bytes = message.get("body", b"")
-            if len(body) > most_bytes:
-                raise _too_large(most_bytes)
-            return body
-        parts, num_bytes = [], 0
+        parts: list[bytes] = []
+        num_bytes = 0
         try:
-            async with asyncio.timeout(read_s):
+            async with asyncio.timeout(read_s):  # of the first part too: a client may send headers alone
                 while True:
+                    message = await self._receive()
                     if message["type"] != "http.request":
                         raise Disconnected
                     part = message.get("body", b"")
@@ -89,8 +96,7 @@ class Exchange:
                     if num_bytes > most_bytes:
                         raise _too_large(most_bytes)
                     if not message.get("more_body"):
-                        return b"".join(parts)
-                    message = await self._receive()
+                        return part if len(parts) == 1 else b"".join(parts)
         except TimeoutError:
             raise Refusal("slow", f"the body did not arrive within {read_s:g} seconds") from None
 

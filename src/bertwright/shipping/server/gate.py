@@ -35,6 +35,7 @@ class Gate:
             await exchange.settle(self._answer(exchange, receive, send))
         finally:
             self.num_open -= 1
+            self._service.release(exchange)
             self._record(exchange)
 
     async def _answer(self, exchange: Exchange, receive: Receive, send: Send) -> None:

@@ -64,7 +64,7 @@ def names_and_folders(runs: Sequence[str]) -> dict[str, str]:
         name, equals, folder = run.partition("=")
         if not equals or "/" in name:
             folder, name = run, Path(run).absolute().name
-        if not name or not all(letter.isalnum() or letter in "-_." for letter in name):
+        if not name.strip(".") or not all(letter.isalnum() or letter in "-_." for letter in name):
             raise UserError(f"{run}: the name {name!r} cannot stand in an address; name the model: NAME=FOLDER")
         if name in found:
             raise UserError(f"{found[name]} and {folder} are both called {name}; name one of them: NAME=FOLDER")

@@ -33,7 +33,8 @@ def read(body: bytes, models: Models, most_texts: int) -> tuple[Query, ServedMod
     name = document.get("model")
     if name is not None and not isinstance(name, str):
         raise Refusal("wrong", f"`model` is {type_name(name)}, expected a string", "model")
-    model = models.named(None if name is None or name.startswith(_THEIR_MODELS) else name)
+    theirs = name is not None and name.startswith(_THEIR_MODELS) and name not in models.by_name
+    model = models.named(None if theirs else name)
     if model.categories is None:
         raise Refusal(
             "unsupported", f"the model {model.name} does not moderate: its labels make no categories", "model"

@@ -77,7 +77,7 @@ def read(body: bytes, header_length: bytes | None, model: ServedModel, most_text
         raise Refusal("wrong", "`inputs` must be an array of one tensor", "inputs")
     texts = _texts(inputs[0], binary, model.scorer.settings.pairs, most_texts)
     wanted = _wanted(document, model)
-    return Query(texts, batch=True, apply="none" if "logits" in wanted.outputs else "own", extra=wanted)
+    return Query(texts, batch=True, logits="logits" in wanted.outputs, extra=wanted)
 
 
 def _texts(tensor: dict[str, Any], binary: memoryview, pairs: bool, most_texts: int) -> list[TextOrPair]:

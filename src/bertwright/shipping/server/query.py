@@ -29,6 +29,7 @@ class Query:
         top_k: how many of the labels to name, the highest first; None: all.
         nested: the answer to one text is a list of a list.
         uncut: refuse texts that are longer than the model reads.
+        logits: the logits are asked for beside the scores.
         extra: what only the dialect understands.
     """
 
@@ -38,15 +39,16 @@ class Query:
     top_k: int | None = None
     nested: bool = False
     uncut: bool = False
+    logits: bool = False
     extra: Any = None
 
     def wants_logits(self, model: ServedModel) -> bool:
-        """Whether the answer is made of logits.
+        """Whether the answer needs logits.
 
         Raises:
             Refusal: it is, and the model has none.
         """
-        if self.apply in ("own", OWN[model.scorer.settings.kind]):
+        if not self.logits and self.apply in ("own", OWN[model.scorer.settings.kind]):
             return False
         if not model.has_logits:
             raise Refusal(

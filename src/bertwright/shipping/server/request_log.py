@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-import time
 import traceback
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,11 @@ import orjson
 # Lines that may wait. A reader that sleeps must not stop the server: what comes on top is dropped and counted.
 _MOST_LINES = 10_000
 _EVERY_S = 0.1
+
+
+def _line(event: str, level: str, **facts: Any) -> bytes:
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return orjson.dumps({"time": moment, "level": level, "event": event, **facts})
 
 
 class RequestLog(logging.Handler):
@@ -33,8 +37,7 @@ class RequestLog(logging.Handler):
         if len(self._lines) >= _MOST_LINES:
             self._dropped += 1
             return
-        moment = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._lines.append(orjson.dumps({"time": moment, "level": level, "event": event, **facts}))
+        self._lines.append(_line(event, level, **facts))
 
     def emit(self, record: logging.LogRecord) -> None:
         facts: dict[str, Any] = {"logger": record.name}
@@ -54,11 +57,10 @@ class RequestLog(logging.Handler):
     def _write_all(self) -> None:
         while True:
             ended = self._closing.wait(_EVERY_S)
-            lines, self._lines = self._lines, []
+            lines = self._lines[:]
+            del self._lines[: len(lines)]  # others may have added more meanwhile
             if self._dropped:
-                lines.append(
-                    orjson.dumps({"time": time.time(), "level": "warning", "event": f"{self._dropped} lines dropped"})
-                )
+                lines.append(_line(f"{self._dropped} lines dropped", "warning"))
                 self._dropped = 0
             if lines:
                 try:

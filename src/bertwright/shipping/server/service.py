@@ -29,13 +29,29 @@ class Service:
             metrics.batch,
         )
         self.draining = False
+        self.held_bytes = 0  # of the bodies of all open requests
 
     async def body(self, exchange: Exchange) -> bytes:
         """The body of a request for scores, if there is room for one more."""
         exchange.scores = True
         if self.batcher.is_full:  # before anything is read: a refusal must cost little
             raise self.batcher.overloaded()
-        return await exchange.body(self.config.max_body_bytes, self.config.read_seconds)
+        config = self.config
+        expected = exchange.expected_bytes(config.max_body_bytes)
+        if self.held_bytes + expected > config.queue_bytes:
+            raise self.batcher.overloaded()
+        self._hold(exchange, expected)
+        body = await exchange.body(config.max_body_bytes, config.read_seconds)
+        self._hold(exchange, len(body))
+        return body
+
+    def _hold(self, exchange: Exchange, num_bytes: int) -> None:
+        self.held_bytes += num_bytes - exchange.held_bytes
+        exchange.held_bytes = num_bytes
+
+    def release(self, exchange: Exchange) -> None:
+        """The exchange is over: its body is no longer held."""
+        self._hold(exchange, 0)
 
     async def score(
         self,

@@ -44,7 +44,9 @@ async def serve(
 ) -> None:
     """Answer until SIGTERM or SIGINT; then finish what was accepted, for ``drain_seconds`` at most, and return.
 
-    ``watched`` is a file descriptor whose end means the same as a signal: that of a supervisor that has died.
+    A second signal ends it at once, unless there is a supervisor: Ctrl-C and systemd tell both, and the supervisor
+    tells its workers again. ``watched`` is a file descriptor whose end means the same as a signal: that of a supervisor
+    that has died.
     """
     log = RequestLog(config.log == "requests")
     logging.getLogger().addHandler(log)
@@ -70,7 +72,8 @@ async def serve(
 
     def stop() -> None:
         if draining:  # asked twice
-            server.should_exit = server.force_exit = True
+            if watched is None:
+                server.should_exit = server.force_exit = True
             return
         log.event("stopping", open_requests=gate.num_open)
         draining.append(loop.create_task(drain()))

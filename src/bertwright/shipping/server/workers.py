@@ -21,6 +21,7 @@ from bertwright.shipping.server.worker import bind, run
 # A worker that dies sooner than this is not started again: the next one would die too.
 _LEAST_LIFE_S = 5.0
 _SPARE_S = 5.0
+_LOOK_EVERY_S = 0.05
 
 
 class _Worker:
@@ -41,6 +42,8 @@ class _Worker:
 
 def supervise(config: ServeConfig, announce: Callable[[int, list[str]], None]) -> None:
     """Serve with several workers until SIGTERM or SIGINT; ``announce`` is called when all of them answer.
+
+    A second signal ends them at once.
 
     Raises:
         UserError: as of one worker; or workers die as soon as they are started.
@@ -65,7 +68,7 @@ def supervise(config: ServeConfig, announce: Callable[[int, list[str]], None]) -
             workers += [_Worker(config, port) for _ in range(config.workers)]
             _watch(config, port, workers, stopping, woken, announce)
         finally:
-            _end(workers, config.drain_seconds + _SPARE_S)
+            _end(workers, config.drain_seconds + _SPARE_S, stopping)
             for number, handler in before.items():
                 signal.signal(number, handler)
             del os.environ["PROMETHEUS_MULTIPROC_DIR"]
@@ -122,14 +125,15 @@ def _next_worker(config: ServeConfig, port: int, dead: _Worker) -> _Worker:
     return _Worker(config, port)
 
 
-def _end(workers: list[_Worker], within_s: float) -> None:
-    """Ask all workers to stop, and end those that do not within so many seconds."""
+def _end(workers: list[_Worker], within_s: float, signals: list[int]) -> None:
+    """Ask all workers to stop, and end those that do not within so many seconds, or until a second signal comes."""
     for worker in workers:
         if worker.process.is_alive():
             worker.process.terminate()
     until = time.monotonic() + within_s
     for worker in workers:
-        worker.process.join(max(0.0, until - time.monotonic()))
+        while worker.process.is_alive() and len(signals) < 2 and time.monotonic() < until:
+            worker.process.join(_LOOK_EVERY_S)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
