@@ -104,6 +104,7 @@ def start(work: Work, models: dict[str, str], tasks: list[str]) -> None:
                 rate = best_rate(work, name, task, RATES[size], model)
                 several(work, "start", name, task, model=model, learning_rate=rate, validation_share=0.0)
             beside(work, "start", task, size, f"{size}-random")
+    for task in tasks:
         several(work, "start", "minilm", task, model=MODEL, learning_rate=1e-4, validation_share=0.0, epochs=2)
 
 

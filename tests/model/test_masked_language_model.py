@@ -230,3 +230,12 @@ def test_config_names_the_class_that_transformers_loads(tmp_path):
     values = json.loads((Path(tmp_path) / "config.json").read_text())
     assert values["architectures"] == ["BertForMaskedLM"]
     assert (tmp_path / "vocab.txt").is_file()
+
+
+def test_weights_from_nothing_may_start_wider_but_learnt_ones_stay(minilm_folder):
+    wide = load_masked("bert-tiny", 32, 0, None, {}, initializer_range=0.06)
+    weight = wide.model.encoder.layers[0].feed_forward.expand.weight
+    assert abs(weight.std().item() - 0.06) < 0.003
+    assert wide.saved_config.initializer_range == 0.06
+    with pytest.raises(CheckpointError, match="have learnt already"):
+        load_masked(str(minilm_folder), 32, 0, None, {}, initializer_range=0.06)

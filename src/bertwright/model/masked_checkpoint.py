@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bertwright.errors import CheckpointError
 from bertwright.model import name_tables
-from bertwright.model.checkpoint import load_for_training, read_tensors, save_tensors
+from bertwright.model.checkpoint import initial_state, load_for_training, read_tensors, save_tensors
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.model.masked_language_model import MaskedLanguageModel
 from bertwright.model.name_tables import MASKED_HEADS, MaskedHead
@@ -41,14 +41,21 @@ class LoadedMasked:
 
 
 def load_masked(
-    name: str, max_length: int, seed: int, tokenizer: str | None, dropouts: Mapping[str, float]
+    name: str,
+    max_length: int,
+    seed: int,
+    tokenizer: str | None,
+    dropouts: Mapping[str, float],
+    initializer_range: float | None = None,
 ) -> LoadedMasked:
     """The model ``name``, of any family but ELECTRA, with its head for masked tokens if it has one, else a new one.
 
-    ``tokenizer`` names another model, or a folder with a vocab.txt, whose tokenizer to take.
+    ``tokenizer`` names another model, or a folder with a vocab.txt, whose tokenizer to take. ``initializer_range`` is
+    the standard deviation of weights that start from nothing, instead of BERT's 0.02.
 
     Raises:
-        CheckpointError: as ``load_for_training``; a head of other shapes, or not tied to the token embeddings.
+        CheckpointError: as ``load_for_training``; a head of other shapes, or not tied to the token embeddings; an
+            ``initializer_range`` for weights that have learnt already.
     """
     loaded = load_for_training(name, ("0", "1"), "first", max_length, seed, tokenizer)
     saved_config = loaded.model.config
@@ -58,8 +65,15 @@ def load_masked(
             f"{name}: found a model of type {saved_config.model_type!r}, which was not pretrained by guessing masked "
             f"tokens, expected one of {', '.join(MASKED_HEADS)}"
         )
-    config = saved_config.model_copy(update=dict(dropouts))
     is_new = name in SIZES and not Path(name).is_dir()
+    if initializer_range is not None:
+        if not is_new:
+            raise CheckpointError(
+                f"{name}: its weights have learnt already; --initializer-range is for {', '.join(SIZES)} from nothing"
+            )
+        saved_config = saved_config.model_copy(update={"initializer_range": initializer_range})
+        loaded.model.load_state_dict(initial_state(loaded.model, saved_config, seed))
+    config = saved_config.model_copy(update=dict(dropouts))
     state = {key: tensor for key, tensor in loaded.model.state_dict().items() if key.startswith("encoder.")}
     with torch.device("meta"):
         model = MaskedLanguageModel(config)

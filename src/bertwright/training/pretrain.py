@@ -194,7 +194,7 @@ def _load(config: PretrainConfig, reporter: Reporter) -> LoadedMasked:
         "hidden_dropout_prob": config.hidden_dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
     }
-    loaded = load_masked(config.model, config.max_length, config.seed, tokenizer, dropouts)
+    loaded = load_masked(config.model, config.max_length, config.seed, tokenizer, dropouts, config.initializer_range)
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
