@@ -174,3 +174,12 @@ def test_a_folder_that_fails_on_the_way_leaves_the_old_one(tmp_path):
     with pytest.raises(RunError, match="another run was started"), runs.whole_folder(tmp_path / "r", False) as partial:
         partial.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", '"\\ud800"'])
+def test_a_record_that_could_not_be_written_again_is_damaged(tmp_path, value):
+    (tmp_path / "config.json").write_text(f'{{"act": "train", "settings": {{"a": {value}}}}}')
+    with pytest.raises(RunError, match="cannot be read as JSON"):
+        runs.open_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"act": "train", "settings": {"a": "\\ud83d\\ude00", "b": 1e300}}')
+    assert runs.open_run(tmp_path).settings == {"a": "\U0001f600", "b": 1e300}

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -40,6 +41,7 @@ VALIDATION_PREDICTIONS = "predictions_validation.parquet"
 TEACHER_SCORES = "teacher_scores"
 TRAININGS = ("train", "distill")
 """The acts whose runs train a classifier: they have steps, a history and checkpoints, and go on with --resume."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # also one of a pair, which is a character
 _LOCK, _LOCK_TRIES = "lock", 50
 RESUMABLE = (*TRAININGS, "pretrain")
 """Acts whose runs can be gone on with."""
@@ -388,10 +390,38 @@ def _check_result(path: Path, result: Mapping[str, Any]) -> None:
         for key in keys:
             if key not in values:
                 raise RunError(f"{path}: holds no {name}.{key}; the file is damaged")
-    if not isinstance(result.get("labels"), list):
+    for name in ("seconds", "memory", "cost", "rates"):
+        for key, value in result[name].items():
+            if value is not None and not _is_number(value) and not _holds_more(value):
+                raise RunError(f"{path}: its {name}.{key} is no number; the file is damaged")
+    labels = result.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise RunError(f"{path}: holds no labels; the file is damaged")
     if not all(isinstance(metrics, dict) for metrics in result["metrics"].values()):
         raise RunError(f"{path}: its metrics are no objects; the file is damaged")
+
+
+@contextlib.contextmanager
+def reading_records(*paths: str | Path) -> Iterator[None]:
+    """A context in which what a reader of the records in ``paths`` stumbles over becomes a RunError.
+
+    What ``open_run`` checks is what every reader needs; deeper in a record any value may be another one than a run
+    writes. The error behind it is kept for --debug.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        names = ", ".join(map(str, paths[:3]))
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise RunError(f"{names}: the record holds what no run writes ({what}); a file in it is damaged") from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _holds_more(value: Any) -> bool:
+    return isinstance(value, dict | list)
 
 
 def _history(path: Path) -> list[dict[str, Any]]:
@@ -405,11 +435,16 @@ def _history(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
+            record = _json_of(line)
         except (ValueError, RecursionError):
             raise RunError(f"{path}, line {number}: not JSON; the file is damaged") from None
         if not isinstance(record, dict) or any(key not in record for key in _HISTORY_KEYS):
             raise RunError(f"{path}, line {number}: not an object with {', '.join(_HISTORY_KEYS)}; it is damaged")
+        validation = record["validation"]
+        if not isinstance(validation, dict) or not all(map(_is_number, (record[key] for key in _HISTORY_KEYS[:4]))):
+            raise RunError(f"{path}, line {number}: its values are no numbers and metrics; it is damaged")
+        if not all(value is None or _is_number(value) for value in validation.values() if not _holds_more(value)):
+            raise RunError(f"{path}, line {number}: a metric is no number; it is damaged")
         records.append(record)
     return records
 
@@ -421,12 +456,27 @@ def read_json(path: Path) -> dict[str, Any]:
         RunError: it cannot be read, or is something else.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or a huge integer
+        values = _json_of(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no text, no JSON, or a number out of range
         raise RunError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(values, dict):
         raise RunError(f"{path}: found {type(values).__name__}, expected an object")
     return values
+
+
+def _json_of(text: str) -> Any:
+    """A value of JSON that can be written again: NaN, infinity and lone surrogates, which Python reads, are refused."""
+    value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+    if _SURROGATE.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"found {text[:40]}, expected a finite number")
+    return value
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import tracemalloc
 import weakref
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -139,11 +140,16 @@ def test_csv_of_any_quotes(tmp_path_factory, content, size):
     st.booleans(),
     st.integers(1, 60),
 )
-def test_lines(tmp_path_factory, extension, content, plain_text, size):
+@example("tsv", b'\t\r\t{"text": "a"}\n', True, 1)
+@example("tsv", b'\t\r\t{"text": "a"}\n', False, 1)
+def test_lines(tmp_path_factory, extension, content, either, size):
     first = {"tsv": b"text\tlabel\ne\tf\n", "txt": b"1 ||| g\n", "jsonl": b'{"text": "h", "label": 1}\n'}[extension]
     path = tmp_path_factory.mktemp("lines") / f"a.{extension}"
     path.write_bytes(first + content)
-    if extension == "txt" and plain_text:  # what most lines are is decided by the first block
+    if extension == "tsv":  # whether it is quoted is decided by the first block
+        with mock.patch.object(delimited, "_is_quoted", return_value=(either, "")):
+            assert_parts_make_the_whole(str(path), size)
+    elif extension == "txt" and either:  # what most lines are is decided by the first block
         first = outcome(lambda: read_lines(io.BytesIO(first + content), "x"))
         with _Blocks(size):
             assert outcome(lambda: joined(list(read_line_parts(io.BytesIO(path.read_bytes()), "x")))) == first

@@ -362,14 +362,23 @@ def test_other_files_that_are_damaged_or_missing_are_noted(base, tmp_path, name)
 def test_a_record_of_nonsense_does_not_crash(base, tmp_path):
     def result(record):
         record["metrics"]["test"]["roc_auc"] = "high"
-        record["metrics"]["test"]["accuracy"] = float("nan")
+        record["metrics"]["test"]["accuracy"] = -1e300
         record["metrics"]["train"]["per_class"] = 7
         record["extremes"] = {"highest": 3, "lowest": ["x", {"row": 1}]}
-        record["data"] = {"train_texts": float("nan"), "train_sha256": 5}
+        record["data"] = {"train_texts": -0.5, "train_sha256": 5}
         record["steps"], record["best_step"] = "many", [1]
 
     pair = pair_of(base, copied(base, tmp_path, "other", result=result))
     assert not pair.agree
+
+
+def test_a_record_that_holds_nan_is_refused_in_one_line(base, tmp_path):
+    def result(record):
+        record["metrics"]["test"]["accuracy"] = float("nan")
+
+    other = copied(base, tmp_path, "other", result=result)
+    with pytest.raises(RunError, match=r"result\.json: cannot be read as JSON \(found NaN, expected a finite number\)"):
+        agreement(base, other)
 
 
 def test_several_runs_are_each_held_against_the_first(base, tmp_path):

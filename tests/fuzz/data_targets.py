@@ -356,10 +356,11 @@ def _bomb_seeds() -> Mapping[str, Case]:
 
 
 def _read_bomb(folder: Path) -> None:
-    """Once with labels and once without: each way reads all of it."""
+    """Once, with labels: each way reads all of it."""
     path = str(_only_file(folder))
     refused(lambda: read_labelled(path, _SKIP))
-    refused(lambda: read_unlabelled(path, on_bad_row="skip"))
+    if ".txt" in path:  # which may then be one text a line
+        refused(lambda: read_unlabelled(path, on_bad_row="skip"))
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from bertwright.config.bench import BenchMergeConfig
 from bertwright.data.tokenize import LongTextCounts
 from bertwright.evaluation.show import show_run
 from bertwright.evaluation.stored import read_predictions, stored_scores
+from bertwright.experiments.agreement import agreement, show_agreement
 from bertwright.experiments.compare import compare
 from bertwright.experiments.show_comparison import show_comparison
 from bertwright.memory_trace import FILE as MEMORY
@@ -93,6 +94,10 @@ def _read_runs(folder: Path) -> None:
         for form in ("table", "markdown", "csv"):
             refused(lambda form=form: show_comparison(found, Reporter(results_to_stderr=True), form))
         json.dumps(found.record(), allow_nan=False)
+    held = refused(lambda: agreement(*paths))
+    if held is not None:
+        refused(lambda: show_agreement(held, Reporter(results_to_stderr=True)))
+        json.dumps(held.record(), allow_nan=False)
     refused(lambda: run_merge(build(BenchMergeConfig, {"results": paths}), quiet))
 
 

@@ -66,6 +66,14 @@ def test_bad_rows_are_named_by_their_row_in_the_file(tmp_path):
     assert found["row"].to_pylist() == [row for row in range(60, 80) if row != 70]
 
 
+def test_a_piece_is_read_no_further_than_its_file_can_be_believed(tmp_path):
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000, pa.int32()), pa.array(["a" * 500_000]))
+    pq.write_table(pa.table({"text": texts}), tmp_path / "a.parquet")
+    assert (tmp_path / "a.parquet").stat().st_size < 100_000
+    with pytest.raises(DataError, match=r"a\.parquet: 1,024 rows repeat texts of 488 MiB together"):
+        plan_pieces([str(tmp_path / "a.parquet")], settings())
+
+
 @pytest.mark.parametrize(
     ("files", "given", "message"),
     [
@@ -98,7 +106,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, monkeypatch, f
     with pytest.raises(UserError, match=message):
         run_distributed_prediction("model", files, settings(**given), QUIET)
     assert isinstance(RunError("x"), UserError)
-    with _opened("in/a.parquet") as file:
+    with _opened("in/a.parquet") as (_, file):
         assert file.metadata.num_rows == 300
 
 

@@ -224,7 +224,16 @@ def _rates_of_file(path: Path) -> list[Rates]:
 
 
 def _rates_of_run(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
-    """A finished run's rates as if they were benches, and its quality on the held-out texts."""
+    """A finished run's rates as if they were benches, and its quality on the held-out texts.
+
+    Raises:
+        UserError: it is none that has finished, or the record holds what no run writes.
+    """
+    with runs.reading_records(path):
+        return _recorded_rates(path)
+
+
+def _recorded_rates(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
     run = runs.open_run(path)
     if run.result is None:
         raise UserError(f"{path} has not finished: there are no rates to set side by side")

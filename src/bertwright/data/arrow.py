@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -36,7 +37,9 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
                 batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
                 kept = [schema.get_field_index(name) for name in columns.kept]
                 empty = True
-                for table in tables_of(path, "arrow", columns, (_checked(batch, kept) for batch in batches)):
+                for table in tables_of(
+                    path, "arrow", columns, (_checked(batch, kept) for batch in batches), os.path.getsize(stored)
+                ):
                     empty = False
                     yield table
             if empty:

@@ -92,16 +92,21 @@ def decompressed_pieces(
         try:
             for piece in _DECOMPRESSED[compression](file):
                 size += len(piece)
-                if size > max(_ANYTHING_BYTES, _MOST_TIMES_LARGER * packed_bytes):
-                    raise DataError(
-                        f"{path}: it becomes more than {_MOST_TIMES_LARGER} times as large, as no texts do, and may be "
-                        "made to fill this machine. If you trust it, decompress it yourself"
-                    )
+                refuse_swollen(path, size, packed_bytes)
                 yield piece
         except (EOFError, zlib.error, lzma.LZMAError, pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: damaged {name} ({one_line(error)}). Copy or download the file again") from None
         if not size:
             raise DataError(f"{path}: the file is empty once decompressed, expected rows of texts")
+
+
+def refuse_swollen(path: str, size: int, packed_bytes: int) -> None:
+    """Raise a DataError if ``packed_bytes`` of a file became ``size`` bytes, more than texts do."""
+    if size > max(_ANYTHING_BYTES, _MOST_TIMES_LARGER * packed_bytes):
+        raise DataError(
+            f"{path}: it becomes more than {_MOST_TIMES_LARGER} times as large, as no texts do, and may be made to "
+            "fill this machine. If you trust it, decompress or rewrite it yourself"
+        )
 
 
 def _from_gzip(file: io.BufferedReader) -> Iterator[bytes]:

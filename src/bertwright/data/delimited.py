@@ -30,6 +30,9 @@ _MOST_PYARROW_BLOCK_BYTES = 2**31 - 1_000
 _CHUNK_BYTES = 1 << 20
 _SLOW_BYTES = 32 << 20
 _MOST_FIELD = 16 << 20
+_MOST_FIELDS = 10_000
+# In a block of fields of one character, all of them in quotes, there are 8 million; their places take 8 bytes each.
+_MOST_QUOTES = 9_000_000
 
 
 @dataclass
@@ -110,6 +113,7 @@ def _read_unquoted(stream: TextStream, data: bytes, before: _Before) -> Table | 
     num_tabs = np.searchsorted(tabs, ends[full]) - from_tab
     if not before.width:
         before.width, before.first_line = int(num_tabs[0]) + 1, lines_before + int(full[0]) + 1
+        _check_width(path, before)
     width = before.width
     fits = num_tabs == width - 1
     expected = f"expected {width} as on line {before.first_line:,}"
@@ -132,6 +136,14 @@ def _read_unquoted(stream: TextStream, data: bytes, before: _Before) -> Table | 
     before.records += len(full)
     numbers = lines[kept] + lines_before + 1
     return _without_header(path, "tsv", columns, records, len(full), lambda: numbers, bad_rows)
+
+
+def _check_width(path: str, before: _Before) -> None:
+    if before.width > _MOST_FIELDS:
+        raise DataError(
+            f"{path}, line {before.first_line:,}: found {before.width:,} fields, expected at most {_MOST_FIELDS:,}: "
+            "texts and labels"
+        )
 
 
 def _without_header(
@@ -193,6 +205,8 @@ def _read_at_once(
             return None, str(error)
     if not width:
         return None, "there is no row"
+    if width > _MOST_FIELDS:
+        return None, "there are very many fields"
     if not _regular_quotes(data, delimiter):
         return None, "a quote stands inside a field without doubling"
     names = [str(number) for number in range(width)]
@@ -232,6 +246,8 @@ def _table_at_once(stream: TextStream, data: bytes, columns: list[pa.ChunkedArra
 
 def _regular_quotes(data: bytes, delimiter: str) -> bool:
     """Whether every quote opens a field, closes one, or is doubled inside one (RFC 4180, section 2)."""
+    if count(data, b'"') > _MOST_QUOTES:
+        return False
     quotes = positions(data, b'"')
     if len(quotes) % 2:
         return False
@@ -293,6 +309,7 @@ def _read_by_row(stream: TextStream, before: _Before, why: str) -> Table:
                         f"{path}, line {line:,}: {reason}. The first row names or counts the columns: mend it"
                     )
                 before.width, before.first_line = len(row), line
+                _check_width(path, before)
             if not reason and len(row) != before.width:
                 reason = f"found {_count_fields(len(row))}, expected {before.width} as on line {before.first_line:,}"
             if reason:

@@ -628,7 +628,11 @@ class NumberLabels:
             self._within &= bool(((values >= 0) & (values <= 1)).all())
             self._fractions |= bool((values != np.floor(values)).any())
         self._zero_one &= bool(((values == 0) | (values == 1)).all())
-        self._targets.append(values if task == "regression" else values.astype(np.float32))
+        if (
+            task != "regression"
+        ):  # beyond 0 to 1 only the side of the threshold counts: float32 need not hold the number
+            values = np.clip(values, -_MOST_NUMBER, _MOST_NUMBER).astype(np.float32)
+        self._targets.append(values)
         self._hard.append(hard)
 
     def check(self) -> tuple[np.ndarray | None, dict[int, list[BadRow]], Counter[int]]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bertwright.data import text_stream
+from bertwright.data.compression import refuse_swollen
 from bertwright.data.file_bytes import is_utf8, utf8_fault
 from bertwright.data.names import refuse_duplicates
 from bertwright.data.table import CellKind, Table, show
@@ -19,6 +20,8 @@ from bertwright.errors import DataError
 
 STEP_ROWS = 1_024
 """How many rows are converted at a time: a part holds as many of such steps as fit in a block."""
+
+_MOST_REPEATED_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,15 @@ def columns_of(path: str, schema: pa.Schema) -> Columns:
 
 
 def tables_of(
-    path: str, kind: str, columns: Columns, batches: Iterable[pa.RecordBatch], rows: int = 0
+    path: str, kind: str, columns: Columns, batches: Iterable[pa.RecordBatch], num_bytes: int, rows: int = 0
 ) -> Iterator[Table]:
-    """The parts of a file from its batches, each of which holds the columns kept; ``rows`` stand before the first.
+    """The parts of a file of ``num_bytes`` from its batches, each of which holds the columns kept; ``rows`` stand
+    before the first.
 
     Texts become large_string; bytes that are not UTF-8, and numbers without a class of theirs, become null.
+
+    Raises:
+        DataError: they are far more than a file of that size holds but to fill a machine.
     """
     notes = [
         f"column {show(name)} holds numbers that the file names: {_shown_classes(names)}"
@@ -88,16 +95,18 @@ def tables_of(
         )
 
     steps: list[list[pa.Array]] = []
-    size = 0
+    size = whole = 0
     for batch in batches:
         for start in range(0, batch.num_rows, STEP_ROWS):
             piece = batch.slice(start, STEP_ROWS)
             step = [
-                _converted(piece.column(piece.schema.get_field_index(name)), kept, columns.class_names.get(name))
+                _converted(path, piece.column(piece.schema.get_field_index(name)), kept, columns.class_names.get(name))
                 for name, kept in columns.kept.items()
             ]
             steps.append(step)
-            size += sum(array.nbytes for array in step)
+            step_bytes = sum(array.nbytes for array in step)
+            size, whole = size + step_bytes, whole + step_bytes
+            refuse_swollen(path, whole, num_bytes)
             if size >= text_stream.BLOCK_BYTES:
                 yield table(steps)
                 steps, size = [], 0
@@ -110,13 +119,31 @@ def no_rows(path: str, names: list[str]) -> DataError:
     return DataError(f"{path}: found columns ({', '.join(map(show, names))}) but no rows")
 
 
+def _refuse_long_repeated(path: str, array: pa.DictionaryArray) -> None:
+    """Refuse a step whose texts, of which the file holds each once, would take hundreds of megabytes."""
+    types, values = pa.types, array.dictionary
+    if not len(values) or not (types.is_string(values.type) or types.is_binary(values.type) or _is_large(values.type)):
+        return
+    size = pc.sum(pc.binary_length(values).take(array.indices)).as_py() or 0
+    if size > _MOST_REPEATED_BYTES:
+        raise DataError(
+            f"{path}: {len(array):,} rows repeat texts of {size >> 20:,} MiB together, expected at most "
+            f"{_MOST_REPEATED_BYTES >> 20:,}"
+        )
+
+
+def _is_large(kind: pa.DataType) -> bool:
+    return pa.types.is_large_string(kind) or pa.types.is_large_binary(kind)
+
+
 def _together(pieces: Iterable[pa.Array]) -> pa.Array:
     return pa.concat_arrays(list(pieces))
 
 
-def _converted(array: pa.Array, kind: pa.DataType, names: list[str] | None) -> pa.Array:
+def _converted(path: str, array: pa.Array, kind: pa.DataType, names: list[str] | None) -> pa.Array:
     """Texts as large_binary, since they may not be UTF-8; numbers with names as those; the rest as ``kind``."""
     if pa.types.is_dictionary(array.type):
+        _refuse_long_repeated(path, array)
         array = array.dictionary.take(array.indices) if len(array.dictionary) else pa.nulls(len(array), kind)
     if not pa.types.is_large_string(kind):
         if names is not None:

@@ -10,7 +10,7 @@ from bertwright.evaluation.extremes import one_line, show_extremes
 from bertwright.evaluation.metrics import describe_score
 from bertwright.evaluation.tables import confusion_table, metrics_table, per_class_table
 from bertwright.progress import Reporter, duration
-from bertwright.runs import Run
+from bertwright.runs import Run, reading_records
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -166,7 +166,16 @@ def list_table(found: Sequence[Run]) -> Table:
 
 
 def show_run(run: Run, reporter: Reporter) -> None:
-    """One run whole: settings, choices, history, results."""
+    """One run whole: settings, choices, history, results.
+
+    Raises:
+        RunError: the record holds what no run writes.
+    """
+    with reading_records(run.path):
+        _show_run(run, reporter)
+
+
+def _show_run(run: Run, reporter: Reporter) -> None:
     reporter.show(
         f"{run.path}: {run.act}, started {run.started}" + ("" if run.finished else f", NOT FINISHED: {run.state}")
     )

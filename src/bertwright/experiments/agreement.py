@@ -26,7 +26,7 @@ from bertwright.evaluation.tables import SPLITS
 from bertwright.experiments.finished_runs import is_number, open_finished
 from bertwright.experiments.show_comparison import add_row, empty_table
 from bertwright.progress import Reporter
-from bertwright.runs import Run
+from bertwright.runs import Run, reading_records
 from bertwright.steps import Trace, read_trace
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Agreement:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` without what JSON does not have: a damaged record may hold NaN."""
+    """``value`` without what JSON does not have: a loss that is NaN, or losses infinitely far apart."""
     if isinstance(value, dict):
         return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -216,6 +216,11 @@ def agreement(*runs: str | Path) -> Agreement:
         UserError: fewer than two runs, or one twice.
         RunError: one is missing, damaged or not finished. A trace or predictions that are damaged are noted instead.
     """
+    with reading_records(*runs):
+        return _agreement(runs)
+
+
+def _agreement(runs: Sequence[str | Path]) -> Agreement:
     known = [_known(run) for run in open_finished(runs)]
     pairs = [_pair(known[0], other) for other in known[1:]]
     agree = all(pair.agree for pair in pairs)

@@ -23,7 +23,7 @@ from bertwright.experiments.pareto import pareto_of
 from bertwright.experiments.ranking import rankings_of
 from bertwright.experiments.sweep_record import SIDE_BY_SIDE
 from bertwright.experiments.worth import worth_of
-from bertwright.runs import Run
+from bertwright.runs import Run, reading_records
 
 # A metric on record and the same from the predictions may differ by the rounding of float32 scores.
 _ROUNDING = 1e-5
@@ -116,6 +116,18 @@ def compare(
     _check(metrics, pairs, alpha, bootstrap_samples)
     if top < 0:
         raise UserError(f"--top {top}: expected a number from 0 on")
+    with reading_records(*runs):
+        return _compare(runs, metrics, pairs, alpha, bootstrap_samples, top)
+
+
+def _compare(
+    runs: Sequence[str | Path],
+    metrics: Sequence[str],
+    pairs: Pairs,
+    alpha: float,
+    bootstrap_samples: int | None,
+    top: int,
+) -> Comparison:
     found = open_finished(runs)
     texts = refuse_other_texts(found)
     contenders = contenders_of(found)

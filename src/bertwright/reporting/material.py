@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from bertwright.config.parts import LabelKind
 from bertwright.errors import RunError
@@ -72,7 +71,12 @@ def read_material(run: Run) -> Material:
 
 def is_finite(value: Any) -> bool:
     """Whether ``value`` is a finite number, not a truth value: a damaged record may hold anything."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        return False
 
 
 def number_in(values: Any, *names: str) -> float | None:

@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -149,6 +149,8 @@ class _Place:
         overwrite = overwrite or bool(manifest and (manifest.get("overwrite") or NUM_SHARDS in manifest))
         if output.exists() or output.is_symlink():
             if self.is_folder != output.is_dir() or not overwrite:
+                if manifest is None and self.shards.is_dir() and not settings.overwrite:
+                    self._sweep()
                 raise RunError(f"{output} exists; pass another --output, or --overwrite to replace it")
             if self.is_folder and not all(map(is_ours, output.iterdir())):
                 raise RunError(f"{output} holds other files than scores; pass another --output, or remove it yourself")
@@ -158,6 +160,12 @@ class _Place:
         for name in names:
             if replaced in (Path(name).resolve(), *Path(name).resolve().parents):
                 raise RunError(f"{output}: would replace the texts of {name}; pass another --output")
+
+    def _sweep(self) -> None:
+        """Remove what a scoring left that was killed while it removed its shards; not what anyone works in."""
+        with suppress(RunError, OSError), locked(self.shards):
+            if read_manifest(self.shards) is None:
+                ShardFolder(self.shards, self.suffix).remove()
 
 
 def _begin_or_resume(work: _Work, place: _Place, manifest: dict[str, Any], settings: PredictSettings) -> None:

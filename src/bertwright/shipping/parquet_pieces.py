@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from bertwright.config.base import expand_home
 from bertwright.config.evaluate import PredictSettings
 from bertwright.data.choose import Asked, Columns, choose_texts
+from bertwright.data.parquet import tables_in
 from bertwright.data.reading import Reading
-from bertwright.data.record_batches import STEP_ROWS, columns_of, tables_of
-from bertwright.data.table import Table, one_line
+from bertwright.data.table import one_line
 from bertwright.errors import DataError
 
 ROW, GROUP_PREFIX = "row", "group_"
@@ -87,9 +87,9 @@ def plan_pieces(files: Sequence[str], settings: PredictSettings) -> Planned:
     rows_before = 0
     columns: Columns | None = None
     for address in parquet_files(files):
-        with _opened(address) as file:
+        with _opened(address) as (source, file):
             if columns is None:
-                columns = _columns_of(address, file, settings)
+                columns = _columns_of(address, source, file, settings)
             metadata, row, group = file.metadata, 0, 0
             while group < metadata.num_row_groups:
                 first, num_rows, num_bytes = group, 0, 0
@@ -127,29 +127,21 @@ def parquet_files(files: Sequence[str]) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _opened(address: str) -> Iterator[pq.ParquetFile]:
+def _opened(address: str) -> Iterator[tuple[pa.NativeFile, pq.ParquetFile]]:
     place = Place.of(address)
     try:
         with place.file_system.open_input_file(place.name) as source, pq.ParquetFile(source) as file:
-            yield file
+            yield source, file
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{address}: damaged or not a parquet file ({one_line(error)})") from None
 
 
-def _columns_of(address: str, file: pq.ParquetFile, settings: PredictSettings) -> Columns:
+def _columns_of(address: str, source: pa.NativeFile, file: pq.ParquetFile, settings: PredictSettings) -> Columns:
     asked = Asked(settings.text_column, settings.pair_column, (), tuple(settings.group_columns))
-    table = next(_tables(address, file, range(min(1, file.metadata.num_row_groups)), 0), None)
+    table = next(tables_in(address, source, file, list(range(min(1, file.metadata.num_row_groups)))), None)
     if table is None:
         raise DataError(f"{address}: found no rows, expected texts")
     return choose_texts(table, asked)[0]
-
-
-def _tables(address: str, file: pq.ParquetFile, row_groups: Sequence[int], first_row: int) -> Iterator[Table]:
-    columns = columns_of(address, file.schema_arrow)
-    batches = file.iter_batches(
-        batch_size=STEP_ROWS, row_groups=list(row_groups), columns=list(columns.kept), use_threads=False
-    )
-    return tables_of(address, "parquet", columns, batches, first_row)
 
 
 def read_piece(piece: Piece, how: ReadAs) -> Iterator[pa.Table]:
@@ -159,8 +151,9 @@ def read_piece(piece: Piece, how: ReadAs) -> Iterator[pa.Table]:
         DataError: the file has changed or is damaged; a row cannot be used.
     """
     reading = Reading(lambda _: (how.columns, []))
-    with _opened(piece.address) as file:
-        for usable in reading.usable_parts(_tables(piece.address, file, piece.row_groups, piece.first_row)):
+    with _opened(piece.address) as (source, file):
+        tables = tables_in(piece.address, source, file, list(piece.row_groups), piece.first_row)
+        for usable in reading.usable_parts(tables):
             if how.on_bad_row == "error":
                 reading.bad_rows("error", 1)
             columns: dict[str, Any] = {ROW: usable.rows + piece.rows_before, "text": usable.texts.to_arrow()}

@@ -251,7 +251,13 @@ def _join_arrow(parts: list[Path], output: Path) -> None:
         nonlocal writer
         if writer is None:
             writer = pq.ParquetWriter(output, tables[0].schema, compression="zstd")
-        writer.write_table(pa.concat_tables(tables), row_group_size=_ROWS_PER_GROUP)
+        try:
+            whole = pa.concat_tables(tables)
+        except pa.ArrowException:  # they were not written by one scoring
+            raise RunError(
+                f"{output.parent}: its shards differ in their columns; pass --overwrite to begin anew"
+            ) from None
+        writer.write_table(whole, row_group_size=_ROWS_PER_GROUP)
 
     try:
         for part in parts:
@@ -292,7 +298,7 @@ def _record_of(line: bytes) -> ShardRecord | None:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     numbers = [shard, *asdict(counts).values()]
-    if not isinstance(sha256, str) or not all(type(number) is int and number >= 0 for number in numbers):
+    if not isinstance(sha256, str) or not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
         return None
     return ShardRecord(shard, sha256, counts)
 

@@ -56,7 +56,7 @@ class PlainScorer:
         joined = [" ".join(text) if isinstance(text, tuple) else text for text in texts]
         if any("no token" in text for text in joined):
             raise UserError("text 1: cannot be tokenised")
-        ids = [[len(word) for word in text.split()] or [0] for text in joined]
+        ids = [[min(len(word), 65_535) for word in text.split()] or [0] for text in joined]
         kept = [some[:MOST_TOKENS] for some in ids]
         num_cut = sum(len(some) > MOST_TOKENS for some in ids)
         return Ragged(
