@@ -11,15 +11,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from watched import watch
 
 _FEW_STEPS = ["--model", "bert-tiny", "--steps", "50", "--validation-share", "0.01"]
 ACTS: dict[str, list[str]] = {
@@ -47,18 +44,6 @@ def write_rows(source: Path, target: Path, num_rows: int | None) -> int:
     return done
 
 
-def peak_bytes(arguments: list[str], folder: Path) -> tuple[int, float]:
-    """The largest resident size of a command, and its seconds."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bertwright", *arguments, "--quiet"], cwd=folder, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"{' '.join(arguments)}: exit status {os.waitstatus_to_exitcode(status)}")
-    return usage.ru_maxrss * 1024, time.perf_counter() - started
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("texts", type=Path)
@@ -74,7 +59,8 @@ def main() -> None:
             folder = Path(name)
             num_rows = write_rows(options.texts, folder / "texts.csv", size)
             for act in options.acts:
-                peak, seconds = peak_bytes([part.format(file="texts.csv") for part in ACTS[act]], folder)
+                done = watch([*(part.format(file="texts.csv") for part in ACTS[act]), "--quiet"], folder)
+                peak, seconds = done.largest_process_bytes, done.seconds
                 found.setdefault(act, {})[num_rows] = peak
                 line: dict[str, Any] = {
                     "case": "memory",
