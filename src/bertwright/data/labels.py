@@ -628,9 +628,8 @@ class NumberLabels:
             self._within &= bool(((values >= 0) & (values <= 1)).all())
             self._fractions |= bool((values != np.floor(values)).any())
         self._zero_one &= bool(((values == 0) | (values == 1)).all())
-        if (
-            task != "regression"
-        ):  # beyond 0 to 1 only the side of the threshold counts: float32 need not hold the number
+        if task != "regression":
+            # Beyond 0 to 1 only the side of the threshold counts: float32 need not hold the number.
             values = np.clip(values, -_MOST_NUMBER, _MOST_NUMBER).astype(np.float32)
         self._targets.append(values)
         self._hard.append(hard)
