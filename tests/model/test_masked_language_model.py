@@ -19,6 +19,7 @@ from bertwright.model.masked_checkpoint import load_masked, save_masked
 from bertwright.model.masked_language_model import TABLE, MaskedLanguageModel
 from bertwright.model.tied_cross_entropy import TileCrossEntropy
 from bertwright.model.tokenizer import tokenizer_from_vocabulary
+from bertwright.model.word_embeddings import STANDARD_DEVIATION, principal_components
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{i}" for i in range(92)), "##s", "##ing", "##ed"]
 TOKENIZER = tokenizer_from_vocabulary("\n".join(WORDS) + "\n", {}, "test")
@@ -239,3 +240,45 @@ def test_weights_from_nothing_may_start_wider_but_learnt_ones_stay(minilm_folder
     assert wide.saved_config.initializer_range == 0.06
     with pytest.raises(CheckpointError, match="have learnt already"):
         load_masked(str(minilm_folder), 32, 0, None, {}, initializer_range=0.06)
+
+
+def test_a_small_model_may_start_with_the_words_of_a_large_one(minilm_folder):
+    plain = load_masked("bert-tiny", 32, 0, None, {})
+    given = load_masked("bert-tiny", 32, 0, None, {}, word_embeddings=str(minilm_folder))
+    name = "encoder.embeddings.token.weight"
+    table, others = given.model.state_dict()[name], given.model.state_dict()
+    for key, tensor in plain.model.state_dict().items():
+        assert key == name or torch.equal(tensor, others[key])
+    assert abs(table.std().item() - STANDARD_DEVIATION) < 1e-6
+    assert "% of their variance" in given.notes[-1]
+    known = given.tokenizer.encode(["good great table"])[0][1:4]
+    good, great, chair = torch.nn.functional.normalize(table[torch.from_numpy(known.astype("int64"))], dim=1)
+    assert good @ great > good @ chair + 0.2
+
+
+def test_principal_components_are_those_of_a_singular_value_decomposition():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(50, 6, generator=generator) * torch.tensor([5.0, 1.0, 3.0, 0.2, 2.0, 0.1]) + 7.0
+    found, share = principal_components(table, 3)
+    left, sizes, _ = torch.linalg.svd(table - table.mean(0), full_matrices=False)
+    expected = left[:, :3] * sizes[:3]
+    expected = expected * (STANDARD_DEVIATION / expected.std())
+    assert torch.allclose(found.abs(), expected.abs(), atol=1e-5)
+    assert abs(share - ((sizes[:3] ** 2).sum() / (sizes**2).sum()).item()) < 1e-5
+
+
+def test_words_of_a_model_that_cannot_give_them_are_refused(minilm_folder, tmp_path):
+    with pytest.raises(CheckpointError, match="have learnt already; --word-embeddings is for bert-tiny"):
+        load_masked(str(minilm_folder), 32, 0, None, {}, word_embeddings=str(minilm_folder))
+    with pytest.raises(CheckpointError, match="a model from nothing knows no words"):
+        load_masked("bert-tiny", 32, 0, None, {}, word_embeddings="bert-base")
+    with pytest.raises(CheckpointError, match="384 numbers, expected at least 512"):
+        load_masked("bert-small", 32, 0, None, {}, word_embeddings=str(minilm_folder))
+    config = config_of(len(WORDS), 128)
+    save_masked(tmp_path, config, random_model(config).state_dict(), TOKENIZER)
+    with pytest.raises(CheckpointError, match="its vocabulary is not that of the model that starts; give --tokenizer"):
+        load_masked("bert-tiny", 32, 0, None, {}, word_embeddings=str(tmp_path))
+    broken = {key: torch.full_like(tensor, float("nan")) for key, tensor in random_model(config).state_dict().items()}
+    save_masked(tmp_path, config, broken, TOKENIZER)
+    with pytest.raises(CheckpointError, match="not finite"):
+        load_masked("bert-tiny", 32, 0, str(tmp_path), {}, word_embeddings=str(tmp_path))

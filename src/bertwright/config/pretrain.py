@@ -53,6 +53,9 @@ class PretrainSettings(CostSettings, MachineSettings):
     initializer_range: float | None = Field(
         None, gt=0, lt=1, description="From nothing: the weights' standard deviation at the start; 0.02 if not given."
     )
+    word_embeddings: str | None = Field(
+        None, description="From nothing: a wider model with the same vocabulary, whose token embeddings to start with."
+    )
     weight_decay: float = Field(0.01, ge=0, description="Decay of weights, never of biases and norms.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
     beta2: float = Field(0.98, ge=0, lt=1, description="Decay of the gradient's square.")

@@ -18,6 +18,7 @@ from bertwright.model.masked_language_model import MaskedLanguageModel
 from bertwright.model.name_tables import MASKED_HEADS, MaskedHead
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import Tokenizer
+from bertwright.model.word_embeddings import embeddings_from
 from bertwright.randomness import purpose_seed
 from bertwright.runs import write_json
 
@@ -47,15 +48,17 @@ def load_masked(
     tokenizer: str | None,
     dropouts: Mapping[str, float],
     initializer_range: float | None = None,
+    word_embeddings: str | None = None,
 ) -> LoadedMasked:
     """The model ``name``, of any family but ELECTRA, with its head for masked tokens if it has one, else a new one.
 
     ``tokenizer`` names another model, or a folder with a vocab.txt, whose tokenizer to take. ``initializer_range`` is
-    the standard deviation of weights that start from nothing, instead of BERT's 0.02.
+    the standard deviation of weights that start from nothing, instead of BERT's 0.02; ``word_embeddings`` names a model
+    that gives them its token embeddings (``bertwright.model.word_embeddings``).
 
     Raises:
-        CheckpointError: as ``load_for_training``; a head of other shapes, or not tied to the token embeddings; an
-            ``initializer_range`` for weights that have learnt already.
+        CheckpointError: as ``load_for_training`` and ``embeddings_from``; a head of other shapes, or not tied to the
+            token embeddings; an ``initializer_range`` or ``word_embeddings`` for weights that have learnt already.
     """
     loaded = load_for_training(name, ("0", "1"), "first", max_length, seed, tokenizer)
     saved_config = loaded.model.config
@@ -66,11 +69,12 @@ def load_masked(
             f"tokens, expected one of {', '.join(MASKED_HEADS)}"
         )
     is_new = name in SIZES and not Path(name).is_dir()
-    if initializer_range is not None:
-        if not is_new:
+    for flag, value in (("--initializer-range", initializer_range), ("--word-embeddings", word_embeddings)):
+        if value is not None and not is_new:
             raise CheckpointError(
-                f"{name}: its weights have learnt already; --initializer-range is for {', '.join(SIZES)} from nothing"
+                f"{name}: its weights have learnt already; {flag} is for {', '.join(SIZES)} from nothing"
             )
+    if initializer_range is not None:
         saved_config = saved_config.model_copy(update={"initializer_range": initializer_range})
         loaded.model.load_state_dict(initial_state(loaded.model, saved_config, seed))
     config = saved_config.model_copy(update=dict(dropouts))
@@ -79,6 +83,11 @@ def load_masked(
         model = MaskedLanguageModel(config)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
     notes = list(loaded.file_notes)
+    if word_embeddings is not None:
+        state[_TABLE], share = embeddings_from(word_embeddings, loaded.tokenizer, config.hidden_size)
+        notes.append(
+            f"token embeddings: the principal components of {word_embeddings}'s, {share:.1%} of their variance"
+        )
     head = {} if is_new else _head_of(find_folder(name)[0], state[_TABLE], names)
     for ours, theirs in names.head:
         if theirs in head:

@@ -194,7 +194,8 @@ def _load(config: PretrainConfig, reporter: Reporter) -> LoadedMasked:
         "hidden_dropout_prob": config.hidden_dropout,
         "attention_probs_dropout_prob": config.attention_dropout,
     }
-    loaded = load_masked(config.model, config.max_length, config.seed, tokenizer, dropouts, config.initializer_range)
+    starts = (config.initializer_range, config.word_embeddings)
+    loaded = load_masked(config.model, config.max_length, config.seed, tokenizer, dropouts, *starts)
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
