@@ -13,6 +13,8 @@ from bertwright import runs
 from bertwright.config.base import build
 from bertwright.config.pretrain import PretrainConfig
 from bertwright.errors import RunError, UserError
+from bertwright.model import name_tables
+from bertwright.model.masked_checkpoint import load_masked
 from bertwright.progress import Reporter
 from bertwright.training import pretrain_loop
 from bertwright.training.pretrain import pretrain_config, run_pretraining
@@ -201,3 +203,32 @@ def test_time():
     assert [rate_factor_of_share(share, 0.1) for share in (0.0, 0.05, 0.1, 0.55, 1.0, 1.2)] == pytest.approx(
         [0, 0.5, 1, 0.5, 0, 0]
     )
+
+
+@pytest.mark.parametrize(("machine", "dtype"), [("auto", "auto"), ("auto", "float32"), ("off", "float32")])
+def test_frozen_word_embeddings_stay_bit_for_bit_while_the_rest_learns(corpus, machine, dtype, monkeypatch):
+    others = {"compile": machine, "dtype": dtype, "steps": 12, "freeze_word_embeddings": True}
+    loaded = load_masked("bert-tiny", 32, 0, str(corpus / "words"), {})
+    whole = run(corpus, output=str(corpus / "whole"), **others)
+    started = {"bert." + theirs: loaded.model.state_dict()[ours] for ours, theirs in _encoder_names()}
+    found = weights(whole.path)
+    table = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(found[table], started[table])
+    assert not any(torch.equal(found[name], started[name]) for name in started if name != table)
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 7:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, checkpoint_steps=5, **others)
+    monkeypatch.undo()
+    resumed = weights(run(corpus, resume=True, **others).path)
+    assert all(torch.equal(resumed[name], found[name]) for name in found)
+
+
+def _encoder_names():
+    return name_tables.NAMES["bert"].encoder(2)

@@ -56,6 +56,7 @@ class PretrainSettings(CostSettings, MachineSettings):
     word_embeddings: str | None = Field(
         None, description="From nothing: a wider model with the same vocabulary, whose token embeddings to start with."
     )
+    freeze_word_embeddings: bool = Field(False, description="Leave the token embeddings as they start.")
     weight_decay: float = Field(0.01, ge=0, description="Decay of weights, never of biases and norms.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
     beta2: float = Field(0.98, ge=0, lt=1, description="Decay of the gradient's square.")

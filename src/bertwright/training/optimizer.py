@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,8 +120,9 @@ class MasterOptimizer:
         settings: TrainSettings,
         rate: float,
         encoder: CpuEncoder | None = None,
+        frozen: Collection[str] = (),
     ) -> None:
-        self._encoder = encoder
+        self._encoder, self._frozen = encoder, frozenset(frozen)
         self._names: list[str] = []
         self._parameters: list[nn.Parameter] = []
         self._masters: list[nn.Parameter] = []
@@ -151,7 +152,9 @@ class MasterOptimizer:
         ours = _by_parameter_name(self._encoder)
         fresh: list[tuple[Tensor, Tensor]] = []
         for name, parameter, master in zip(self._names, self._parameters, self._masters, strict=True):
-            if name in ours:
+            if name in self._frozen:
+                parameter.grad = None
+            elif name in ours:
                 gradient = _dense(ours[name], master)
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
             elif parameter is not master and parameter.grad is not None:
@@ -287,8 +290,11 @@ class KernelAdamW:
         encoder: CpuEncoder,
         num_steps: int,
         dense_table: bool = False,
+        frozen: Collection[str] = (),
     ) -> None:
         self._encoder, self._kernels = encoder, encoder.kernels
+        self._frozen = frozenset(frozen)
+        dense_table = dense_table or self._TABLE in self._frozen  # then it never misses a step
         self._dense_table, self._num_steps = dense_table, num_steps
         self._parameters = dict(parameters)
         self._masters = {
@@ -324,6 +330,8 @@ class KernelAdamW:
         for name, parameter in self._parameters.items():
             gradient = ours.get(name, parameter.grad)
             parameter.grad = None
+            if name in self._frozen:
+                continue
             if isinstance(gradient, RowGradients):
                 kept = gradient if num_parts == 1 else RowGradients(gradient.rows, gradient.values.clone())
                 self._rows.append(kept)
@@ -523,15 +531,17 @@ def make_optimizer(
     num_steps: int,
     encoder: CpuEncoder | None = None,
     dense_table: bool = False,
+    frozen: Collection[str] = (),
 ) -> Optimizer:
     """The fastest that does what ``settings`` ask for; ``encoder``: what computes it on a CPU, if anything does.
 
-    ``dense_table``: its gradient of the token embeddings is that of all rows.
+    ``dense_table``: its gradient of the token embeddings is that of all rows. ``frozen`` names parameters that stay as
+    they are, decay and all, whatever gradient they get.
     """
     decoupled = settings.optimizer == "adamw" or (settings.optimizer == "adam" and not weight_decay_of(settings))
     if encoder is not None and decoupled:
-        return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps, dense_table)
-    return MasterOptimizer(parameters, originals, settings, rate, encoder)
+        return KernelAdamW(parameters, originals, settings, rate, encoder, num_steps, dense_table, frozen)
+    return MasterOptimizer(parameters, originals, settings, rate, encoder, frozen)
 
 
 def _clip_scale(squares: float, most: float, added: float) -> float:

@@ -23,7 +23,7 @@ from bertwright.data.packing import split_by_budget
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 from bertwright.model.batch import Batch, Readers, flat_batch
-from bertwright.model.masked_language_model import MaskedLanguageModel
+from bertwright.model.masked_language_model import TABLE, MaskedLanguageModel
 from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
@@ -137,6 +137,7 @@ class Pretraining:
             num_steps or _MOST_STEPS,
             model.cpu_encoder,
             dense_table=model.has_dense_table_gradient,
+            frozen=[TABLE] if config.freeze_word_embeddings else [],
         )
         self.progress = Progress(asked_budget=token_budget, token_budget=token_budget)
         self.device = sequences.device
