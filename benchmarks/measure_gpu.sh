@@ -44,3 +44,16 @@ csv.write_csv(table.slice(1_000_000, 500_000), sys.argv[2] + '/test_500k.csv')
 PY"
 once job bertwright train "$results/train_1m.csv" --test "$results/test_500k.csv" --model bert-base \
   --tokenizer all-MiniLM-L6-v2 --output "$results/job" --no-texts --usd-per-hour "$usd_per_hour" --json
+# Pretraining. Comments are short: so many in a row make a document that fills every sequence.
+once documents bash -c "python - '$texts' '$results' <<'PY'
+import sys
+import pyarrow as pa, pyarrow.csv as csv, pyarrow.parquet as parquet
+table = csv.read_csv(sys.argv[1], parse_options=csv.ParseOptions(newlines_in_values=True)).slice(0, 200_000)
+name = next(one.name for one in table.schema if pa.types.is_string(one.type))
+texts = table[name].to_pylist()
+documents = [' '.join(texts[start : start + 200]) for start in range(0, len(texts), 200)]
+parquet.write_table(pa.table({'text': documents}), sys.argv[2] + '/documents.parquet')
+PY"
+bench pretrain-base pretrain "$results/documents.parquet" --model bert-base --batch-tokens 65536 --num-steps 20 --peers
+# In sequences a second (texts_per_s of the line): ours, unofficial, no result of MLPerf's.
+bench pretrain-large-512 pretrain "$results/documents.parquet" --model bert-large --max-length 512 --batch-tokens 65536 --num-steps 20
