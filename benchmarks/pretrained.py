@@ -7,7 +7,8 @@
 
 ``start``: each of ``--models`` (NAME=FOLDER of a pretraining, NAME one of tiny, mini, small) beside random weights of
 its size, with the same settings but for the learning rate and the number of epochs: they are the best on a tenth of the
-training texts, with seed 0, for each model, start and task. Weights from nothing need more of both. The one that is
+training texts, with seed 0, for each model, start and small task; large tasks have the rate of a small one, and a number
+of epochs of their own. Weights from nothing need more of both. The one that is
 called minilm has no twin, and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only
 guessed words has put nothing into the first one.
 ``intask``: all-MiniLM-L6-v2 as it is beside what became of it by pretraining on texts of the task, on IMDb.
@@ -33,9 +34,11 @@ from typing import Any
 import numpy as np
 from peers.quality import MODEL, Row, files_of
 
-RATES = {"tiny": (1e-4, 3e-4, 1e-3), "mini": (1e-4, 3e-4, 1e-3), "small": (5e-5, 1e-4, 3e-4)}
-# Beside the row's own number of epochs; large tasks have theirs alone.
+RATES = {"tiny": (1e-4, 3e-4, 1e-3), "mini": (1e-4, 3e-4), "small": (5e-5, 1e-4, 3e-4)}
+# Beside the row's own number of epochs.
 MORE_EPOCHS = {"sst5": (3,), "toxic_2000": (3, 10)}
+# Large tasks have their own number of epochs, and the rate that is best on a small one.
+RATE_OF = {"toxic_comments": "toxic_2000", "sst2": "sst5", "imdb_5000": "sst5"}
 TASKS = {
     "sst5": Row("sst5/sst-train.txt", "sst5/sst-test.txt", "accuracy", 5, 128),
     "toxic_2000": Row("toxic_comments/train_1.csv", "toxic_comments/train_2.csv", "roc_auc", 5, 220, every=5),
@@ -95,6 +98,9 @@ def trained(work: Work, name: str, task: str, seed: int, **settings: Any) -> Any
 
 def best_of(work: Work, name: str, task: str, rates: tuple[float, ...], model: str) -> dict[str, float]:
     """The learning rate and epochs with the best metric on a tenth of the training texts; no test text is looked at."""
+    if task in RATE_OF:
+        rate = best_of(work, name, RATE_OF[task], rates, model)["learning_rate"]
+        return {"learning_rate": rate, "epochs": TASKS[task].epochs}
     row, found = TASKS[task], {}
     for epochs in (row.epochs, *MORE_EPOCHS.get(task, ())):
         for rate in rates:
