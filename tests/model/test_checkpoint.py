@@ -16,13 +16,20 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import random_sequences
 from tests.hub_stand_in import StandIn
 from tests.model.families import CASES, save_tokenizer
-from transformers import BertConfig, BertForPreTraining, BertForSequenceClassification, BertModel
+from transformers import (
+    BertConfig,
+    BertForPreTraining,
+    BertForSequenceClassification,
+    BertModel,
+    RobertaConfig,
+    RobertaModel,
+)
 
 import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import checkpoint, sources
 from bertwright.model.batch import pack
-from bertwright.model.checkpoint import load_classifier, load_for_training, save_model
+from bertwright.model.checkpoint import load_classifier, load_for_training, pooler_is_missing, save_model
 from bertwright.model.classifier_settings import ClassifierSettings
 from bertwright.model.masked_checkpoint import load_masked
 from bertwright.model.sources import find_folder
@@ -111,6 +118,21 @@ def test_a_checkpoint_without_prefix_and_pooler_gets_a_pooler(tmp_path, tokenize
     assert any("no pooler: initialised at random" in note for note in loaded.notes)
     assert loaded.model.pooler is not None
     assert loaded.model.pooler.dense.weight.std() > 0.01
+    meaned = load(tmp_path / "bare", pooling="mean")
+    assert "the checkpoint has no pooler: the classifier reads the mean of all tokens" in meaned.notes
+
+
+def test_a_missing_pooler_is_seen_where_the_family_has_one(tmp_path, tokenizer, folder):
+    shape = {"vocab_size": tokenizer.vocab_size, **SHAPE}
+    BertModel(BertConfig(**shape), add_pooling_layer=False).save_pretrained(tmp_path / "bare")
+    RobertaModel(RobertaConfig(**shape), add_pooling_layer=False).save_pretrained(tmp_path / "roberta")
+    assert pooler_is_missing(str(tmp_path / "bare"))
+    assert not pooler_is_missing(str(tmp_path / "roberta"))
+    assert not pooler_is_missing(str(folder))
+    assert not pooler_is_missing("some/hub-name")
+    assert not pooler_is_missing("m" * 400)
+    (tmp_path / "bare" / "model.safetensors").write_bytes(b"damaged")
+    assert not pooler_is_missing(str(tmp_path / "bare"))
 
 
 def test_a_classifier_is_kept_for_its_labels_and_replaced_for_others(folder):

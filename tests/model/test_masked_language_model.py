@@ -107,6 +107,24 @@ def test_a_checkpoint_of_transformers_is_loaded_with_its_head(tmp_path):
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_a_pooler_that_is_left_out_is_said(minilm_folder):
+    notes = load_masked(str(minilm_folder), 32, 0, None, {}).notes
+    assert any("reads whole texts, is left out" in note for note in notes)
+
+
+@pytest.mark.parametrize("damage", [lambda head: head.to(torch.int64), lambda head: torch.full_like(head, torch.nan)])
+def test_a_head_that_holds_no_numbers_is_refused(tmp_path, damage):
+    from safetensors.torch import load_file, save_file
+
+    config = config_of(len(WORDS))
+    save_masked(tmp_path, config, random_model(config).state_dict(), TOKENIZER)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["cls.predictions.bias"] = damage(tensors["cls.predictions.bias"])
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensor cls\.predictions\.bias holds what is no finite real number"):
+        load_masked(str(tmp_path), 32, 0, None, {})
+
+
 def test_a_saved_folder_is_a_model_for_training(tmp_path):
     config = config_of(len(WORDS))
     model = random_model(config)

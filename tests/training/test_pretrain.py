@@ -13,8 +13,10 @@ from bertwright import runs
 from bertwright.config.base import build
 from bertwright.config.pretrain import PretrainConfig
 from bertwright.errors import RunError, UserError
-from bertwright.model import name_tables
-from bertwright.model.masked_checkpoint import load_masked
+from bertwright.model import name_tables, word_embeddings
+from bertwright.model.masked_checkpoint import load_masked, save_masked
+from bertwright.model.masked_language_model import TABLE
+from bertwright.model.word_embeddings import principal_components
 from bertwright.progress import Reporter
 from bertwright.training import pretrain_loop
 from bertwright.training.pretrain import pretrain_config, run_pretraining
@@ -120,6 +122,78 @@ def test_kernels_and_plain_operators_learn_alike(corpus):
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
+def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch):
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 5:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, steps=None, budget="3s", checkpoint_steps=1)
+    monkeypatch.undo()
+    made = run(corpus, steps=None, budget="3s", checkpoint_steps=1, resume=True)
+    assert made.result["resumed"] == 1
+    assert 2.5 < made.history[-1]["elapsed_s"] < 10
+    assert made.history[-1]["learning_rate"] <= 1e-3 * 0.1
+
+
+def test_a_run_that_began_with_another_models_words_goes_on_with_other_threads_and_a_moved_model(corpus, monkeypatch):
+    donor = pretrained_donor(corpus, "donor")
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 4:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    others = {"steps": 8, "freeze_word_embeddings": True, "checkpoint_steps": 2}
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, word_embeddings=str(donor), **others)
+    monkeypatch.undo()
+    found = principal_components
+
+    def rounded_otherwise(table, width):
+        kept, share = found(table, width)
+        return kept * (1 + 1e-7), share
+
+    monkeypatch.setattr(word_embeddings, "principal_components", rounded_otherwise)
+    donor = donor.rename(corpus / "moved")
+    resumed = run(corpus, word_embeddings=str(donor), resume=True, **others)
+    assert resumed.result["resumed"] == 1
+    assert resumed.result["steps"] == 8
+
+
+def test_words_of_another_model_than_the_run_began_with_are_refused(corpus, monkeypatch):
+    step = pretrain_loop.Pretraining._step
+
+    def killed(self, *arguments):
+        if self.progress.steps == 2:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(corpus, word_embeddings=str(pretrained_donor(corpus, "donor")), checkpoint_steps=1)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="--word-embeddings"):
+        run(corpus, word_embeddings=str(pretrained_donor(corpus, "other", seed=1)), checkpoint_steps=1, resume=True)
+
+
+def pretrained_donor(corpus, name, seed=0):
+    """A model as wide as Mini with the corpus' vocabulary, and two rows more than that has words."""
+    loaded = load_masked("bert-mini", 32, seed, str(corpus / "words"), {})
+    config = loaded.saved_config.model_copy(update={"vocab_size": loaded.tokenizer.vocab_size + 2})
+    state = dict(loaded.model.state_dict())
+    state[TABLE] = torch.cat([state[TABLE], torch.full((2, config.hidden_size), 7.0)])
+    state["head.bias"] = torch.zeros(config.vocab_size)
+    save_masked(corpus / name, config, state, loaded.tokenizer)
+    return corpus / name
+
+
 def test_a_budget_ends_with_the_rate_near_0(corpus):
     made = run(corpus, steps=None, budget="2s", evaluations=4)
     rates = [line["learning_rate"] for line in made.history]
@@ -186,6 +260,10 @@ def test_steps_hold_up_to_so_many_tokens_and_every_sequence_once_an_epoch():
         ({"steps": 3, "budget": "3m"}, "--steps and --budget exclude each other"),
         ({"epochs": 3.0, "steps": 3}, "--epochs and --steps exclude each other"),
         ({"train_vocabulary": 1000, "tokenizer": "x"}, "--train-vocabulary and --tokenizer exclude each other"),
+        (
+            {"train_vocabulary": 1000, "word_embeddings": "x"},
+            "--word-embeddings belong to a vocabulary, and --train-vocabulary makes another",
+        ),
         ({"corpus": ()}, "no file given"),
     ],
 )
@@ -205,7 +283,9 @@ def test_time():
     )
 
 
-@pytest.mark.parametrize(("machine", "dtype"), [("auto", "auto"), ("auto", "float32"), ("off", "float32")])
+@pytest.mark.parametrize(
+    ("machine", "dtype"), [("auto", "auto"), ("auto", "float32"), ("off", "float32"), ("off", "bfloat16")]
+)
 def test_frozen_word_embeddings_stay_bit_for_bit_while_the_rest_learns(corpus, machine, dtype, monkeypatch):
     others = {"compile": machine, "dtype": dtype, "steps": 12, "freeze_word_embeddings": True}
     loaded = load_masked("bert-tiny", 32, 0, str(corpus / "words"), {})

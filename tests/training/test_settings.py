@@ -26,6 +26,15 @@ def test_a_recipe_chooses_what_is_not_given():
     assert (frozen.epochs, frozen.pooling, frozen.average_weights) == (10, "mean", 0)
 
 
+def test_the_mean_is_read_where_the_model_has_no_pooler_and_nothing_else_is_asked_for():
+    def pooling(model, **settings):
+        return resolve_early(TrainConfig(train=("a.csv",), output="x", model=model, **settings)).pooling
+
+    assert pooling("bertwright-tiny") == "mean"
+    assert pooling("bertwright-tiny", pooling="first") == "first"
+    assert pooling("all-MiniLM-L6-v2") == pooling("bert-tiny") == pooling("some/hub-name") == "first"
+
+
 @pytest.mark.parametrize(
     ("settings", "hidden_size", "rate"),
     [

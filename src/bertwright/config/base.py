@@ -23,7 +23,7 @@ _PATHS = {
     *("output", "train", "test", "validation", "data", "run", "runs", "model", "tokenizer", "figures", "tables"),
     *("teacher", "wheels", "unlabelled", "teacher_scores"),
     *("checkpoint", "vocabulary"),
-    *("corpus", "cache"),
+    *("corpus", "cache", "word_embeddings"),
     *("plan", "measured", "results", "logs", "report"),
     *("small", "large"),
 }

@@ -41,10 +41,11 @@ class BenchModelSettings(BenchSettings):
     """Settings of measuring what computes with a model."""
 
     model: str = Field(
-        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+        "all-MiniLM-L6-v2",
+        description="A folder, a hub name, all-MiniLM-L6-v2, bertwright-tiny, or bert-tiny ... bert-large (random).",
     )
     tokenizer: str | None = Field(
-        None, description="Model whose tokenizer to use with random weights; all-MiniLM-L6-v2's if not given."
+        None, description="Model whose tokenizer to use with random weights; bert-base-uncased's if not given."
     )
     pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
     batch_size: int = Field(
@@ -131,7 +132,8 @@ class BenchMlperfSettings(CostSettings, ScoringMachineSettings):
 
     run: str | None = Field(None, description="Score with this run's classifier, instead of --model.")
     model: str = Field(
-        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+        "all-MiniLM-L6-v2",
+        description="A folder, a hub name, all-MiniLM-L6-v2, bertwright-tiny, or bert-tiny ... bert-large (random).",
     )
     official_shape: bool = Field(
         False, description="BERT-large with random weights on 384 tokens, as MLPerf's samples have: no texts are read."

@@ -13,7 +13,7 @@ class DistillSettings(TrainSettings):
     """All settings of teaching a student but its teacher and its files."""
 
     model: str = Field(
-        "bert-tiny", description="The student: a folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... (random)."
+        "bertwright-tiny", description="The student: a folder, a hub name, a model's name, or bert-tiny ... (random)."
     )
     epochs: float = Field(10.0, gt=0, description="Times that each text, labelled or not, is learnt from.")
     learning_rate: float | None = Field(

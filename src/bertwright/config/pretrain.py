@@ -81,6 +81,8 @@ class PretrainSettings(CostSettings, MachineSettings):
             raise ValueError(f"--{given[0]} and --{given[1]} exclude each other: give one of them")
         if self.train_vocabulary is not None and self.tokenizer is not None:
             raise ValueError("--train-vocabulary and --tokenizer exclude each other: give one of them")
+        if self.train_vocabulary is not None and self.word_embeddings is not None:
+            raise ValueError("--word-embeddings belong to a vocabulary, and --train-vocabulary makes another: give one")
         return self
 
 

@@ -36,10 +36,11 @@ class LearningSettings(Settings):
         description="Share of the training texts held out; 0.2 if no test or validation file is given.",
     )
     model: str = Field(
-        "all-MiniLM-L6-v2", description="A folder, a hub name, all-MiniLM-L6-v2, or bert-tiny ... bert-large (random)."
+        "all-MiniLM-L6-v2",
+        description="A folder, a hub name, all-MiniLM-L6-v2, bertwright-tiny, or bert-tiny ... bert-large (random).",
     )
     tokenizer: str | None = Field(
-        None, description="Model whose tokenizer to use with random weights; all-MiniLM-L6-v2's if not given."
+        None, description="Model whose tokenizer to use with random weights; bert-base-uncased's if not given."
     )
     output: str | None = Field(None, description="Folder of the run; runs/<data>-<model> if not given.")
     overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
@@ -53,7 +54,10 @@ class LearningSettings(Settings):
     )
     window_overlap: int = Field(0, ge=0, description="Tokens that neighbouring windows of a text share.")
     window_pooling: WindowPooling = Field("mean", description="How the logits of a text's windows become one.")
-    pooling: Pooling = Field("first", description="What the classifier reads: the pooled first token, or the mean.")
+    pooling: Pooling = Field(
+        "first",
+        description="What the classifier reads: the pooled first token, or the mean, as without a pooler.",
+    )
     epochs: float = Field(1.0, gt=0, description="Times that each text is learnt from.")
     steps: int | None = Field(None, ge=1, le=100_000_000, description="Optimizer steps, instead of epochs.")
     batch_size: int = Field(32, ge=1, description="Texts per optimizer step.")

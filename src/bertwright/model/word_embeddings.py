@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +19,27 @@ STANDARD_DEVIATION = 0.1
 _LEAST_LENGTH = 8
 
 
-def embeddings_from(name: str, tokenizer: Tokenizer, hidden_size: int) -> tuple[Tensor, float]:
+@dataclass(frozen=True)
+class WordEmbeddings:
+    """Token embeddings of another model, brought to a width.
+
+    Attributes:
+        table: (vocab_size, hidden_size) float32, with mean 0 and standard deviation ``STANDARD_DEVIATION``. Its last
+            bits depend on the machine and the number of threads.
+        share_of_variance: of the other model's embeddings, that is kept.
+        sha256: of the other model's embeddings.
+    """
+
+    table: Tensor
+    share_of_variance: float
+    sha256: str
+
+
+def embeddings_from(name: str, tokenizer: Tokenizer, hidden_size: int) -> WordEmbeddings:
     """The token embeddings of the model ``name``, brought to ``hidden_size`` by principal components.
 
-    ``tokenizer`` is the small model's: both must give a word the same ids.
-
-    Returns:
-        The table, (vocab_size, hidden_size) float32, with mean 0 and standard deviation ``STANDARD_DEVIATION`` (as wide
-        beside the positions' as it is in models that have learnt), and the share of the variance that was kept.
+    ``tokenizer`` is the small model's: both must give a word the same ids. Rows behind the last token's, which many
+    models have, are left out.
 
     Raises:
         CheckpointError: the model cannot be read, has other words, is narrower, or has learnt nothing.
@@ -37,7 +53,7 @@ def embeddings_from(name: str, tokenizer: Tokenizer, hidden_size: int) -> tuple[
         raise CheckpointError(
             f"--word-embeddings {name}: its vocabulary is not that of the model that starts; give --tokenizer {name}"
         )
-    table = loaded.model.encoder.embeddings.token.weight.detach().float()
+    table = loaded.model.encoder.embeddings.token.weight.detach().float()[: tokenizer.vocab_size]
     if table.shape[1] < hidden_size:
         raise CheckpointError(
             f"--word-embeddings {name}: its embeddings have {table.shape[1]} numbers, expected at least {hidden_size}; "
@@ -45,7 +61,11 @@ def embeddings_from(name: str, tokenizer: Tokenizer, hidden_size: int) -> tuple[
         )
     if not torch.isfinite(table).all() or not table.std() > 0:
         raise CheckpointError(f"--word-embeddings {name}: its embeddings are not finite numbers that differ")
-    return principal_components(table, hidden_size)
+    return WordEmbeddings(*principal_components(table, hidden_size), _sha256(table))
+
+
+def _sha256(table: Tensor) -> str:
+    return hashlib.sha256(np.ascontiguousarray(table.numpy(), "<f4").tobytes()).hexdigest()
 
 
 def principal_components(table: Tensor, width: int) -> tuple[Tensor, float]:

@@ -24,6 +24,7 @@ from bertwright.evaluation.show import show_pretraining
 from bertwright.model.encoder import SIZES
 from bertwright.model.gpu_encoder import Work
 from bertwright.model.masked_checkpoint import LoadedMasked, load_masked, save_masked
+from bertwright.model.masked_language_model import TABLE
 from bertwright.progress import Reporter
 from bertwright.training.on_its_way import goes_on, on_its_way
 from bertwright.training.phases import Inputs, Phases, Trained
@@ -46,7 +47,7 @@ _RATE_OF_LEARNT_WEIGHTS = 1e-4
 # What may be given anew when a run goes on.
 _FREE = {
     *("output", "overwrite", "resume", "checkpoint_minutes", "checkpoint_steps", "token_budget", "usd_per_hour"),
-    *("device", "dtype", "compile", "corpus", "model", "tokenizer", "cache"),
+    *("device", "dtype", "compile", "corpus", "model", "tokenizer", "cache", "word_embeddings"),
 }
 
 
@@ -77,7 +78,8 @@ def pretrain_config(given: Mapping[str, Any], source: str = "") -> PretrainConfi
     output = Path(expand_home(os.fspath(given["output"]))) if given.get("output") else None
     if not given.get("resume") or output is None or not output.exists() or runs.is_unborn(output):
         if given.get("resume") and not given.get("corpus"):
-            raise UserError("--resume needs the run to go on with: pass --output RUN, or the files of the corpus")
+            found = "pass --output RUN" if output is None else f"{output} is none; pass another --output"
+            raise UserError(f"--resume needs the run to go on with: {found}, or the files of the corpus")
         return build(PretrainConfig, given, source)
     if given.get("overwrite"):
         raise UserError("--resume and --overwrite exclude each other: give one of them")
@@ -124,7 +126,10 @@ def _run_phases(config: PretrainConfig, phases: Phases, stop: Stop, reporter: Re
     loaded = _load(config, reporter)
     config = _with_rate(config, loaded)
     originals = dict(loaded.model.state_dict())
-    initial_weights = weights_sha256(originals)  # now: they are updated in place
+    initial_weights = weights_sha256(  # now: they are updated in place
+        # Of words that another model gave the last bits depend on the number of threads: that model's are on record.
+        {name: weight for name, weight in originals.items() if name != TABLE or loaded.words_sha256 is None}
+    )
     phases.doing = "reading"
     corpus = _read(config, loaded, phases, reporter)
     learnt, held_out = _sequences(config, corpus, loaded, machine, reporter)
@@ -199,6 +204,8 @@ def _load(config: PretrainConfig, reporter: Reporter) -> LoadedMasked:
     reporter.say(f"model: {loaded.description}")
     for note in loaded.notes:
         reporter.say(f"model: {note}")
+    if config.freeze_word_embeddings and loaded.is_new and config.word_embeddings is None:
+        reporter.warn("--freeze-word-embeddings keeps random ones, which know no words: --word-embeddings gives better")
     if loaded.tokenizer.engine != "nanotoken":
         reporter.say(f"tokenising with tokenizers, which is slower: {loaded.tokenizer.reason}")
     return loaded
@@ -273,6 +280,7 @@ def _inputs(
             "corpus (its files' SHA-256)": corpus.sha256,
             "tokenizer (its SHA-256)": loaded.tokenizer.sha256,
             "model (its weights' SHA-256)": initial_weights_sha256,
+            **({} if loaded.words_sha256 is None else {"--word-embeddings (their SHA-256)": loaded.words_sha256}),
         },
         machine={
             "device": str(machine.device),

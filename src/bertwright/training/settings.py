@@ -13,6 +13,7 @@ from bertwright.data.ragged import check_long_texts
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import metric_to_choose_by
 from bertwright.evaluation.metrics import check_metric_name
+from bertwright.model.checkpoint import pooler_is_missing
 from bertwright.model.encoder import SIZES, ModelConfig
 from bertwright.progress import Reporter
 from bertwright.tracking import tracker_names
@@ -31,6 +32,8 @@ _BEST_FROZEN_RATE = 3e-2
 def resolve_early(config: TrainConfig) -> TrainConfig:
     """Settle what depends on other settings alone."""
     config = config.model_copy(update=of_recipe(config))
+    if "pooling" not in config.model_fields_set and pooler_is_missing(config.model):
+        config = config.model_copy(update={"pooling": "mean"})
     check_pairs_or_long_texts(config, pairs=config.pair_column is not None)
     update: dict[str, Any] = {"track": tracker_names(config.track)}
     if config.validation_share is None:
