@@ -8,8 +8,8 @@
 ``start``: each of ``--models`` (NAME=FOLDER of a pretraining; NAME begins with tiny, mini or small) beside random
 weights of its size, with the same settings but for the learning rate and the number of epochs: they are the best on a
 tenth of the training texts, with seed 0, for each model, start and small task. Weights from nothing need more of both.
-Large tasks have the rate of a small one, and a number of epochs of their own. The one that is called minilm has no twin,
-and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only guessed words has put
+Large tasks have the rate of a small one, and a number of epochs of their own. The one that is called minilm has no
+twin, and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only guessed words has put
 nothing into the first one.
 ``intask``: all-MiniLM-L6-v2 as it is beside what became of it by pretraining on texts of the task, on IMDb.
 ``distill``: all-MiniLM-L6-v2 learns 5,000 IMDb reviews and teaches each model with 50,000 reviews without labels more;
