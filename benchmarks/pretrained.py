@@ -5,12 +5,12 @@
     python benchmarks/pretrained.py intask --models adapted=runs/adapted          --data DATA --runs DIR --output FILE
     python benchmarks/pretrained.py distill --models tiny=runs/tiny               --data DATA --runs DIR --output FILE
 
-``start``: each of ``--models`` (NAME=FOLDER of a pretraining, NAME one of tiny, mini, small) beside random weights of
-its size, with the same settings but for the learning rate and the number of epochs: they are the best on a tenth of the
-training texts, with seed 0, for each model, start and small task. Weights from nothing need more of both. Large tasks
-have the rate of a small one, and a number of epochs of their own. The one that is called minilm has no twin, and learns
-at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only guessed words has put nothing into the
-first one.
+``start``: each of ``--models`` (NAME=FOLDER of a pretraining; NAME begins with tiny, mini or small) beside random
+weights of its size, with the same settings but for the learning rate and the number of epochs: they are the best on a
+tenth of the training texts, with seed 0, for each model, start and small task. Weights from nothing need more of both.
+Large tasks have the rate of a small one, and a number of epochs of their own. The one that is called minilm has no
+twin, and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only guessed words has put
+nothing into the first one.
 ``intask``: all-MiniLM-L6-v2 as it is beside what became of it by pretraining on texts of the task, on IMDb.
 ``distill``: all-MiniLM-L6-v2 learns 5,000 IMDb reviews and teaches each model with 50,000 reviews without labels more;
 beside it the same model learns the 5,000 alone, for as many epochs as do it good (its validation texts tell).
@@ -122,14 +122,15 @@ def best_of(work: Work, name: str, task: str, rates: tuple[float, ...], model: s
 
 def start(work: Work, models: dict[str, str], tasks: list[str]) -> None:
     for task in tasks:
-        for size, folder in models.items():
-            if size == "minilm":
-                several(work, "start", size, task, model=folder, **MINILM_SETTINGS)
+        for one, folder in models.items():
+            if one == "minilm":
+                several(work, "start", one, task, model=folder, **MINILM_SETTINGS)
                 continue
-            for name, model in ((size, folder), (f"{size}-random", f"bert-{size}")):
+            size = one.partition("-")[0]
+            for name, model in ((one, folder), (f"{size}-random", f"bert-{size}")):
                 best = best_of(work, name, task, RATES[size], model)
                 several(work, "start", name, task, model=model, validation_share=0.0, **best)
-            beside(work, "start", task, size, f"{size}-random")
+            beside(work, "start", task, one, f"{size}-random")
 
 
 def intask(work: Work, models: dict[str, str]) -> None:
