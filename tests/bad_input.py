@@ -451,6 +451,44 @@ def token_folder() -> Path:
     return Path("tokens")
 
 
+# --- pretraining ------------------------------------------------------------------------------------------------------
+
+
+def pretrain(*flags: str, content: str = "a good film\nanother film\n") -> list[str]:
+    """The arguments that learn from a few texts without labels."""
+    Path("texts.txt").write_text(content)
+    model = [] if "--model" in flags else ["--model", "bert-tiny"]
+    return ["pretrain", "texts.txt", *model, "--steps", "2", "--cache", "cache", *flags]
+
+
+@kind("texts without a word to learn from")
+def _() -> list[str]:
+    return pretrain(content="\n \n")
+
+
+@kind("the words of a model that has none")
+def _() -> list[str]:
+    return pretrain("--word-embeddings", "bert-base")
+
+
+@kind("the words of a model that is narrower")
+def _() -> list[str]:
+    return pretrain("--model", "bert-small", "--word-embeddings", "all-MiniLM-L6-v2")
+
+
+@kind("a vocabulary of its own, and another model's words")
+def _() -> list[str]:
+    return pretrain("--train-vocabulary", "500", "--word-embeddings", "all-MiniLM-L6-v2")
+
+
+@kind("other words for a model that has learnt its own")
+def _() -> list[str]:
+    return pretrain("--model", "bertwright-tiny", "--word-embeddings", "all-MiniLM-L6-v2")
+
+
+# --- token ids --------------------------------------------------------------------------------------------------------
+
+
 @kind("damaged token ids")
 def _() -> list[str]:
     path = token_folder() / "token_ids.bin"

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tests.model import fairseq_files as files
@@ -19,9 +20,11 @@ from tokenizers import Tokenizer
 import bertwright
 from bertwright.errors import CheckpointError
 from bertwright.model import fairseq, pickles
+from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import load_for_training
 from bertwright.model.fairseq_settings import FairseqSettings, is_record
 from bertwright.model.fairseq_vocabulary import tokenizer_files
+from bertwright.model.masked_checkpoint import load_masked
 from bertwright.model.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "fairseq"
@@ -75,6 +78,17 @@ def test_converted_model_computes_the_same(
     torch.testing.assert_close(masked_logits(converted.eval()), masked_logits(roberta), atol=TOLERANCE, rtol=0)
     assert converted.config.hidden_dropout_prob == 0.1
     assert converted.config.attention_probs_dropout_prob == 0.2
+
+
+def test_pretraining_takes_it_with_its_head(folder: Path, roberta: Any) -> None:
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    loaded = load_masked(str(folder), 32, 0, None, off)
+    assert any("head for masked tokens is taken along" in note for note in loaded.notes)
+    ids = token_ids(roberta.config.vocab_size)
+    with torch.no_grad():
+        found = loaded.model.logits(flat_batch(ids.flatten().numpy(), np.full(len(ids), ids.shape[1])))
+    expected = masked_logits(roberta).flatten(0, 1)
+    torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
 def test_half_precision_is_widened(folder: Path, roberta: Any) -> None:

@@ -20,6 +20,7 @@ from bertwright.errors import CheckpointError
 from bertwright.model import casing, google_bert
 from bertwright.model.batch import flat_batch
 from bertwright.model.checkpoint import load_classifier, load_for_training
+from bertwright.model.masked_checkpoint import load_masked
 from bertwright.model.tensorflow_bundle import Bundle
 from bertwright.model.tokenizer import load_tokenizer
 
@@ -62,6 +63,19 @@ def test_pretrained_model_computes_what_tensorflow_did(name: str, tmp_path: Path
     close(found.hidden_states[-1], expected["hidden"])
     close(found.prediction_logits, expected["masked_language_model"])
     close(found.seq_relationship_logits, expected["next_sentence"])
+
+
+def test_pretraining_takes_it_with_its_head() -> None:
+    off = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    loaded = load_masked(str(GOLDEN / "pretraining"), 8, 0, None, off)
+    assert any("head for masked tokens is taken along" in note for note in loaded.notes)
+    expected = expected_of("pretraining")
+    ids, segments = (expected[name].long() for name in ("token_ids", "segments"))
+    second_starts = np.array([int((row == 0).sum()) for row in segments])
+    batch = flat_batch(ids.flatten().numpy(), np.full(len(ids), ids.shape[1]), second_starts=second_starts)
+    with torch.no_grad():
+        found = loaded.model.logits(batch)
+    close(found, expected["masked_language_model"].flatten(0, 1))
 
 
 def test_classifier_computes_what_tensorflow_did(tmp_path: Path) -> None:

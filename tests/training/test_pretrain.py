@@ -122,6 +122,17 @@ def test_kernels_and_plain_operators_learn_alike(corpus):
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_gpu_learns_as_a_cpu_does(corpus, dtype, frozen):
+    others = {"steps": 30, "freeze_word_embeddings": frozen}
+    there = run(corpus, device="cuda", dtype=dtype, output=str(corpus / "gpu"), **others)
+    here = run(corpus, dtype="float32", **others)
+    ours, theirs = (made.metrics["validation"]["loss"] for made in (there, here))
+    assert ours == pytest.approx(theirs, abs=0.05)
+
+
 def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch):
     step = pretrain_loop.Pretraining._step
 
