@@ -30,7 +30,8 @@ def main() -> None:
     save_file(tensors, TINY_FOLDER / "model.safetensors", metadata={"format": "pt"})
     os.chmod(TINY_FOLDER / "model.safetensors", 0o644)  # safetensors' writer lets nobody else read its files
     (TINY_FOLDER / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    shutil.copyfile(model / "tokenizer.json", TINY_FOLDER / "tokenizer.json")
+    for name in ("tokenizer.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copyfile(model / name, TINY_FOLDER / name)
     tokenizer = json.loads((model / "tokenizer_config.json").read_text())
     tokenizer.pop("name_or_path", None)  # of the model whose tokenizer it was before
     (TINY_FOLDER / "tokenizer_config.json").write_text(json.dumps(tokenizer, indent=2) + "\n")
