@@ -644,3 +644,13 @@ def test_notes_of_a_checkpoint_in_another_layout_are_said_when_it_is_used_direct
     else:
         notes = load_classifier(str(folder)).notes
     assert sorted(note for note in notes if note in said) == sorted(said)
+
+
+def test_loading_a_model_does_not_load_pytorchs_compiler(minilm_folder):
+    program = (
+        "import sys\nfrom bertwright.model.checkpoint import load_for_training\n"
+        f"load_for_training({str(minilm_folder)!r}, ('0', '1'), 'first', 32, 0)\n"
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -163,6 +163,16 @@ def _names_in_config_json(model_type: ModelType) -> dict[str, str]:
     return {name: family.renamed_settings.get(name, name) for name in ModelConfig.model_fields if name not in absent}
 
 
+class _Table(nn.Embedding):
+    """Embeddings that draw no numbers where there is no memory for them: on "meta" PyTorch would load its compiler to do
+    so, which takes a second or two.
+    """
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
 class Embeddings(nn.Module):
     """Token + position + segment, then LayerNorm and dropout (arXiv 1810.04805, section 3, figure 2).
 
@@ -174,10 +184,10 @@ class Embeddings(nn.Module):
         super().__init__()
         width = config.embedding_width
         self.position_offset = config.position_offset
-        self.token = nn.Embedding(config.vocab_size, width)
-        self.position = nn.Embedding(config.max_position_embeddings, width)
-        self.segment = nn.Embedding(config.type_vocab_size, width) if config.type_vocab_size else None
-        self.task = nn.Embedding(config.task_type_vocab_size, width) if config.use_task_id else None
+        self.token = _Table(config.vocab_size, width)
+        self.position = _Table(config.max_position_embeddings, width)
+        self.segment = _Table(config.type_vocab_size, width) if config.type_vocab_size else None
+        self.task = _Table(config.task_type_vocab_size, width) if config.use_task_id else None
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
