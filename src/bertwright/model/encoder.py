@@ -164,8 +164,9 @@ def _names_in_config_json(model_type: ModelType) -> dict[str, str]:
 
 
 class _Table(nn.Embedding):
-    """Embeddings that draw no numbers where there is no memory for them: on "meta" PyTorch would load its compiler to do
-    so, which takes a second or two.
+    """Embeddings that draw no numbers where there is no memory for them.
+
+    On "meta" PyTorch would load its compiler to do so, which takes a second or two.
     """
 
     def reset_parameters(self) -> None:
