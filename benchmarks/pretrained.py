@@ -204,7 +204,7 @@ def beside(work: Work, table: str, task: str, name: str, other: str) -> None:
 
     metric = TASKS[task].metric
     runs = [work.runs / task / f"{one}-{seed}" for one in (name, other) for seed in work.seeds]
-    found = [one for one in compare(*runs).record()["differences"] if one["metric"] == metric]
+    found = compare(*runs, metrics=[metric]).record()["differences"]
     assert len(found) == 1, found
     values = {
         one: [_metric(work.runs / task / f"{one}-{seed}", metric) for seed in work.seeds] for one in (name, other)
