@@ -13,7 +13,8 @@ twin, and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a m
 nothing into the first one.
 ``intask``: all-MiniLM-L6-v2 as it is beside what became of it by pretraining on texts of the task, on IMDb.
 ``distill``: all-MiniLM-L6-v2 learns 5,000 IMDb reviews and teaches each model with 50,000 reviews without labels more;
-beside it the same model learns the 5,000 alone, for as many epochs as do it good (its validation texts tell).
+beside it the same model learns the 5,000 alone: for 20 epochs, of which its validation texts choose the best, and as in
+``start``.
 
 Every training is a run in ``--runs``; those that are finished are not repeated: stop it and start it again at will.
 ``--output`` gets a line of JSON for each seed, and one for each difference, by ``bertwright compare``'s paired test
@@ -175,6 +176,16 @@ def distill(work: Work, models: dict[str, str]) -> None:
                 )
         several(work, "distill", taught, task)
         beside(work, "distill", task, taught, name)
+        several(
+            work,
+            "distill",
+            size,
+            task,
+            model=folder,
+            validation_share=0.0,
+            **best_of(work, size, task, RATES[size], folder),
+        )
+        beside(work, "distill", task, taught, size)  # the better one of those that learn alone, here
 
 
 def several(work: Work, table: str, name: str, task: str, **settings: Any) -> None:
