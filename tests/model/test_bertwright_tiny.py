@@ -41,7 +41,7 @@ def test_its_card_is_filled_in():
     assert not re.findall(r"\b(?:TABLE|EPOCHS|ACCURACY|LOSS|PERPLEXITY|PRETRAIN_COMMAND)\b", card)
 
 
-def test_it_is_found_by_its_name_and_is_not_random():
+def test_it_is_found_by_its_name_without_a_warning():
     loaded = load_for_training("bertwright-tiny", ("bad", "good"), "first", 128, 0)
     assert loaded.description.startswith("bertwright-tiny")
     assert not loaded.warnings

@@ -1,5 +1,6 @@
 """The act of pretraining: it learns, is recorded, goes on bit by bit where it was stopped, ends with the rate at 0."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -59,6 +60,22 @@ def run(folder, **others):
     return run_pretraining(pretrain_config(settings(folder, **others)), Reporter(quiet=True, results=False))
 
 
+@contextlib.contextmanager
+def stopped_at(monkeypatch, num_steps):
+    """A context in which a pretraining is stopped, as by Ctrl-C, after so many steps."""
+    step = pretrain_loop.Pretraining._step
+
+    def stopped(self, *arguments):
+        if self.progress.steps == num_steps:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", step)
+
+
 def weights(folder):
     return load_file(Path(folder) / "model" / "model.safetensors")
 
@@ -86,17 +103,8 @@ def test_it_learns_and_leaves_a_run_that_train_takes(corpus):
 
 def test_a_stopped_run_goes_on_bit_by_bit(corpus, monkeypatch):
     whole = run(corpus, output=str(corpus / "whole"), hidden_dropout=0.1, steps=40, whole_words=True)
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 26:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 26):
         run(corpus, hidden_dropout=0.1, steps=40, whole_words=True, checkpoint_steps=10)
-    monkeypatch.undo()
     assert runs.open_run(corpus / "run").state == "stopped at step 20"
     resumed = run_pretraining(
         pretrain_config({"resume": True, "output": str(corpus / "run"), "corpus": ()}),  # as the command gives it
@@ -134,17 +142,8 @@ def test_a_gpu_learns_as_a_cpu_does(corpus, dtype, frozen):
 
 
 def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch):
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 5:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 5):
         run(corpus, steps=None, budget="3s", checkpoint_steps=1)
-    monkeypatch.undo()
     made = run(corpus, steps=None, budget="3s", checkpoint_steps=1, resume=True)
     assert made.result["resumed"] == 1
     assert 2.5 < made.history[-1]["elapsed_s"] < 10
@@ -153,18 +152,9 @@ def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch):
 
 def test_a_run_that_began_with_another_models_words_goes_on_with_other_threads_and_a_moved_model(corpus, monkeypatch):
     donor = pretrained_donor(corpus, "donor")
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 4:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
     others = {"steps": 8, "freeze_word_embeddings": True, "checkpoint_steps": 2}
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 4):
         run(corpus, word_embeddings=str(donor), **others)
-    monkeypatch.undo()
     found = principal_components
 
     def rounded_otherwise(table, width):
@@ -179,17 +169,8 @@ def test_a_run_that_began_with_another_models_words_goes_on_with_other_threads_a
 
 
 def test_words_of_another_model_than_the_run_began_with_are_refused(corpus, monkeypatch):
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 2:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 2):
         run(corpus, word_embeddings=str(pretrained_donor(corpus, "donor")), checkpoint_steps=1)
-    monkeypatch.undo()
     with pytest.raises(RunError, match="--word-embeddings"):
         run(corpus, word_embeddings=str(pretrained_donor(corpus, "other", seed=1)), checkpoint_steps=1, resume=True)
 
@@ -235,17 +216,8 @@ def test_a_vocabulary_is_trained_from_the_corpus(corpus):
 
 
 def test_other_settings_or_another_corpus_are_refused_when_it_goes_on(corpus, monkeypatch):
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 2:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 2):
         run(corpus, checkpoint_steps=1)
-    monkeypatch.undo()
     with pytest.raises(UserError, match=r"--mask-share: found 0\.3, expected 0\.15"):
         pretrain_config({"resume": True, "output": str(corpus / "run"), "mask_share": 0.3})
     (corpus / "corpus.txt").write_text("w1 w2 w3\nw4 w5 w6\n")
@@ -306,17 +278,8 @@ def test_frozen_word_embeddings_stay_bit_for_bit_while_the_rest_learns(corpus, m
     table = "bert.embeddings.word_embeddings.weight"
     assert torch.equal(found[table], started[table])
     assert not any(torch.equal(found[name], started[name]) for name in started if name != table)
-    step = pretrain_loop.Pretraining._step
-
-    def killed(self, *arguments):
-        if self.progress.steps == 7:
-            raise KeyboardInterrupt
-        return step(self, *arguments)
-
-    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", killed)
-    with pytest.raises(KeyboardInterrupt):
+    with stopped_at(monkeypatch, 7):
         run(corpus, checkpoint_steps=5, **others)
-    monkeypatch.undo()
     resumed = weights(run(corpus, resume=True, **others).path)
     assert all(torch.equal(resumed[name], found[name]) for name in found)
 
