@@ -23,6 +23,7 @@ from bertwright.shipping.aws_lambda import bundle
 from bertwright.shipping.aws_lambda.cascade import load
 from bertwright.shipping.export_onnx import is_export
 from bertwright.shipping.server.models import load_models
+from bertwright.training.teacher import load_teacher
 
 FLOAT32 = {"device": "cpu", "dtype": "float32"}
 LABELS = ("no", "yes")
@@ -149,6 +150,8 @@ def test_the_table(runs, examples, capsys):
 
 
 def test_cascades_are_not_cascaded(made, runs, examples):
+    with pytest.raises(UserError, match=r"the teacher .*both: a cascade, .* Its large model is one: .*both/large"):
+        load_teacher(str(made[1]))
     with pytest.raises(UserError, match="both: a cascade, expected one classifier"):
         bertwright.cascade(made[1], runs[1], examples / "comments_test.csv", "x", quiet=True)
 

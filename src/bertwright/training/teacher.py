@@ -30,6 +30,7 @@ from bertwright.data.columns import LabelledTexts
 from bertwright.data.ragged import Ragged
 from bertwright.data.tokenize import token_ids_of
 from bertwright.errors import CheckpointError, DataError, RunError, UserError
+from bertwright.evaluation.cascade import LARGE, is_cascade
 from bertwright.evaluation.predictor import Predictor
 from bertwright.model.checkpoint import Loaded, load_classifier
 from bertwright.model.classifier_settings import ClassifierSettings
@@ -95,6 +96,11 @@ def load_teacher(name: str) -> Teacher:
     Raises:
         CheckpointError: no classifier is there, or it cannot be used.
     """
+    if is_cascade(name):
+        raise CheckpointError(
+            f"the teacher {name}: a cascade, expected one classifier. "
+            f"Its large model is one: {name.rstrip('/')}/{LARGE}"
+        )
     try:
         loaded = load_classifier(name)
     except CheckpointError as error:

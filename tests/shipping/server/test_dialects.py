@@ -249,8 +249,17 @@ def test_words_add_up_to_the_text():
     assert three > one > 0
     assert two == pytest.approx(one)
     many = ask("/explain", {"inputs": "word " * 1000}, max_batch_texts=10).json()["pieces"][0]
-    assert len(many) == 9
+    assert len(many) == 10
     assert "".join(piece["text"] for piece in many) == "word " * 1000
+
+
+def test_words_of_a_long_text_are_no_larger_request_than_it_may_be():
+    text = "word " * 100  # of which 8 tokens are read
+    for most, num_pieces in ((8, 1), (39, 4), (40, 5)):
+        answer = ask("/explain", {"inputs": text}, max_request_tokens=most)
+        assert answer.status == 200
+        assert len(answer.json()["pieces"][0]) == num_pieces
+    assert ask("/explain", {"inputs": text}, max_request_tokens=7).status == 413
 
 
 WRONG = [

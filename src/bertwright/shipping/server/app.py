@@ -96,6 +96,7 @@ def make_app(service: Service) -> FastAPI:
         await _json(exchange, {"object": "list", "data": data})
 
     async def show_metrics(exchange: Exchange) -> None:
+        service.metrics.waiting(service.batcher.waiting_texts)  # it also changes where nothing is computed
         await exchange.respond(200, service.metrics.text(), [(b"content-type", metrics.CONTENT_TYPE.encode())])
 
     async def recent(exchange: Exchange) -> None:

@@ -50,31 +50,38 @@ def read(body: bytes, model_named: Any) -> tuple[TextOrPair, ServedModel]:
 
 
 class Occlusion:
-    """A text, and the same text again and again without one of its pieces (Zeiler and Fergus 2014, section 4.2)."""
+    """A text again and again without one of its pieces (Zeiler and Fergus 2014, section 4.2).
 
-    def __init__(self, text: TextOrPair, most_texts: int) -> None:
+    Args:
+        text: the text, or pair of texts.
+        most: how many texts may come of it; the more, the finer are the pieces.
+    """
+
+    def __init__(self, text: TextOrPair, most: int) -> None:
         self.given: tuple[str, ...] = (text,) if isinstance(text, str) else text
-        most = max(1, min(_MOST_PIECES, most_texts - 1) // len(self.given))
-        self.pieces = [pieces_of(part, most) for part in self.given]
+        most_pieces = max(1, min(_MOST_PIECES, most) // len(self.given))
+        self.pieces = [pieces_of(part, most_pieces) for part in self.given]
 
     @property
     def texts(self) -> list[TextOrPair]:
-        """The whole, then without the first piece, without the second one and so on."""
-        return [_of(self.given), *(_of(left) for left in self._left())]
-
-    def _left(self) -> list[Sequence[str]]:
-        left: list[Sequence[str]] = []
+        """Without the first piece, without the second one and so on."""
+        left: list[TextOrPair] = []
         for number, pieces in enumerate(self.pieces):
             for place in range(len(pieces)):
                 rest = "".join(pieces[:place] + pieces[place + 1 :])
-                left.append([rest if other == number else part for other, part in enumerate(self.given)])
+                left.append(_of([rest if other == number else part for other, part in enumerate(self.given)]))
         return left
 
-    def answer(self, model: ServedModel, scores: np.ndarray, recent: dict[str, Any]) -> bytes:
-        """The scores of the text and, of the highest label, how much each piece adds to it."""
-        labels, whole = model.scorer.labels, scores[0]
+    def answer(self, model: ServedModel, whole: np.ndarray, left: np.ndarray, recent: dict[str, Any]) -> bytes:
+        """The scores of the text and, of the highest label, how much each piece adds to it.
+
+        Args:
+            whole: (labels) scores of the text.
+            left: (pieces, labels) scores of what is left without each piece.
+        """
+        labels = model.scorer.labels
         highest = int(whole.argmax())
-        effects = iter((whole[highest] - scores[1:, highest]).tolist())
+        effects = iter((whole[highest] - left[:, highest]).tolist())
         order = np.argsort(-whole, kind="stable").tolist()
         return orjson.dumps(
             {

@@ -60,7 +60,11 @@ class Metrics:
     def batch(self, num_texts: int, num_tokens: int, waiting_texts: int) -> None:
         self._batch_texts.observe(num_texts)
         self._batch_tokens.observe(num_tokens)
-        self._queue.set(waiting_texts)
+        self.waiting(waiting_texts)
+
+    def waiting(self, num_texts: int) -> None:
+        """So many texts wait in this worker."""
+        self._queue.set(num_texts)
 
     def response(self, status: int) -> None:
         found = self._by_status.get(status)

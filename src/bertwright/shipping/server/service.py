@@ -117,7 +117,11 @@ class Service:
     async def explain(self, exchange: Exchange) -> None:
         """POST /explain."""
         text, served = explain.read(await self.body(exchange), self.models.named)
-        occlusion = explain.Occlusion(text, self.config.max_batch_texts)
-        scores, _ = await self.score(exchange, served, occlusion.texts)
-        answer = occlusion.answer(served, scores, self.metrics.recent())
+        whole, _ = await self.score(exchange, served, [text])
+        # What is left of a text has no more tokens than it: so many times it are not too large either.
+        num_tokens = exchange.job.num_tokens if exchange.job else 1
+        most = min(self.config.max_batch_texts, self.config.max_request_tokens // max(num_tokens, 1))
+        occlusion = explain.Occlusion(text, most)
+        left, _ = await self.score(exchange, served, occlusion.texts)
+        answer = occlusion.answer(served, whole[0], left, self.metrics.recent())
         await exchange.respond(200, answer, [JSON_TYPE, *exchange.timing()])
