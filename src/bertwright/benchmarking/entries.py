@@ -158,6 +158,14 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             peer=True,
         ),
         Entry(
+            "trainer-blocks-compiled",
+            _TRAINER_MASKED,
+            "as trainer-blocks-bf16-weights, with sdpa and torch_compile",
+            {"precision": "bfloat16_weights", "compiled": True},
+            peer=True,
+            usual=False,
+        ),
+        Entry(
             "trainer-grouped",
             _TRAINER_MASKED,
             "bf16=True, length-grouped, padded",
