@@ -15,6 +15,7 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- tables: written by leaderboard.py -->", "<!-- end of tables -->"
+PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 TITLES = {"train": "Training", "pretrain": "Pretraining", "infer": "Scoring", "tokenize": "Tokenising"}
 
 
@@ -28,6 +29,8 @@ def main() -> None:
     tables = "\n".join(
         [
             *speed(line for line in lines if line["case"] in TITLES),
+            *engines(line for line in lines if line["case"] == "engines"),
+            *mlperf(line for line in lines if line["case"] == "mlperf"),
             *quality_beside_trainer(lines),
             *quality(lines),
             *pretrained([line for line in lines if line["case"] == "pretrained"]),
@@ -107,6 +110,81 @@ def section(line: dict[str, Any]) -> list[str]:
             f"| {'' if times is None or one['name'] == 'bertwright' else f'{times:.2f} ×'} | {check} |"
         )
     return [*found, ""]
+
+
+def engines(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Which engine scores best: for each model, machine and number of threads, with the order in words."""
+    latest = {
+        (line["model"], line["environment"]["cpu"], line["environment"].get("gpu"), line.get("num_threads")): line
+        for line in lines
+    }
+    found = []
+    for _, line in sorted(latest.items(), key=lambda item: tuple(map(str, item[0]))):
+        environment = line["environment"]
+        threads = line.get("num_threads") or line["num_usable_cpus"]
+        columns = (
+            *("engine", "dtype", "texts/s", "smallest to largest", "ours is", "memory", "p50 ms", "p90 ms", "p99 ms"),
+            *("load s", "warm-up s", "logits off", "flips", "$ per 1M texts"),
+        )
+        found += [
+            f"### Engines: {line['model'].partition(' from ')[0]}, {threads} threads; {device(line)}",
+            "",
+            f"torch {environment['torch']}, commit {str(environment['commit'])[:10]}, {line['measured'][:10]}. "
+            f"{line['num_texts']:,} texts a turn, {line['rounds']} rounds; {line['busy_share_at_start']:.0%} of the "
+            f"CPUs busy at the start. $ at {line['usd_per_hour']} an hour.",
+            *("", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"),
+        ]
+        for one in line["contenders"]:
+            if one["texts_per_s"] is None:
+                found.append(f"| {one['name']} | not run: {one['not_run']} " + "| " * (len(columns) - 2) + "|")
+                continue
+            rate, times, usd = one["texts_per_s"], one["ours_is_times_as_fast"], one.get("usd_per_million_texts")
+            cells = (
+                *(one["name"], one["precision"], number(rate["median"])),
+                f"{number(rate['min'])} to {number(rate['max'])}",
+                "" if times is None or one["name"] == "bertwright" else f"{times:.2f} ×",
+                gigabytes(one),
+                *("" if alone is None else f"{alone['median']:.1f}" for alone in one["alone_ms"].values()),
+                f"{one['load_s']:.1f}",
+                f"{one['warm_up_s']:.1f}",
+                f"{one['largest_logit_difference']:.1e}",
+                f"{one['label_flips']:,}",
+                "" if usd is None else f"{usd:.3f}",
+            )
+            found.append(f"| {' | '.join(cells)} |")
+        found += ["", " ".join(line["ranking"]), ""]
+    return found
+
+
+def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """LoadGen's scenarios: the last run of each on a model and machine that was valid, or else the last."""
+    latest: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
+    for line in lines:
+        for one in line["scenarios"]:
+            key = (str(line["official_shape"]), str(line["model"]), device(line), one["scenario"])
+            if one["valid"] or key not in latest or not latest[key][1]["valid"]:
+                latest[key] = line, one
+    if not latest:
+        return []
+    columns = ("model", "scenario", "LoadGen says", "result", "p50 ms", "p90 ms", "p99 ms", "at least", "machine")
+    found = ["### MLPerf's load generator, unofficial", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for _, (line, one) in sorted(latest.items()):
+        name = "MLPerf's shape: " if line["official_shape"] else ""
+        value = "none" if one["value"] is None else f"{one['value']:,.4g} {one['unit'].replace('_per_', '/')}"
+        latencies = [f"{one['latency_ms'][part]:,.1f}" if part in one["latency_ms"] else "" for part in PERCENTILES]
+        cells: tuple[str, ...] = (
+            f"{name}{line['model'].partition(' from ')[0]}",
+            one["scenario"],
+            f"`{one['result_line']}`",
+            value,
+        )
+        cells = (*cells, *latencies, f"{one['seconds']:g} s", device(line))
+        found.append(f"| {' | '.join(cells)} |")
+    return [*found, ""]
+
+
+def device(line: dict[str, Any]) -> str:
+    return str(line["environment"].get("gpu") or line["environment"]["cpu"])
 
 
 def number(value: float) -> str:

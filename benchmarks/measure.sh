@@ -49,7 +49,14 @@ fi
 measure infer-base-toxic infer "$toxic" --model bert-base --peers --rounds 3 --num-texts 256 \
   --contenders bertwright-float32,bertwright-int8,transformers-bf16,onnxruntime-int8,openvino-f32,openvino-bf16,openvino-int8
 for size in tiny mini; do
-  measure pretrain-$size pretrain "$data/imdb/test.parquet" --model bert-$size --peers --rounds 3 --num-steps 4
+  # The fastest setting of Trainer, as far as it was looked for: compiled or not, in three sizes of a step.
+  fastest=trainer-blocks-bf16-weights,trainer-blocks-compiled
+  measure pretrain-$size pretrain "$data/imdb/test.parquet" --model bert-$size --rounds 3 --num-steps 4 \
+    --contenders trainer-blocks,$fastest
+  measure pretrain-$size-2048 pretrain "$data/imdb/test.parquet" --model bert-$size --rounds 2 --num-steps 8 \
+    --batch-tokens 2048 --contenders $fastest
+  measure pretrain-$size-32768 pretrain "$data/imdb/test.parquet" --model bert-$size --rounds 2 --num-steps 2 \
+    --batch-tokens 32768 --contenders $fastest
 done
 # The fastest setting of Trainer that can be found: all that are known, each once.
 measure train-minilm-search train "$toxic" --rounds 1 --num-texts 320 --peers \
