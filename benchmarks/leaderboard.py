@@ -15,6 +15,13 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent
 BEGIN, END = "<!-- tables: written by leaderboard.py -->", "<!-- end of tables -->"
+ENGINE_COLUMNS = {
+    "load_s": ".1f",
+    "warm_up_s": ".1f",
+    "largest_logit_difference": ".1e",
+    "label_flips": ",",
+    "usd_per_million_texts": ".3f",
+}
 PERCENTILES = ("p50_ms", "p90_ms", "p99_ms")
 TITLES = {"train": "Training", "pretrain": "Pretraining", "infer": "Scoring", "tokenize": "Tokenising"}
 
@@ -114,42 +121,38 @@ def section(line: dict[str, Any]) -> list[str]:
 
 def engines(lines: Iterable[dict[str, Any]]) -> list[str]:
     """Which engine scores best: for each model, machine and number of threads, with the order in words."""
-    latest = {
-        (line["model"], line["environment"]["cpu"], line["environment"].get("gpu"), line.get("num_threads")): line
-        for line in lines
-    }
+    latest = {}
+    for line in lines:
+        work = line["model"], line["dtype"], line["data_sha256"], line["max_length"]
+        latest[*work, device(line), line["num_threads"], *sorted(one["name"] for one in line["contenders"])] = line
     found = []
     for _, line in sorted(latest.items(), key=lambda item: tuple(map(str, item[0]))):
         environment = line["environment"]
-        threads = line.get("num_threads") or line["num_usable_cpus"]
+        usd_per_hour = line["usd_per_hour"]
         columns = (
             *("engine", "dtype", "texts/s", "smallest to largest", "ours is", "memory", "p50 ms", "p90 ms", "p99 ms"),
             *("load s", "warm-up s", "logits off", "flips", "$ per 1M texts"),
         )
         found += [
-            f"### Engines: {line['model'].partition(' from ')[0]}, {threads} threads; {device(line)}",
+            f"### Engines: {line['model'].partition(' from ')[0]}, {line['num_threads']} threads; {device(line)}",
             "",
             f"torch {environment['torch']}, commit {str(environment['commit'])[:10]}, {line['measured'][:10]}. "
             f"{line['num_texts']:,} texts a turn, {line['rounds']} rounds; {line['busy_share_at_start']:.0%} of the "
-            f"CPUs busy at the start. $ at {line['usd_per_hour']} an hour.",
+            f"CPUs busy at the start." + ("" if usd_per_hour is None else f" $ at {usd_per_hour:g} an hour."),
             *("", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"),
         ]
         for one in line["contenders"]:
             if one["texts_per_s"] is None:
                 found.append(f"| {one['name']} | not run: {one['not_run']} " + "| " * (len(columns) - 2) + "|")
                 continue
-            rate, times, usd = one["texts_per_s"], one["ours_is_times_as_fast"], one.get("usd_per_million_texts")
+            rate, times = one["texts_per_s"], one["ours_is_times_as_fast"]
             cells = (
                 *(one["name"], one["precision"], number(rate["median"])),
                 f"{number(rate['min'])} to {number(rate['max'])}",
                 "" if times is None or one["name"] == "bertwright" else f"{times:.2f} ×",
                 gigabytes(one),
                 *("" if alone is None else f"{alone['median']:.1f}" for alone in one["alone_ms"].values()),
-                f"{one['load_s']:.1f}",
-                f"{one['warm_up_s']:.1f}",
-                f"{one['largest_logit_difference']:.1e}",
-                f"{one['label_flips']:,}",
-                "" if usd is None else f"{usd:.3f}",
+                *(shown(one[name], form) for name, form in ENGINE_COLUMNS.items()),
             )
             found.append(f"| {' | '.join(cells)} |")
         found += ["", " ".join(line["ranking"]), ""]
@@ -161,8 +164,13 @@ def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
     latest: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
     for line in lines:
         for one in line["scenarios"]:
-            key = (str(line["official_shape"]), str(line["model"]), device(line), one["scenario"])
-            if one["valid"] or key not in latest or not latest[key][1]["valid"]:
+            threads = str(line["environment"].get("num_threads"))
+            key = (str(line["official_shape"]), line["model"], device(line), threads, line["dtype"], one["scenario"])
+            # A valid run of as long as another, or longer, replaces it.
+            if key not in latest or (one["valid"], one["seconds"]) >= (
+                latest[key][1]["valid"],
+                latest[key][1]["seconds"],
+            ):
                 latest[key] = line, one
     if not latest:
         return []
@@ -170,7 +178,7 @@ def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
     found = ["### MLPerf's load generator, unofficial", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for _, (line, one) in sorted(latest.items()):
         name = "MLPerf's shape: " if line["official_shape"] else ""
-        value = "none" if one["value"] is None else f"{one['value']:,.4g} {one['unit'].replace('_per_', '/')}"
+        value = "none" if one["value"] is None else f"{number(one['value'])} {one['unit'].replace('_per_', '/')}"
         latencies = [f"{one['latency_ms'][part]:,.1f}" if part in one["latency_ms"] else "" for part in PERCENTILES]
         cells: tuple[str, ...] = (
             f"{name}{line['model'].partition(' from ')[0]}",
@@ -181,6 +189,10 @@ def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
         cells = (*cells, *latencies, f"{one['seconds']:g} s", device(line))
         found.append(f"| {' | '.join(cells)} |")
     return [*found, ""]
+
+
+def shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
 def device(line: dict[str, Any]) -> str:
@@ -320,15 +332,15 @@ def pretrained(lines: list[dict[str, Any]]) -> list[str]:
         "intask": "After pretraining on reviews without labels",
         "distill": "Taught by all-MiniLM-L6-v2, beside learning alone",
     }
-    found = []
+    found = pretrainings({line["contender"]: line for line in lines if line["table"] == "record"})
     for table, title in titles.items():
         seeds: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
-        differences: dict[tuple[str, str], dict[str, Any]] = {}
+        differences: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         for line in lines:
             if line["table"] == table and "seed" in line:
                 seeds.setdefault((line["task"], line["contender"]), {})[line["seed"]] = line
             elif line["table"] == table:
-                differences[line["task"], line["contender"]] = line
+                differences.setdefault((line["task"], line["contender"]), {})[line["beside"]] = line
         if not seeds:
             continue
         found += [f"### {title}", "", "| task | model | metric | mean ± sd (seeds) | beside | difference | 95 % | |"]
@@ -337,9 +349,31 @@ def pretrained(lines: list[dict[str, Any]]) -> list[str]:
             metric = next(iter(next(iter(of_seeds.values()))["metrics"]))
             values = [line["metrics"][metric] for line in of_seeds.values()]
             cells = [task, name, metric, f"{statistics.mean(values):.4f} ± {deviation(values):.4f} ({len(values)})"]
-            found.append(f"| {' | '.join(cells + beside(differences.get((task, name))))} |")
+            first, *others = list(differences.get((task, name), {}).values()) or [None]
+            found.append(f"| {' | '.join(cells + beside(first))} |")
+            found += [f"| {' | '.join(['', '', '', '', *beside(other)])} |" for other in others]
         found.append("")
     return found
+
+
+def pretrainings(lines: dict[str, dict[str, Any]]) -> list[str]:
+    """What each pretraining came to."""
+    if not lines:
+        return []
+    columns = ("name", "from", "words of", "words", "budget", "learning rate", "tokens a step", "steps", "tokens seen")
+    columns += ("held-out loss", "perplexity", "masked accuracy")
+    found = ["### Our pretrainings", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, line in lines.items():
+        settings, held_out = line["settings"], line["metrics"]["validation"]
+        cells = (
+            *(name, settings["model"], settings["word_embeddings"] or "its own"),
+            "frozen" if settings["freeze_word_embeddings"] else "learning",
+            *(settings["budget"], f"{settings['learning_rate']:g}", f"{settings['batch_tokens']:,}"),
+            *(f"{line['steps']:,}", f"{line['data']['tokens_learnt_from']:,}"),
+            *(f"{held_out['loss']:.4f}", f"{held_out['perplexity']:.1f}", f"{held_out['masked_accuracy']:.4f}"),
+        )
+        found.append(f"| {' | '.join(cells)} |")
+    return [*found, ""]
 
 
 def beside(line: dict[str, Any] | None) -> list[str]:
@@ -347,8 +381,7 @@ def beside(line: dict[str, Any] | None) -> list[str]:
     if line is None:
         return [""] * 4
     one = line["difference"]
-    mean = line["means"][line["contender"]] - line["means"][line["beside"]]
-    sign = 1 if one["difference"] * mean >= 0 else -1  # compare() may have put them the other way round
+    sign = 1 if one["a"] == line["contender"] else -1  # compare() may have put them the other way round
     ends = sorted(sign * one[key] for key in ("low", "high")) if one["low"] is not None else None
     interval = "" if ends is None else f"{ends[0]:+.4f} to {ends[1]:+.4f}"
     kept = "above 0" if ends is not None and ends[0] > 0 else "NOT above 0"

@@ -12,6 +12,7 @@ Large tasks have the rate of a small one, and a number of epochs of their own. T
 twin, and learns at 1e-4 for 2 epochs. All read the mean of a text's tokens: a model that has only guessed words has put
 nothing into the first one.
 ``intask``: all-MiniLM-L6-v2 as it is beside what became of it by pretraining on texts of the task, on IMDb.
+``record``: a line of what each pretraining in ``--models`` came to.
 ``distill``: all-MiniLM-L6-v2 learns 5,000 IMDb reviews and teaches each model with 50,000 reviews without labels more;
 beside it the same model learns the 5,000 alone: for 20 epochs, of which its validation texts choose the best, and as in
 ``start``.
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +89,11 @@ def trained(work: Work, name: str, task: str, seed: int, **settings: Any) -> Any
 
     path = work.runs / task / f"{name}-{seed}"
     if (path / "result.json").is_file():
-        return bertwright.open_run(path)
+        found = bertwright.open_run(path)
+        model = settings.get("model")
+        if model is not None and found.settings["model"] != model:
+            sys.exit(f"{path} was trained from {found.settings['model']}, expected {model}: name other --runs")
+        return found
     row, files = TASKS[task], work.files(task)
     given = {"test": files["test"], "max_length": row.max_length, "epochs": row.epochs, "batch_size": 32}
     given |= {"pooling": "mean"} | settings
@@ -132,6 +138,24 @@ def start(work: Work, models: dict[str, str], tasks: list[str]) -> None:
                 best = best_of(work, name, task, RATES[size], model)
                 several(work, "start", name, task, model=model, validation_share=0.0, **best)
             beside(work, "start", task, one, f"{size}-random")
+
+
+def record(work: Work, models: dict[str, str]) -> None:
+    import bertwright
+
+    for name, folder in models.items():
+        run = bertwright.open_run(folder)
+        kept = ("model", "word_embeddings", "freeze_word_embeddings", "learning_rate", "batch_tokens", "budget")
+        work.note(
+            {
+                "table": "record",
+                "contender": name,
+                "settings": {key: run.settings.get(key) for key in (*kept, "initializer_range", "max_length", "seed")},
+                **{key: run.result[key] for key in ("data", "seconds", "metrics", "steps")},
+                "cpu": run.environment.get("cpu"),
+                "commit": run.environment.get("commit"),
+            }
+        )
 
 
 def intask(work: Work, models: dict[str, str]) -> None:
@@ -247,7 +271,7 @@ def pairs(values: list[str]) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("start", "intask", "distill"))
+    parser.add_argument("table", choices=("start", "intask", "distill", "record"))
     parser.add_argument("--models", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTWRIGHT_DATA", "data")))
     parser.add_argument("--runs", type=Path, required=True)
@@ -261,6 +285,8 @@ def main() -> None:
         start(work, models, options.tasks)
     elif options.table == "intask":
         intask(work, models)
+    elif options.table == "record":
+        record(work, models)
     else:
         distill(work, models)
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from bertwright.benchmarking.cases import length_grouped_sample, prepare_infer, sample, write_graphs
+from bertwright import train
+from bertwright.benchmarking.cases import length_grouped_sample, load_run, prepare_infer, sample, write_graphs
 from bertwright.cli import main
 from bertwright.config.base import build
 from bertwright.config.bench import BenchInferConfig
@@ -159,3 +160,9 @@ def test_labels_other_than_classes_are_refused(tmp_path, examples, minilm_folder
     values = {"data": str(examples / "comments_test.csv"), "run": str(tmp_path / "m")}
     with pytest.raises(UserError, match="found regression labels, expected classes"):
         prepare_infer(build(BenchInferConfig, values), tmp_path, Reporter(quiet=True))
+
+
+def test_a_run_is_called_by_what_became_it(examples, tiny_model):
+    run = train(examples / "comments_train.csv", model=str(tiny_model), max_length=64, steps=1, output="r", quiet=True)
+    assert load_run(str(run.path)).description == f"{tiny_model}, trained on comments_train.csv"
+    assert load_run(str(run.path / "model")).description.startswith("folder ")

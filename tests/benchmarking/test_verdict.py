@@ -17,14 +17,22 @@ def test_the_fastest_is_named_with_what_speaks_for_it():
     fastest, soonest, thriftiest = sentences(theirs, ours)
     assert fastest == (
         "ours is the fastest with 300 texts/s, 2.00 times as many as the next, theirs: it computes in bfloat16, the "
-        "other in float32; none of its tokens is padding, 4% of the other's; its last layer is computed for the first "
-        "token alone, the other's for all."
+        "other in float32; none of its tokens is padding, 4% of the other's, which explains little of it; its last "
+        "layer is computed for the first token alone, the other's for all."
     )
     assert soonest == (
         "theirs answers one text soonest, half of the texts within 4 ms, 99 of 100 within 12 ms; the next, ours, needs "
         "10 ms for half."
     )
     assert thriftiest == ("theirs takes the least memory, 0.50 GB against 1.00 GB of ours; energy was not measured.")
+
+
+def test_padding_is_no_more_of_a_reason_than_it_can_be():
+    ours = engine("a", 200, padding_share=0.0)
+    fastest, *_ = sentences(ours, engine("b", 100, padding_share=0.02))
+    assert fastest.endswith("2% of the other's, which explains little of it: the most is its kernels.")
+    fastest, *_ = sentences(ours, engine("b", 100, padding_share=0.3))
+    assert fastest.endswith("none of its tokens is padding, 30% of the other's.")
 
 
 def test_what_speaks_for_the_slower_is_no_reason():

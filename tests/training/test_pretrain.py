@@ -1,7 +1,9 @@
 """The act of pretraining: it learns, is recorded, goes on bit by bit where it was stopped, ends with the rate at 0."""
 
 import contextlib
+import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -194,6 +196,20 @@ def test_a_budget_ends_with_the_rate_near_0(corpus):
     assert rates[-1] <= 1e-3 * 0.1
     assert made.result["steps"] > 3
     assert 2.0 <= made.history[-1]["elapsed_s"] < 10
+
+
+def test_slow_looks_take_little_of_a_budget(corpus, monkeypatch):
+    real = pretrain_loop.judge
+
+    def slow(*arguments):
+        time.sleep(0.2)
+        return real(*arguments)
+
+    monkeypatch.setattr(pretrain_loop, "judge", slow)
+    made = run(corpus, steps=None, budget="3s", evaluations=30)  # a look every tenth of a second, as planned
+    seconds = [line["elapsed_s"] for line in made.history]
+    assert 1 <= len(seconds) <= 3
+    assert all(later - earlier >= 1.8 for earlier, later in itertools.pairwise(seconds[:-1]))  # the last is at the end
 
 
 def test_a_checkpoint_learns_on_with_its_head(corpus):

@@ -19,6 +19,7 @@ from bertwright.data.ragged import Ragged
 from bertwright.errors import DataError, UserError
 from bertwright.hardware import choose_device
 from bertwright.randomness import purpose_seed
+from bertwright.runs import open_run
 
 if TYPE_CHECKING:
     from bertwright.config.bench import (
@@ -207,12 +208,11 @@ def prepare_infer(config: BenchInferConfig | BenchEnginesConfig, folder: Path, r
     """Write the case of scoring the texts of ``config.data``."""
     from bertwright.benchmarking.operations import forward_operations
     from bertwright.data.columns import read_unlabelled
-    from bertwright.model.checkpoint import load_classifier, load_for_training
+    from bertwright.model.checkpoint import load_for_training
 
     found = read_unlabelled(config.data, config.text_column, config.on_bad_row)
     if config.run is not None:
-        loaded = load_classifier(config.run)
-        check_kind(config.run, loaded.settings.kind)
+        loaded = load_run(config.run)
     else:
         loaded = load_for_training(
             config.model, ("0", "1"), config.pooling, config.max_length, config.seed, config.tokenizer
@@ -253,6 +253,26 @@ def prepare_train(config: BenchTrainConfig, folder: Path, reporter: Reporter) ->
     lengths = _write(case, loaded, chosen.texts, chosen.label_ids, reporter)
     operations = training_operations(loaded.model.config, lengths, case.num_labels, case.pooling)
     return Prepared(case, describe_texts(config.data, found.sha256, loaded, lengths), operations)
+
+
+def load_run(run: str) -> Loaded:
+    """The classifier of a run, described by what became it: its folder's name tells nothing on another machine.
+
+    Raises:
+        UserError: there is none, or its labels are not classes.
+    """
+    from bertwright.model.checkpoint import load_classifier
+
+    loaded = load_classifier(run)
+    check_kind(run, loaded.settings.kind)
+    try:
+        settings = open_run(run).settings
+    except UserError:  # a classifier that is no run of ours
+        return loaded
+    model, files = settings.get("model"), settings.get("train")
+    if isinstance(model, str) and isinstance(files, list):
+        loaded.description = f"{model}, trained on {', '.join(Path(str(file)).name for file in files)}"
+    return loaded
 
 
 def check_kind(source: str, kind: LabelKind) -> None:

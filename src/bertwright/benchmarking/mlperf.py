@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from bertwright import hardware
 from bertwright.benchmarking.bench import append_line, busy_share, result_file
-from bertwright.benchmarking.cases import check_kind, describe_texts, sample
+from bertwright.benchmarking.cases import describe_texts, load_run, sample
 from bertwright.benchmarking.loadgen import (
     RULES_OFFLINE_SAMPLES,
     RULES_SECONDS,
@@ -33,7 +33,7 @@ from bertwright.config.bench import BenchMlperfConfig
 from bertwright.data.columns import read_unlabelled
 from bertwright.data.ragged import Ragged
 from bertwright.evaluation.predictor import Predictor
-from bertwright.model.checkpoint import load_classifier, load_for_training
+from bertwright.model.checkpoint import load_for_training
 from bertwright.progress import Reporter
 
 OFFICIAL_MODEL, OFFICIAL_LENGTH = "bert-large", 384
@@ -238,8 +238,7 @@ def _subject(config: BenchMlperfConfig, reporter: Reporter) -> tuple[Predictor, 
         return Predictor.from_loaded(loaded, config), ragged, {**description, "max_length": OFFICIAL_LENGTH}
     found = read_unlabelled(config.data, config.text_column, config.on_bad_row)
     if config.run is not None:
-        loaded = load_classifier(config.run)
-        check_kind(config.run, loaded.settings.kind)
+        loaded = load_run(config.run)
     else:
         loaded = load_for_training(config.model, ("0", "1"), "first", config.max_length, config.seed, None)
     texts = found.texts.take(pa.array(sample(len(found), config.num_texts, config.seed)))

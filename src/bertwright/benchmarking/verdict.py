@@ -12,6 +12,8 @@ from typing import Any
 _MEMORY_TIE = 0.05
 # Less padding than this is not worth a word.
 _LEAST_PADDING = 0.01
+# Where all padding saved would be less than this share of the lead, it is said to explain little.
+_LEAST_EXPLAINED = 0.2
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 Engine = Mapping[str, Any]
@@ -37,11 +39,11 @@ def _fastest(ran: Sequence[Engine]) -> str:
         return f"{first}."
     best, after = order[0], rest[0]
     ratio = best["texts_per_s"]["median"] / after["texts_per_s"]["median"]
-    return f"{first}, {ratio:.2f} times as many as the next, {after['name']}: {_why(best, after)}."
+    return f"{first}, {ratio:.2f} times as many as the next, {after['name']}: {_why(best, after, ratio)}."
 
 
-def _why(faster: Engine, slower: Engine) -> str:
-    """Which of the known differences speak for the faster of two."""
+def _why(faster: Engine, slower: Engine, ratio: float) -> str:
+    """Which of the known differences speak for the faster of two, which is ``ratio`` times as fast."""
     reasons = []
     if _BYTES[faster["precision"]] < _BYTES[slower["precision"]]:
         reasons.append(f"it computes in {faster['precision']}, the other in {slower['precision']}")
@@ -51,10 +53,13 @@ def _why(faster: Engine, slower: Engine) -> str:
             f"{faster['padding_share']:.0%} of its tokens are" if faster["padding_share"] else "none of its tokens is"
         )
         reasons.append(f"{less} padding, {padding:.0%} of the other's")
+        if 1 / (1 - padding) < 1 + _LEAST_EXPLAINED * (ratio - 1):
+            reasons[-1] += ", which explains little of it"
     if faster["first_token_only"] and not slower["first_token_only"]:
         reasons.append("its last layer is computed for the first token alone, the other's for all")
     if reasons:
-        return "; ".join(reasons)
+        kernels = ": the most is its kernels" if len(reasons) == 1 and reasons[0].endswith("little of it") else ""
+        return "; ".join(reasons) + kernels
     return "neither dtype nor padding nor the last layer speaks for it, so that its kernels must"
 
 

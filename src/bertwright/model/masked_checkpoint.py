@@ -14,7 +14,7 @@ from bertwright.errors import CheckpointError
 from bertwright.model import name_tables
 from bertwright.model.checkpoint import initial_state, load_for_training, read_tensors, save_tensors
 from bertwright.model.encoder import SIZES, ModelConfig
-from bertwright.model.masked_language_model import MaskedLanguageModel
+from bertwright.model.masked_language_model import TABLE, MaskedLanguageModel
 from bertwright.model.name_tables import MASKED_HEADS, MaskedHead
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import Tokenizer
@@ -22,7 +22,6 @@ from bertwright.model.word_embeddings import embeddings_from
 from bertwright.randomness import purpose_seed
 from bertwright.runs import write_json
 
-_TABLE = "encoder.embeddings.token.weight"
 _HAS_NO_POOLER = "the checkpoint has no pooler: initialised at random"
 
 
@@ -88,14 +87,14 @@ def load_masked(
     notes, words_sha256 = list(loaded.file_notes), None
     if word_embeddings is not None:
         words = embeddings_from(word_embeddings, loaded.tokenizer, config.hidden_size)
-        state[_TABLE], words_sha256 = words.table, words.sha256
+        state[TABLE], words_sha256 = words.table, words.sha256
         share = f"{words.share_of_variance:.1%}"
         notes.append(f"token embeddings: the principal components of {word_embeddings}'s, {share} of their variance")
     if loaded.model.pooler is not None and not is_new and _HAS_NO_POOLER not in loaded.notes:
         notes.append(
             "the checkpoint's pooler, which reads whole texts, is left out: train will read the mean of all tokens"
         )
-    head = {} if is_new else _head_of(find_folder(name)[0], state[_TABLE], names)
+    head = {} if is_new else _head_of(find_folder(name)[0], state[TABLE], names)
     for ours, theirs in names.head:
         if theirs in head:
             if tuple(head[theirs].shape) != shapes[ours]:

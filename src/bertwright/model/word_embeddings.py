@@ -59,7 +59,7 @@ def embeddings_from(name: str, tokenizer: Tokenizer, hidden_size: int) -> WordEm
             f"--word-embeddings {name}: its embeddings have {table.shape[1]} numbers, expected at least {hidden_size}; "
             "name a wider model"
         )
-    if not torch.isfinite(table).all() or not table.std() > 0:
+    if not torch.isfinite(table).all() or not (table - table.mean(dim=0)).std() > 0:
         raise CheckpointError(f"--word-embeddings {name}: its embeddings are not finite numbers that differ")
     return WordEmbeddings(*principal_components(table, hidden_size), _sha256(table))
 

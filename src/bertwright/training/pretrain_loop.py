@@ -32,6 +32,8 @@ from bertwright.training.schedule import rate_factor, rate_factor_of_share
 from bertwright.training.state import Checkpoints, Damaged, Progress, Saved, random_state, set_random_state
 from bertwright.training.stop import Stop, StopNow
 
+# With a budget of time: learning between two looks at the held-out documents, in times of what the last one took.
+_LEARNING_A_LOOK = 9
 # On a GPU, looking at the loss makes the CPU wait.
 _LOSS_CHECK_STEPS = {"cpu": 1, "cuda": 25}
 _MOST_STEPS = 100_000_000
@@ -148,6 +150,7 @@ class Pretraining:
         self.losses: list[float] = []
         self._pending: list[Tensor] = []  # on a GPU, losses that were not looked at
         self._last_rate = 0.0
+        self._next_look_s = 0.0
         self.started = 0.0
 
     def run(self) -> Pretrained:
@@ -165,6 +168,7 @@ class Pretraining:
         steps = itertools.islice(steps, progress.steps, None)
         self.model.train()
         self.started = time.perf_counter() - progress.elapsed_s
+        self._plan_look()
         total = None if self.num_steps is None else self.num_steps - progress.steps
         try:
             with self.stop.deferred(), settled_objects(), self._bar(total) as bar:
@@ -214,9 +218,14 @@ class Pretraining:
     def _judging_is_due(self) -> bool:
         if self.eval_every is not None:
             return self.progress.steps % self.eval_every == 0 or self.progress.steps == self.num_steps
-        assert self.budget_s is not None
-        looks = len(self.progress.history)
-        return self._elapsed() >= (looks + 1) * self.budget_s / self.config.evaluations
+        return self._elapsed() >= self._next_look_s
+
+    def _plan_look(self, took_s: float = 0.0) -> None:
+        """When to look next, where time decides: at the next of the planned moments, and not so soon that looking would
+        take more than a tenth of the time."""
+        if self.budget_s is not None:
+            elapsed, between = self._elapsed(), self.budget_s / self.config.evaluations
+            self._next_look_s = max((elapsed // between + 1) * between, elapsed + _LEARNING_A_LOOK * took_s)
 
     # --- a step -------------------------------------------------------------------------------------------------
 
@@ -306,7 +315,7 @@ class Pretraining:
 
     def _judge(self) -> None:
         """Look at the held-out documents, and add a line to the history."""
-        progress, rate = self.progress, self._last_rate
+        progress, rate, began = self.progress, self._last_rate, time.perf_counter()
         self._checked_loss(rate)
         self.optimizer.check_weights(progress.steps, rate)
         found: dict[str, Any] = {}
@@ -327,6 +336,7 @@ class Pretraining:
         }
         progress.recorded_steps = progress.steps
         progress.history.append(line)
+        self._plan_look(time.perf_counter() - began)
         self.record(line)
         self.reporter.say(history_line(line))
 

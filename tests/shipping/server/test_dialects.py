@@ -260,6 +260,8 @@ def test_words_of_a_long_text_are_no_larger_request_than_it_may_be():
         assert answer.status == 200
         assert len(answer.json()["pieces"][0]) == num_pieces
     assert ask("/explain", {"inputs": text}, max_request_tokens=7).status == 413
+    pair = ask("/explain", {"inputs": [text, text]}, {"words": PlainScorer(pairs=True)}, max_request_tokens=8)
+    assert [len(pieces) for pieces in pair.json()["pieces"]] == [1, 1]
 
 
 WRONG = [

@@ -54,7 +54,7 @@ class Occlusion:
 
     Args:
         text: the text, or pair of texts.
-        most: how many texts may come of it; the more, the finer are the pieces.
+        most: how many texts may come of it; the more, the finer are the pieces. Of a pair there are two at least.
     """
 
     def __init__(self, text: TextOrPair, most: int) -> None:

@@ -120,8 +120,9 @@ class Service:
         whole, _ = await self.score(exchange, served, [text])
         # What is left of a text has no more tokens than it: so many times it are not too large either.
         num_tokens = exchange.job.num_tokens if exchange.job else 1
-        most = min(self.config.max_batch_texts, self.config.max_request_tokens // max(num_tokens, 1))
+        most = max(1, min(self.config.max_batch_texts, self.config.max_request_tokens // max(num_tokens, 1)))
         occlusion = explain.Occlusion(text, most)
-        left, _ = await self.score(exchange, served, occlusion.texts)
-        answer = occlusion.answer(served, whole[0], left, self.metrics.recent())
+        texts = occlusion.texts  # of a pair two, also where only one has room in a request
+        left = [(await self.score(exchange, served, texts[at : at + most]))[0] for at in range(0, len(texts), most)]
+        answer = occlusion.answer(served, whole[0], np.concatenate(left), self.metrics.recent())
         await exchange.respond(200, answer, [JSON_TYPE, *exchange.timing()])
