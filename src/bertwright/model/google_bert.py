@@ -116,7 +116,10 @@ class GoogleBert:
         weights = {name: entry.shape for name, entry in bundle.entries.items() if not _is_of_training(name)}
         left_out = sorted(bundle.entries.keys() - weights.keys())
         if left_out:
-            self.notes.append(f"left out {len(left_out)} values that only training needs, such as {left_out[-1]}")
+            if len(left_out) == 1:
+                self.notes.append(f"left out a value that only training needs: {left_out[0]}")
+            else:
+                self.notes.append(f"left out {len(left_out)} values that only training needs, such as {left_out[-1]}")
         required = encoder_wanted(config, ("bert.", ""), EMBEDDINGS, LAYER, _is_kernel)
         return gather(
             str(self.path),
