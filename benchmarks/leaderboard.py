@@ -160,7 +160,7 @@ def engines(lines: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """LoadGen's scenarios: the last run of each on a model and machine that was valid, or else the last."""
+    """LoadGen's scenarios: of each on a model and machine the longest valid run, of equal ones the last."""
     latest: dict[tuple[str, ...], tuple[dict[str, Any], dict[str, Any]]] = {}
     for line in lines:
         for one in line["scenarios"]:

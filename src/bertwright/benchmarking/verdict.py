@@ -53,7 +53,7 @@ def _why(faster: Engine, slower: Engine, ratio: float) -> str:
             f"{faster['padding_share']:.0%} of its tokens are" if faster["padding_share"] else "none of its tokens is"
         )
         reasons.append(f"{less} padding, {padding:.0%} of the other's")
-        if 1 / (1 - padding) < 1 + _LEAST_EXPLAINED * (ratio - 1):
+        if (1 - faster["padding_share"]) / (1 - padding) < 1 + _LEAST_EXPLAINED * (ratio - 1):
             reasons[-1] += ", which explains little of it"
     if faster["first_token_only"] and not slower["first_token_only"]:
         reasons.append("its last layer is computed for the first token alone, the other's for all")
