@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -48,3 +52,46 @@ def test_costs_are_hours_times_their_price():
 def test_the_token_budget_asked_for_is_taken():
     assert hardware.token_budget(17, CPU) == 17
     assert hardware.token_budget(None, CPU) > 512
+
+
+# What begins to compute in a thread of its own: the server's queue, and what LoadGen drives.
+BEGINNINGS = {
+    "nothing": "pass",
+    "release": "hardware.release_openmp_threads()",
+    "loadgen": """
+import numpy as np
+from bertwright.benchmarking.loadgen import Subject
+from bertwright.data.ragged import Ragged
+Subject(None, Ragged(np.array([1, 2], np.int32), np.array([0, 2]), 0), 100).close()
+""",
+    "batcher": """
+import asyncio
+from bertwright.shipping.server.batcher import Batcher
+async def begin():
+    Batcher(1, 1, 1, 0.0).close()
+asyncio.run(begin())
+""",
+}
+
+
+@pytest.mark.parametrize(("beginning", "left"), [("nothing", 3), ("release", 1), ("loadgen", 1), ("batcher", 1)])
+def test_threads_of_the_thread_that_loads_are_ended_where_another_computes(beginning, left):
+    program = f"""
+import os, re, time, torch
+from bertwright import hardware
+import bertwright.benchmarking.loadgen, bertwright.shipping.server.batcher
+torch.set_num_threads(3)
+before = len(os.listdir("/proc/self/task"))
+torch.ones(1000, 1000).add(1)
+{BEGINNINGS[beginning]}
+deadline = time.monotonic() + 20
+while len(os.listdir("/proc/self/task")) - before > {left - 1} and time.monotonic() < deadline:
+    time.sleep(0.01)  # they end by themselves
+print(len(os.listdir("/proc/self/task")) - before + 1)
+assert float(torch.ones(1000, 1000).add(1).sum()) == 2e6
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "3"}
+    made = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
+    assert (made.stdout, made.stderr) == (f"{left}\n", "")

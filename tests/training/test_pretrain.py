@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,12 +144,29 @@ def test_a_gpu_learns_as_a_cpu_does(corpus, dtype, frozen):
     assert ours == pytest.approx(theirs, abs=0.05)
 
 
-def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as pretraining reads it: a list of the seconds that have gone by. A step takes a quarter of one."""
+    seconds = [0.0]
+    step = pretrain_loop.Pretraining._step
+
+    def timed(self, *arguments):
+        done = step(self, *arguments)
+        seconds[0] += 0.25
+        return done
+
+    monkeypatch.setattr(pretrain_loop.Pretraining, "_step", timed)
+    monkeypatch.setattr(pretrain_loop, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    return seconds
+
+
+def test_a_budget_goes_on_with_the_time_that_was_left(corpus, monkeypatch, clock):
     with stopped_at(monkeypatch, 5):
         run(corpus, steps=None, budget="3s", checkpoint_steps=1)
     made = run(corpus, steps=None, budget="3s", checkpoint_steps=1, resume=True)
     assert made.result["resumed"] == 1
-    assert 2.5 < made.history[-1]["elapsed_s"] < 10
+    assert made.result["steps"] == 12
+    assert made.history[-1]["elapsed_s"] == 3.0
     assert made.history[-1]["learning_rate"] <= 1e-3 * 0.1
 
 
@@ -188,28 +206,34 @@ def pretrained_donor(corpus, name, seed=0):
     return corpus / name
 
 
-def test_a_budget_ends_with_the_rate_near_0(corpus):
-    made = run(corpus, steps=None, budget="2s", evaluations=4)
+def test_a_budget_ends_with_the_rate_near_0(corpus, clock):
+    made = run(corpus, steps=None, budget="4s", evaluations=4)
     rates = [line["learning_rate"] for line in made.history]
-    assert 2 <= len(rates) <= 5
+    assert [line["elapsed_s"] for line in made.history] == [1.0, 2.0, 3.0, 4.0]
     assert rates == sorted(rates, reverse=True)
     assert rates[-1] <= 1e-3 * 0.1
+    assert made.result["steps"] == 16
+
+
+def test_a_budget_is_seconds_of_the_wall(corpus):
+    began = time.perf_counter()
+    made = run(corpus, steps=None, budget="2s")
+    assert 2.0 <= made.history[-1]["elapsed_s"] <= time.perf_counter() - began
     assert made.result["steps"] > 3
-    assert 2.0 <= made.history[-1]["elapsed_s"] < 10
 
 
-def test_slow_looks_take_little_of_a_budget(corpus, monkeypatch):
+def test_slow_looks_take_little_of_a_budget(corpus, monkeypatch, clock):
     real = pretrain_loop.judge
 
     def slow(*arguments):
-        time.sleep(0.2)
+        clock[0] += 0.25
         return real(*arguments)
 
     monkeypatch.setattr(pretrain_loop, "judge", slow)
-    made = run(corpus, steps=None, budget="3s", evaluations=30)  # a look every tenth of a second, as planned
+    made = run(corpus, steps=None, budget="6s", evaluations=30)  # a look every fifth of a second, as planned
     seconds = [line["elapsed_s"] for line in made.history]
-    assert 1 <= len(seconds) <= 3
-    assert all(later - earlier >= 1.8 for earlier, later in itertools.pairwise(seconds[:-1]))  # the last is at the end
+    assert 2 <= len(seconds) <= 4
+    assert all(later - earlier >= 2.25 for earlier, later in itertools.pairwise(seconds[:-1]))  # the last is at the end
 
 
 def test_a_checkpoint_learns_on_with_its_head(corpus):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from bertwright.errors import UserError
+from bertwright.hardware import release_openmp_threads
 
 if TYPE_CHECKING:
     from bertwright.data.ragged import Ragged
@@ -99,6 +100,7 @@ class Subject:
         self.failure: Exception | None = None
         self._arrived: queue.SimpleQueue[list[Any] | None] = queue.SimpleQueue()
         self._lg = load_generator()
+        release_openmp_threads()
         self._worker = threading.Thread(target=self._work, name="loadgen-subject", daemon=True)
         self._worker.start()
 

@@ -19,6 +19,7 @@ import numpy as np
 from bertwright.data.ragged import Ragged, joined_ragged
 from bertwright.errors import UserError
 from bertwright.evaluation.scorer import LogitScorer, Scorer, TextOrPair
+from bertwright.hardware import release_openmp_threads
 from bertwright.shipping.server.deal import deal
 from bertwright.shipping.server.refusal import Refusal
 
@@ -127,6 +128,7 @@ class Batcher:
         self._tokens_per_s = 0.0
         self._closing = False
         self._loop = asyncio.get_running_loop()
+        release_openmp_threads()  # this thread has loaded the models
         self._threads = [
             threading.Thread(target=self._tokenize_all, name="tokenise", daemon=True),
             threading.Thread(target=self._compute_all, name="compute", daemon=True),
