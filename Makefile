@@ -11,7 +11,7 @@ export BERTWRIGHT_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check check-types check-style format clean
 
 setup: $(STAMP)
 
@@ -25,12 +25,16 @@ demo: setup
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --dist worksteal
 
-check: setup
+check: check-types check-style
+
+check-types: setup
+	$(BIN)/mypy
+
+check-style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: setup

@@ -40,11 +40,13 @@ def settings(examples, tiny_model, **changed):
     }  # fmt: skip
 
 
-def test_engines_from_end_to_end(capfd, tmp_path, examples, tiny_model):
+def test_engines_from_end_to_end_where_wrong_ones_are_not_timed(capfd, tmp_path, examples, tiny_model, fakes):
     for library in ("onnxruntime", "openvino", "transformers", "jax"):
         pytest.importorskip(library)
     names = ["transformers-float32", "onnxruntime-float32", "openvino-f32", "jax-float32"]
-    flags = settings(examples, tiny_model, contenders=",".join(names), usd_per_hour=1)
+    wrong = {"shifted": ("Ours", {"shift": 0.1}), "wrong_alone": ("Ours", {"shift_alone": 0.1})}
+    fakes(**wrong, lacking=("Lacking", {}))
+    flags = settings(examples, tiny_model, contenders=",".join([*names, *wrong, "lacking"]), usd_per_hour=1)
     data = flags.pop("data")
     flags |= {"report": tmp_path / "pages" / "engines.html", "output": tmp_path / "results.jsonl"}
     with pytest.raises(SystemExit) as stop:
@@ -53,12 +55,13 @@ def test_engines_from_end_to_end(capfd, tmp_path, examples, tiny_model):
     assert stop.value.code == 0, err
     result = json.loads(out.splitlines()[-1])
     found = {one["name"]: one for one in result["contenders"]}
-    assert set(found) == {"bertwright", "bertwright-float32", *names}
+    assert set(found) == {"bertwright", "bertwright-float32", *names, *wrong, "lacking"}
     for name in ("bertwright-float32", *names):
         one = found[name]
         assert one["not_run"] is None
         assert one["largest_logit_difference"] < 1e-5
         assert one["label_flips"] == 0
+        assert len(one["turns_s"]) == 2
         assert one["alone_ms"]["p50"]["median"] <= one["alone_ms"]["p99"]["median"]
         assert one["load_s"] > 0
         assert one["warm_up_s"] >= 0
@@ -66,6 +69,13 @@ def test_engines_from_end_to_end(capfd, tmp_path, examples, tiny_model):
         assert one["chosen"]["num_threads"] == 1
         assert one["usd_per_million_texts"] > 0
         assert one["tokens_per_s"]["median"] == pytest.approx(one["texts_per_s"]["median"] * result["num_tokens"] / 40)
+    for name in wrong:
+        assert "a logit is off by 0.1 from float32" in found[name]["not_run"]
+        assert found[name]["turns_s"] == []
+        assert found[name]["texts_per_s"] is None
+        assert found[name]["alone_ms"]["p50"] is None
+    assert "a_package_that_nobody_has is not installed" in found["lacking"]["not_run"]
+    assert not any("shifted" in sentence for sentence in result["ranking"])
     assert found["bertwright-float32"]["padding_share"] == 0
     assert found["jax-float32"]["padding_share"] > found["onnxruntime-float32"]["padding_share"]
     assert found["onnxruntime-float32"]["chosen"]["batch_size"] in (8, 32, 128)
@@ -78,28 +88,6 @@ def test_engines_from_end_to_end(capfd, tmp_path, examples, tiny_model):
     assert "p99 ms" in out
     assert json.loads((tmp_path / "results.jsonl").read_text()) == result
     assert result["ranking"][0].split()[0] in (tmp_path / "pages" / "engines.html").read_text()
-
-
-def test_a_wrong_engine_is_not_timed_and_a_right_one_is(examples, tiny_model, fakes, tmp_path):
-    fakes(
-        right=("Ours", {}),
-        shifted=("Ours", {"shift": 0.1}),
-        wrong_alone=("Ours", {"shift_alone": 0.1}),
-        lacking=("Lacking", {}),
-    )
-    names = "right,shifted,wrong_alone,lacking"
-    config = build(BenchEnginesConfig, settings(examples, tiny_model, contenders=names))
-    result = act.run_engines(config, Reporter(quiet=True, results=False))
-    found = {one["name"]: one for one in result["contenders"]}
-    assert found["right"]["not_run"] is None
-    assert len(found["right"]["turns_s"]) == 2
-    for name in ("shifted", "wrong_alone"):
-        assert "a logit is off by 0.1 from float32" in found[name]["not_run"]
-        assert found[name]["turns_s"] == []
-        assert found[name]["texts_per_s"] is None
-        assert found[name]["alone_ms"]["p50"] is None
-    assert "a_package_that_nobody_has is not installed" in found["lacking"]["not_run"]
-    assert not any("shifted" in sentence for sentence in result["ranking"])
 
 
 def test_percentiles_are_of_each_pass_but_the_first():
