@@ -12,6 +12,7 @@ from bertwright.reporting.page import Page, Section
 from bertwright.reporting.svg import Palette, Plot
 from bertwright.reporting.tables import Cell, Table, cell, table
 from bertwright.reporting.visible import in_one_line
+from bertwright.reporting.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ def merge_page(works: Sequence[Work]) -> Page:
         summary = ("No two machines have all rates and a price: which one pays cannot be told.",)
     return Page(
         title="Machines side by side",
-        subtitle=f"{num_machines} machines, {len(works)} kinds of work",
+        subtitle=f"{counted(num_machines, 'machine')}, {counted(len(works), 'kind of work', 'kinds of work')}",
         summary=summary,
         cautions=_CAUTIONS,
         sections=tuple(_section(work, number) for number, work in enumerate(works, 1)),

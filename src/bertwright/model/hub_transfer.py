@@ -22,7 +22,6 @@ def patiently(
     transfer: Callable[[], Result],
     say: Callable[[str], object] = lambda _: None,
     waits_s: Iterable[float] = _WAITS_S,
-    sleep: Callable[[float], object] = time.sleep,
 ) -> Result:
     """What ``transfer`` gives; done again, later and later, while what it meets is a thing that passes.
 
@@ -39,7 +38,7 @@ def patiently(
             if not _passes(error):
                 raise
             say(f"the hub: {_named(error)}; once more in {wait_s:g} s")
-            sleep(wait_s)
+            time.sleep(wait_s)
     return transfer()
 
 
