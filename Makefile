@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# Bytecode is made where a module is first imported, and must be kept then.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The real data of the slow tests, where a machine has it (docs/development.md). Only set when it is there.
 ifndef BERTWRIGHT_DATA
 ifneq ($(wildcard ../shared/data),)

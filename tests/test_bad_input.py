@@ -15,6 +15,7 @@ from bertwright import open_run, train
 from tests import bad_input
 from tests.bad_input import GOOD, KINDS, TINY, Outcome, error_lines, outcome, page, tree
 from tests.conftest import REPOSITORY
+from tests.forked_python import run_python
 
 FOUND: dict[str, Outcome] = {}
 
@@ -69,6 +70,8 @@ def command(arguments: list[str], folder: Path, before: str = "", **settings) ->
     """Run the command line in ``folder``, after the Python statements ``before``."""
     code = f"{before}\nfrom bertwright.cli import main\nmain({arguments!r})"
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "BERTWRIGHT_CACHE": str(folder), "OMP_NUM_THREADS": "1"}
+    if not settings:
+        return run_python(["-c", code], cwd=folder, env=environment, timeout=300)
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -20,6 +20,7 @@ from bertwright.config.evaluate import PredictSettings
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.predict import run_prediction
 from bertwright.progress import Reporter
+from tests.forked_python import run_python
 
 NO_TORCH = textwrap.dedent("""
     import sys
@@ -36,11 +37,13 @@ NO_TORCH = textwrap.dedent("""
 
 
 def call(*arguments, without_torch=False, stdin=None, **environment):
-    program = ["-c", NO_TORCH] if without_torch else ["-m", "bertwright"]
+    env = {**os.environ, "COLUMNS": "120", **environment}
+    if not without_torch:
+        return run_python(["-m", "bertwright", *arguments], input=stdin, env=env)
     return subprocess.run(
-        [sys.executable, *program, *map(str, arguments)],
+        [sys.executable, "-c", NO_TORCH, *map(str, arguments)],
         input=stdin,
-        env={**os.environ, "COLUMNS": "120", **environment},
+        env=env,
         capture_output=True,
         text=True,
         timeout=200,

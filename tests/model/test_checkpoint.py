@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.conftest import random_sequences
+from tests.forked_python import run_python
 from tests.hub_stand_in import StandIn
 from tests.model.families import CASES, save_tokenizer
 from transformers import (
@@ -352,14 +353,8 @@ except UserError as error:
     sys.exit(2)
 """
     cleared = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        env={**cleared, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    env = {**cleared, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
+    return run_python(["-c", program], env=env, timeout=120)
 
 
 def test_hub_names_are_fetched_cached_and_then_found_offline(hub, tmp_path):
