@@ -31,7 +31,7 @@ class Measured:
         prepare_s: seconds that making it took, libraries loaded included.
         first_turn: the answer of the first turn of all, which does not count.
         alone: seconds of each text that was scored by itself, pass by pass; the first does not count.
-        alone_logits: (texts, labels) of these, of the first pass.
+        alone_logits: (texts, labels) of these, of the last pass.
         energy_source: the counters that its turns' joules are from; None: there are none.
     """
 
@@ -99,7 +99,8 @@ def measure(
     out of what follows; its reason is kept.
 
     Args:
-        gate: asked after the first round: why is a contender refused by what it has computed? Such are not timed.
+        gate: asked after the first round, and once more at the end: why is a contender refused by what it has computed?
+            Such are not timed, or lose the times that they had.
         rows_alone: texts that every contender with logits is given one at a time, in as many passes as rounds, after
             one that does not count.
     """
@@ -119,8 +120,13 @@ def measure(
 
         def leave_out(one: Measured, reason: str) -> None:
             one.reason = reason
+            one.turns, one.alone = [], []
             reporter.warn(f"{one.entry.name}: not run: {reason}")
             workers[one.entry.name].stop()
+
+        def judge(gate: Gate) -> None:
+            for name, reason in gate([one for one in found if one.reason is None]).items():
+                leave_out(next(one for one in found if one.entry.name == name), reason)
 
         def turn(one: Measured, number: int) -> None:
             answer = ask(one, act="run")
@@ -134,8 +140,7 @@ def measure(
             answer = ask(one, act="alone", rows=list(rows_alone)) if one.outcome else None
             if answer is not None:
                 one.alone.append(answer["seconds"])
-                if one.alone_logits is None:
-                    one.alone_logits = _arrays(answer["outcome"])["logits"]
+                one.alone_logits = _arrays(answer["outcome"])["logits"]
             advance(1, one.entry.name)
 
         for one in found:
@@ -155,8 +160,7 @@ def measure(
                     one.outcome = _arrays((ask(one, act="outcome") or {}).get("outcome"))
                     if rows_alone:
                         alone(one)
-                for name, reason in gate([one for one in found if one.reason is None]).items():
-                    leave_out(next(one for one in found if one.entry.name == name), reason)
+                judge(gate)
         if rows_alone:
             for number in range(rounds):
                 for one in _turned(found, number):
@@ -166,6 +170,8 @@ def measure(
             if answer is not None:
                 one.peak_bytes, one.peak_gpu_bytes = answer["peak_bytes"], answer["peak_gpu_bytes"]
                 one.outcome = _arrays(answer["outcome"])
+        if gate is not None:  # once more: of what was computed while the clock ran
+            judge(gate)
     return found
 
 

@@ -45,6 +45,8 @@ _TRY_S = 1.0
 _FIRST_SHARE, _NEAR, _MOST_SEARCHES = 0.6, 1.04, 10
 # A rate that a short run held may be too high for a long one: then a little less.
 _LESS, _MOST_LOWERED = 0.95, 8
+# How often Offline's query is made larger, where it was over too soon.
+_MOST_RAISED = 4
 
 
 def run_mlperf(config: BenchMlperfConfig, reporter: Reporter) -> dict[str, Any]:
@@ -157,9 +159,14 @@ class _Measure:
         return found
 
     def offline(self, qps: float) -> LoadResult:
-        """One query, made for a tenth more than is expected; again, larger, where that was over too soon."""
+        """One query, which LoadGen makes a tenth larger than is expected; again, larger, where it was over too soon.
+
+        A machine that others use, too, may get faster meanwhile.
+        """
         found = self.run("Offline", qps, self.config.seconds)
-        if not found.valid and found.value:
+        for _ in range(_MOST_RAISED):
+            if found.valid or not found.value:
+                break
             found = self.run("Offline", 1.1 * found.value, self.config.seconds)
         return found
 
@@ -250,7 +257,7 @@ def _subject(config: BenchMlperfConfig, reporter: Reporter) -> tuple[Predictor, 
 
 def _try_rate(predictor: Predictor, ragged: Ragged) -> float:
     """Samples a second when many are computed together, from about a second of it."""
-    rows = np.arange(min(len(ragged), 32))
+    rows = np.arange(len(ragged))[: max(1, int(predictor.token_budget / ragged.lengths.mean()))]
     predictor.logits(ragged.take(rows))
     started, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - started) < _TRY_S:

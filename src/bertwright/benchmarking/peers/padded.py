@@ -43,7 +43,7 @@ class PaddedInference:
 
     def __init__(self, case: Case) -> None:
         self.case = case
-        self.logits = np.zeros((case.num_texts, case.num_labels), dtype=np.float32)
+        self.logits = np.full((case.num_texts, case.num_labels), np.nan, dtype=np.float32)
         self.chosen: dict[str, Any] = {}
         self.batch_size = case.batch_size
 
@@ -103,6 +103,7 @@ class PaddedInference:
         return sum(map(len, batches)) / passes[1], max(0.0, passes[0] - passes[1])
 
     def run(self) -> Turn:
+        self.logits.fill(np.nan)  # a text that is passed over must not keep the answer of an earlier turn
         started = time.perf_counter()
         self.scorer.score(self.case.sorted_batches(self.batch_size))
         seconds = time.perf_counter() - started
