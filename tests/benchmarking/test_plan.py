@@ -175,7 +175,8 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
     assert "90.22?" in said
     assert "? a doubtful price: gcp/a4-highgpu-8g: TOTAL added here" in said
     assert "on more than 32 cores" in said
-    assert "fits: a GPU's memory, less a tenth" in said
+    assert "fits: whether a GPU's memory, less a tenth, holds the" in said
+    assert "a GPU takes more tokens at once if none is given" in said
     assert said.count("NVIDIA L4: published, MLPerf inference v3.1 closed") == 1  # two machines have it
     assert "PCIe taken to be alike" in said
     found = json.loads((tmp_path / "x.plan.json").read_text())

@@ -148,7 +148,8 @@ def this_machine(
     one = next((one for one in throughputs if one.name == name), None)
     if one is None:
         return None
-    return Here(f"{num_cores} cores, {name}", num_cores * one.samples_per_s, one.source, num_cores)
+    cores = "1 core" if num_cores == 1 else f"{num_cores} cores"
+    return Here(f"{cores}, {name}", num_cores * one.samples_per_s, one.source, num_cores)
 
 
 def throughput_of(price: Price, throughputs: Sequence[Throughput]) -> tuple[float, Throughput] | None:

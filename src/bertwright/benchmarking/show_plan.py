@@ -111,6 +111,7 @@ def _elsewhere_table(shown: list[Any], num_all: int, plan: Mapping[str, Any]) ->
     if here is not None:
         caption += f", taken as {one_line(here['name'])}: {here['source']}"
     table = _table("On other machines: rough and unofficial", caption)
+    table.padding = (0, 1, 0, 0)  # there is much to tell
     table.add_column("machine", overflow="fold")
     table.add_column("with", overflow="fold")
     for name in ("USD/h", "x", "time", "from", "to", "USD", "from", "to"):
@@ -119,12 +120,12 @@ def _elsewhere_table(shown: list[Any], num_all: int, plan: Mapping[str, Any]) ->
     table.add_column("by", no_wrap=True)
     room = " " if any(one["doubt"] for one in shown) else ""
     for one in shown:
-        seconds, cost, hour = one["seconds"], one["usd"], one["usd_per_hour"]
+        seconds, cost, hour, times = one["seconds"], one["usd"], one["usd_per_hour"], one["times_as_fast"]
         table.add_row(
             Text(one_line(one["machine"])),
             Text(one_line(_with(one))),
             "-" if hour is None else f"{hour:.2f}" + ("?" if one["doubt"] else room),
-            f"{one['times_as_fast']:.3g}",
+            f"{times:,.0f}" if 100 <= times < 1e6 else f"{times:.3g}",
             *(duration(seconds[key]) for key in ("value", "low", "high")),
             *("-" if cost is None else _usd(cost[key]) for key in ("value", "low", "high")),
             {True: "yes", False: "no", None: "?"}[one["fits"]],
@@ -157,10 +158,12 @@ def _remarks(shown: list[Any], plan: Mapping[str, Any]) -> list[str]:
 def _needs(plan: Mapping[str, Any]) -> str:
     needs, chosen = plan["needs_bytes"], plan["chosen"]
     what = "the model and activations" if plan["steps"] is None else "weights, gradients, optimizer and activations"
+    own = plan["config"].get("token_budget") is None and chosen["device"] == "cpu"
     return (
-        f"fits: a GPU's memory, less a tenth, beside {_mib(needs['accelerator'])} of {what}; a CPU's machine beside "
-        f"{_mib(needs['machine'])} of the whole process. As tried out here, in {chosen['dtype']} with --token-budget "
-        f"{chosen['token_budget']}: without it a GPU takes more tokens at once, a smaller one needs less."
+        f"fits: whether a GPU's memory, less a tenth, holds the {_mib(needs['accelerator'])} of {what}, or a machine "
+        f'without one the {_mib(needs["machine"])} of the whole process; "?": too near to say, or not known. So much '
+        f"was held here, in {chosen['dtype']} with --token-budget {chosen['token_budget']}: a smaller one needs less"
+        + (", and a GPU takes more tokens at once if none is given." if own else ".")
     )
 
 
