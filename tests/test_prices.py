@@ -39,6 +39,23 @@ def test_the_shipped_table_is_sound_and_dated():
     assert find_price(prices, "p3.2xlarge").accelerator == "NVIDIA V100-16GB"
 
 
+def test_prices_in_doubt_are_marked_and_explained(capsys):
+    doubtful = {price.name for price in load_prices()[0] if price.doubtful}
+    assert doubtful == {"gcp/a3-ultragpu-8g", "gcp/a4-highgpu-8g"}
+
+    def listed(*words):
+        with pytest.raises(SystemExit):
+            cli.main(["prices", "list", "gcp", *words])
+        return capsys.readouterr().out
+
+    shown = listed("b200")
+    assert "90.216?" in shown
+    assert "? a doubtful price: gcp/a4-highgpu-8g: TOTAL added here" in " ".join(shown.split())
+    assert "?" not in listed("l4")
+    (record,) = json.loads(listed("b200", "--json"))
+    assert "DOUBTFUL" in record["note"]
+
+
 def test_words_select_and_the_cheapest_comes_first():
     found = selected(load_prices()[0], ["gcp", "h100"])
     assert found

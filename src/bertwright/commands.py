@@ -294,8 +294,11 @@ def prices_list(
     json_line: Json = False,
 ) -> None:
     """List machines with their prices, the cheapest first."""
+    from rich.text import Text
+
+    from bertwright.evaluation.extremes import one_line
     from bertwright.evaluation.show import prices_table
-    from bertwright.prices import load_prices, selected
+    from bertwright.prices import doubts, load_prices, selected
 
     prices, path = load_prices()
     found = selected(prices, words)
@@ -306,6 +309,8 @@ def prices_list(
         return
     reporter = _reporter(False, False)
     reporter.show(prices_table(found))
+    for line in doubts({price.name: price.note for price in found if price.doubtful}):
+        reporter.show(Text(one_line(line)))
     reporter.say(f"{len(found):,} of {len(prices):,} prices of {path}; USD an hour of the whole machine")
 
 

@@ -9,7 +9,8 @@ Columns of the file, in any order:
     usd_per_hour               of the whole machine, without a commitment
     spot_usd_per_hour          where it may be taken away at any moment; empty where none is known
     as_of                      YYYY-MM-DD, when the price held; empty where not known
-    source, note               where the price is from, and what to doubt about it
+    source, note               where the price is from, and what to doubt about it; a note with "doubtful" in it marks
+                               the price wherever it is shown
 """
 
 from __future__ import annotations
@@ -52,6 +53,11 @@ class Price:
     def name(self) -> str:
         """``cloud/machine``, which names it but for the region."""
         return f"{self.cloud}/{self.machine}"
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the note says so: such a price is never shown without a mark."""
+        return "doubtful" in self.note.casefold()
 
     def record(self) -> dict[str, Any]:
         return asdict(self)
@@ -192,6 +198,11 @@ def find_price(prices: Sequence[Price], name: str) -> Price:
     near = difflib.get_close_matches(name, [price.machine for price in prices] + [price.name for price in prices], 1)
     hint = f"; did you mean {near[0]}?" if near else ". See bertwright prices"
     raise UserError(f"{name}: no such machine in the table of prices{hint}")
+
+
+def doubts(notes: Mapping[str, str]) -> list[str]:
+    """What to say below a table in which prices are marked with "?": ``notes`` by the names of their machines."""
+    return [f"? a doubtful price: {name}: {note}" for name, note in notes.items()]
 
 
 def selected(prices: Sequence[Price], words: Sequence[str]) -> list[Price]:

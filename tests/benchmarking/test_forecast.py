@@ -14,11 +14,14 @@ from bertwright.benchmarking.forecast import (
     forecast,
     held,
     most_tokens,
+    needs,
     steps_s,
     usd,
 )
 
 MIB = 2**20
+LEARNT = {"before": 300 * MIB, "peak": 900 * MIB, "available": None, "weights": 100 * MIB, "gradients": 40 * MIB}
+LEARNT |= {"optimizer": 160 * MIB, "heavy": 700 * MIB}
 
 
 def made_steps(num_steps=500, num_tried=40, fixed=0.02, per_token=1e-5, per_pair=2e-8, noise=0.0, seed=0):
@@ -150,3 +153,19 @@ def test_steps_that_tell_nothing_of_memory_foretell_nothing(change):
 
 def test_an_hour_costs_the_price_of_an_hour():
     assert usd(Estimate(3600, 1800, 7200), 4.0) == Estimate(4.0, 2.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("operations", "changes", "accelerator", "machine"),
+    [
+        (1, {}, 500, 900),  # what is held at the heaviest step, but for 200 of libraries and texts
+        (1, {"scored": 850 * MIB}, 500, 900),
+        (0, {"scored": 850 * MIB}, 650, 900),  # the encoder learns nothing: its scoring holds the most
+        (1, {"heavy": 400 * MIB}, 300, 900),  # never less than what is counted
+        (1, {"peak_gpu": 600 * MIB}, 600, 1500),
+    ],
+)
+def test_what_another_machine_must_hold(operations, changes, accelerator, machine):
+    memory = Memory(**{"peak_gpu": None, **LEARNT, **changes})
+    found = needs(made_probe(memory=memory, training_operations=operations))
+    assert (found.accelerator, found.machine) == (accelerator * MIB, machine * MIB)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 import bertwright
+from bertwright.benchmarking.machines import load_throughputs
 from bertwright.cli import main
 from bertwright.errors import RunError, UserError
 
@@ -111,6 +114,7 @@ def test_a_scoring_is_planned_and_checked(planned, examples, tmp_path):
     assert found["planned"] == "evaluate"
     assert list(found["seconds"]) == ["read", "tokenize", "infer", "total"]
     assert found["num_texts"] == {"test": 244}
+    assert 0 < found["needs_bytes"]["accelerator"] < found["needs_bytes"]["machine"]
     del settings["run"]
     bertwright.evaluate(run.path, examples / "comments_test.csv", **settings)
     checked = bertwright.check_plan(tmp_path / "evaluation")
@@ -155,7 +159,7 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
                 "--max-length=32",
                 "--dtype=bfloat16",
                 "--probe-seconds=1",
-                "--machines=lambda h100,gcp l4",
+                "--machines=lambda h100,gcp l4,gcp b200,aws c8i.96xlarge,runpod a100",
                 f"--output={tmp_path / 'x'}",
             ]
         )
@@ -167,6 +171,33 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
     assert "no result for this job" in out
     assert "One accelerator is used" in out
     assert "memory would do for about" in out or "What holds the memory" in out
+    said = " ".join(out.split())
+    assert "90.22?" in said
+    assert "? a doubtful price: gcp/a4-highgpu-8g: TOTAL added here" in said
+    assert "on more than 32 cores" in said
+    assert "fits: whether a GPU's memory, less a tenth, holds the" in said
+    assert "a GPU takes more tokens at once if none is given" in said
+    assert said.count("NVIDIA L4: published, MLPerf inference v3.1 closed") == 1  # two machines have it
+    assert "PCIe taken to be alike" in said
+    found = json.loads((tmp_path / "x.plan.json").read_text())
+    assert all(one["fits"] for one in found["elsewhere"])
+    assert found["needs_bytes"]["accelerator"] < found["needs_bytes"]["machine"]
+    counted = {name: count for name, count in found["held"].items() if not name.startswith("libraries")}
+    assert found["needs_bytes"]["accelerator"] == sum(counted.values())
+
+
+@pytest.mark.parametrize(("threads", "cores", "counted"), [(8, 4, 4), (2, 4, 2), (4, 4, 4)])
+def test_this_machine_counts_by_its_cores_and_not_by_their_threads(monkeypatch, threads, cores, counted):
+    from bertwright import hardware
+    from bertwright.benchmarking import plan
+    from bertwright.config.train import TrainConfig
+
+    monkeypatch.setattr(hardware, "cpu_bfloat16_feature", lambda: "amx_bf16")
+    monkeypatch.setattr(plan, "num_usable_cores", lambda: cores)
+    probe = SimpleNamespace(chosen={"dtype": "bfloat16", "threads": threads})
+    here = plan._here(TrainConfig(train=("x.csv",), device="cpu"), probe, load_throughputs())
+    assert here.num_cores == counted
+    assert here.samples_per_s == pytest.approx(counted * 12.742)
 
 
 def test_a_plan_that_fails_leaves_no_folder(tmp_path):
@@ -227,6 +258,8 @@ def test_settings_that_make_no_plan_are_refused(examples, settings, message):
             json.dumps({**EMPTY, "memory": {"x": float("nan")}}),
             "no plan",
         ),
+        (json.dumps({**EMPTY, "seconds": {"total": {"value": 1e308, "low": 0.0, "high": 1e308}}}), "no plan"),
+        (json.dumps({**EMPTY, "steps": 10**400}), "no plan"),
     ],
 )
 def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, text, message):
@@ -236,3 +269,58 @@ def test_a_damaged_plan_is_refused_in_one_line(planned, tmp_path, text, message)
     with pytest.raises(RunError, match=message) as error:
         bertwright.check_plan(planned[2].path, path)
     assert "\n" not in str(error.value)
+
+
+def estimate(value):
+    return {"value": value, "low": value, "high": value}
+
+
+@pytest.fixture
+def record(planned, tmp_path):
+    """A run's folder whose result.json can be changed, and a plan for it: ``check(changes)`` sets them side by side."""
+    plan = {**EMPTY, "seconds": {"total": estimate(1e14)}, "memory": {"peak_process_bytes": estimate(1e14)}}
+    shutil.copytree(planned[2].path, tmp_path / "run")
+    path = tmp_path / "run" / "result.json"
+    result = json.loads(path.read_text())
+
+    def check(**changes):
+        changed = json.loads(json.dumps(result))
+        for name, value in changes.items():
+            changed[name] = {**changed[name], **value} if name in ("seconds", "memory") else value
+        path.write_text(json.dumps(changed))
+        (tmp_path / "run.plan.json").write_text(json.dumps(plan))
+        return bertwright.check_plan(tmp_path / "run")
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seconds": {"total": [1]}},
+        {"seconds": {"total": 10**400}},
+        {"seconds": {"total": 1e308}},
+        {"seconds": {"total": -1}},
+        {"memory": {"peak_process_bytes": {}}},
+        {"steps": "x"},
+        {"steps": [1]},
+        {"steps": 10**400},
+        {"resumed": "often"},
+        {"resumed": {"times": 1}},
+    ],
+)
+def test_a_damaged_record_is_refused_in_one_line(record, changes):
+    with pytest.raises(RunError, match="damaged") as error:
+        record(**changes)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+def test_a_run_of_next_to_no_time_is_off_by_much_and_not_by_hundreds_of_digits(record, capsys):
+    checked = record(seconds={"total": 5e-324})
+    json.dumps(checked, allow_nan=False)
+    assert checked["rows"][0]["off_by"] is None
+    record(seconds={"total": 1e-200})
+    out = capsys.readouterr().out
+    assert "much" in out
+    assert "0" * 50 not in out

@@ -21,6 +21,8 @@ _DRIFT = 0.15
 # What takes a moment is off by a moment: files that are in memory already or not, first calls.
 _SLACK_S = 0.3
 _MEMORY_SPREAD = 0.10
+# Of the memory that a data sheet or a seller names, what drivers, error correction and the system may take.
+_TAKEN_SHARE = 0.10
 _LEAST_FOR_THREE_COSTS = 12
 
 
@@ -58,6 +60,7 @@ class Memory:
         before: held before the first step: libraries, texts, token ids, the model.
         weights, gradients, optimizer: what a training holds of each, by the number of weights.
         light, heavy: held after a step of few tokens, and after the one of the most.
+        scored: held after texts were scored.
         light_tokens, heavy_tokens: the tokens of those two, as many as are computed at once.
         peak: the most held by the end.
         available: what could still be had at the start.
@@ -74,6 +77,7 @@ class Memory:
     heavy: int = 0
     light_tokens: int = 0
     heavy_tokens: int = 0
+    scored: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,28 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """Bytes that a job holds at its peak, by what computes it.
+
+    Attributes:
+        accelerator: weights, gradients, the optimizer and activations, which an accelerator holds.
+        machine: of the whole process, which a machine without one holds.
+    """
+
+    accelerator: int
+    machine: int
+
+    def fit(self, memory_gib: float | None, has_accelerator: bool) -> bool | None:
+        """Whether so much memory does, but for a tenth that the driver or the system takes; None: too near to say."""
+        if memory_gib is None:
+            return None
+        needed = Estimate.within(self.accelerator if has_accelerator else self.machine, _MEMORY_SPREAD)
+        if needed.high <= (1 - _TAKEN_SHARE) * memory_gib * 2**30:
+            return True
+        return False if needed.low > memory_gib * 2**30 else None
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a job will take on this machine.
 
@@ -129,6 +155,7 @@ class Forecast:
         compute_s: the seconds of ``seconds["total"]`` that the encoder computes; the rest is reading and writing.
         memory: "peak_process_bytes" and, on a GPU, "peak_gpu_bytes".
         held: bytes at the peak of a training, by what holds them.
+        needs: bytes at the peak of any job, for other machines.
         most_tokens: as many could be computed at once before memory runs out; None: not known.
     """
 
@@ -136,6 +163,7 @@ class Forecast:
     compute_s: Estimate
     memory: dict[str, Estimate]
     held: dict[str, int]
+    needs: Needs
     most_tokens: int | None
 
 
@@ -163,6 +191,7 @@ def forecast(probe: Probe) -> Forecast:
         compute_s=Estimate.within(compute_s, share),
         memory=memory,
         held={} if probe.steps is None else held(probe.memory),
+        needs=needs(probe),
         most_tokens=most_tokens(probe.memory),
     )
 
@@ -209,6 +238,20 @@ def held(memory: Memory) -> dict[str, int]:
     }
 
 
+def needs(probe: Probe) -> Needs:
+    """What the job needs on other machines, as far as this one tells.
+
+    Where a CPU computes, an accelerator's share is what is held besides libraries, texts and token ids: at the heaviest
+    step or, where the encoder only scores, after that.
+    """
+    memory = probe.memory
+    if memory.peak_gpu is not None:
+        return Needs(memory.peak_gpu, memory.peak + memory.peak_gpu)
+    at_most = memory.heavy if probe.training_operations else max(memory.heavy, memory.scored)
+    counted = memory.weights + memory.gradients + memory.optimizer
+    return Needs(max(counted, at_most - max(0, memory.before - memory.weights)), memory.peak)
+
+
 def most_tokens(memory: Memory) -> int | None:
     """How many tokens could be computed at once; None where two steps of different size tell nothing of it."""
     more_tokens, more_bytes = memory.heavy_tokens - memory.light_tokens, memory.heavy - memory.light
@@ -230,5 +273,6 @@ def record(found: Forecast) -> dict[str, Any]:
         "compute_s": found.compute_s.record(),
         "memory": {name: one.record() for name, one in found.memory.items()},
         "held": found.held,
+        "needs_bytes": asdict(found.needs),
         "most_tokens": found.most_tokens,
     }

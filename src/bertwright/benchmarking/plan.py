@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +28,8 @@ from bertwright.config.base import build, explain
 from bertwright.config.evaluate import EvaluateConfig
 from bertwright.config.plan import PlanConfig
 from bertwright.config.train import TrainConfig
-from bertwright.errors import RunError, UserError
+from bertwright.cpus import num_usable_cores
+from bertwright.errors import RunError, UserError, shown
 from bertwright.prices import Price, load_prices, selected
 from bertwright.progress import Reporter
 
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
     from bertwright.benchmarking.probe import Probe
 
 _MOST_BYTES = 16 << 20
+_MOST_SHOWN = 100  # characters of a setting
 # Settings that change nothing of what a run takes, and such as are settled on the way.
 _NO_MATTER = {
     *(
@@ -101,13 +105,13 @@ def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
     found = forecast(probe)
     other_s = found.seconds["total"].value - found.compute_s.value
     operations_per_s = _operations_per_s(probe, found)
-    others = [one.here(operations_per_s, found.compute_s, other_s) for one in measured]
     throughputs = load_throughputs()
+    others = [one.here(operations_per_s, found.compute_s, other_s, throughputs, found.needs) for one in measured]
     here = _here(planned, probe, throughputs)
     if here is None:
         reporter.say("other machines: no published rate fits this one or this dtype; --measured FILE gives another way")
     else:
-        known = elsewhere(chosen, here, found.compute_s, other_s, throughputs)
+        known = elsewhere(chosen, here, found.compute_s, other_s, throughputs, found.needs)
         if len(known) < len(chosen):
             reporter.say(f"other machines: of {len(chosen) - len(known)} of {len(chosen)} no rate is known")
         others += known
@@ -127,7 +131,7 @@ def run_plan(config: PlanConfig, reporter: Reporter) -> dict[str, Any]:
         **record(found),
         "usd_per_hour": config.usd_per_hour,
         "usd": None if config.usd_per_hour is None else usd(found.seconds["total"], config.usd_per_hour).record(),
-        "here": None if here is None else {"name": here.name, "source": here.source},
+        "here": None if here is None else asdict(here),
         "prices": str(prices_file.name),
         "elsewhere": [one.record() for one in others],
     }
@@ -179,18 +183,22 @@ def _here(planned: TrainConfig | EvaluateConfig, probe: Probe, throughputs: Sequ
     feature = hardware.cpu_bfloat16_feature()
     if probe.chosen["dtype"] == "float32" and (gpu is not None or feature is not None):
         return None
-    return this_machine(gpu, feature, int(probe.chosen["threads"]), throughputs)
+    return this_machine(gpu, feature, min(int(probe.chosen["threads"]), num_usable_cores()), throughputs)
 
 
 # --- what happened ------------------------------------------------------------------------------------------------
 
 
+# Seconds, bytes and steps of any job are fewer: a petabyte, thirty million years.
+_MOST = 10**15
+
+
 class _Estimate(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
-    value: float = Field(ge=0)
-    low: float = Field(ge=0)
-    high: float = Field(ge=0)
+    value: float = Field(ge=0, lt=_MOST)
+    low: float = Field(ge=0, lt=_MOST)
+    high: float = Field(ge=0, lt=_MOST)
 
 
 class _Plan(BaseModel):
@@ -202,7 +210,7 @@ class _Plan(BaseModel):
     made: str
     config: dict[str, Any]
     chosen: dict[str, Any]
-    steps: int | None
+    steps: int | None = Field(ge=0, lt=_MOST)
     seconds: dict[str, _Estimate]
     memory: dict[str, _Estimate]
 
@@ -213,7 +221,8 @@ def check_plan(run: str | Path, plan: str | Path | None = None, reporter: Report
     ``plan`` is the file that ``bertwright plan`` wrote; ``RUN.plan.json`` if not given.
 
     Raises:
-        UserError: there is no plan, or it is damaged or of another kind of work; the run has not finished.
+        UserError: there is no plan, or it is damaged or of another kind of work; the run has not finished, or its
+            record holds what no run writes.
     """
     folder = Path(run)
     opened = runs.open_run(folder)
@@ -224,25 +233,38 @@ def check_plan(run: str | Path, plan: str | Path | None = None, reporter: Report
     if found.planned != opened.act:
         raise RunError(f"{path}: plans a run of {found.planned}, but {folder} is one of {opened.act}")
     rows = []
-    for kind, estimates in (("seconds", found.seconds), ("memory", found.memory)):
-        for name, estimate in estimates.items():
-            happened = (opened.result.get(kind) or {}).get(name)
-            if happened is not None:
-                rows.append(_row(kind, name, estimate, happened))
-    result = {
-        "act": "plan-check",
-        "run": str(run),
-        "plan": str(path),
-        "planned_before": found.made,
-        "resumed": opened.result.get("resumed") or 0,
-        "differences": _differences(found, opened),
-        "rows": rows,
-    }
+    with runs.reading_records(folder):
+        for kind, estimates in (("seconds", found.seconds), ("memory", found.memory)):
+            for name, estimate in estimates.items():
+                happened = opened.result[kind].get(name)
+                if happened is not None:
+                    rows.append(_row(kind, name, estimate, _count(happened, f"{kind}.{name}")))
+        result = {
+            "act": "plan-check",
+            "run": str(run),
+            "plan": str(path),
+            "planned_before": found.made,
+            "resumed": _count(opened.result.get("resumed") or 0, "resumed"),
+            "differences": _differences(found, opened),
+            "rows": rows,
+        }
     (reporter or Reporter()).show(check_table(result))
     return result
 
 
+def _count(value: Any, name: str) -> float:
+    """A number of a run's record: seconds, bytes, steps.
+
+    Raises:
+        ValueError: it is none, or such as no run has.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _MOST:
+        raise ValueError(f"{name} is {shown(value)}")
+    return value
+
+
 def _row(kind: str, name: str, estimate: _Estimate, happened: float) -> dict[str, Any]:
+    off_by = math.inf if happened == 0 else estimate.value / happened - 1
     return {
         "kind": kind,
         "what": name,
@@ -250,7 +272,7 @@ def _row(kind: str, name: str, estimate: _Estimate, happened: float) -> dict[str
         "low": estimate.low,
         "high": estimate.high,
         "happened": happened,
-        "off_by": None if happened == 0 else estimate.value / happened - 1,
+        "off_by": off_by if math.isfinite(off_by) else None,
         "within": estimate.low <= happened <= estimate.high,
     }
 
@@ -265,15 +287,20 @@ def _differences(plan: _Plan, run: runs.Run) -> list[str]:
         if planned != happened and not (planned in unset and happened in unset):
             if name in _RESOLVED and (planned is None or happened is None):
                 continue
-            found.append(f"{name} {happened!r}, not {planned!r}")
+            found.append(f"{name} {_short(repr(happened))}, not {_short(repr(planned))}")
     for name, words in (("device", "device"), ("dtype", "dtype"), ("threads", "num_threads")):
         planned, happened = plan.chosen.get(name), run.environment.get(words)
         if planned is not None and happened is not None and planned != happened:
-            found.append(f"{name} {happened}, not {planned}")
+            found.append(f"{name} {_short(str(happened))}, not {_short(str(planned))}")
     steps = (run.result or {}).get("steps")
-    if plan.steps is not None and steps is not None and steps != plan.steps:
+    if plan.steps is not None and steps is not None and _count(steps, "steps") != plan.steps:
         found.append(f"{steps:,} steps, not {plan.steps:,}")
     return found
+
+
+def _short(words: str) -> str:
+    """A setting as it may stand in a line, whatever a file holds in its place."""
+    return words if len(words) <= _MOST_SHOWN else words[:_MOST_SHOWN] + "..."
 
 
 def _read_plan(path: Path) -> _Plan:

@@ -112,6 +112,7 @@ def probe_training(config: TrainConfig, seconds: float, reporter: Reporter) -> P
         heavy=marks[1],
         light_tokens=marks[2],
         heavy_tokens=marks[3],
+        scored=_held_bytes(machine.device),
     )
     return Probe(
         phases={"read": read_s, "tokenize": tokenize_s, "load": load_s, "warm_up": warm_up_s, "save": save_s},
@@ -166,6 +167,8 @@ def probe_scoring(config: EvaluateConfig, seconds: float, reporter: Reporter) ->
             peak=hardware.peak_process_bytes(),
             peak_gpu=hardware.peak_gpu_bytes(predictor.device),
             available=available,
+            weights=sum(parameter.nbytes for parameter in predictor.model.parameters()),
+            scored=_held_bytes(predictor.device),
         ),
         num_texts={"test": len(texts)},
         chosen={

@@ -227,7 +227,7 @@ def _history_table(history: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def prices_table(prices: Sequence[Price]) -> Table:
-    """Machines and what an hour of them costs."""
+    """Machines and what an hour of them costs; "?" after a price that is doubtful."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -237,13 +237,14 @@ def prices_table(prices: Sequence[Price]) -> Table:
         table.add_column(name, overflow="fold")
     for name in ("CPUs", "GiB", "USD/h", "spot", "as of"):
         table.add_column(name, justify="right", no_wrap=True)
+    room = " " if any(price.doubtful for price in prices) else ""
     for price in prices:
         number = f"{price.num_accelerators} x " if price.num_accelerators > 1 else ""
         table.add_row(
             *(Text(one_line(text)) for text in (price.cloud, price.machine, number + price.accelerator)),
             "-" if price.num_cpus is None else str(price.num_cpus),
             "-" if price.memory_gib is None else f"{price.memory_gib:g}",
-            f"{price.usd_per_hour:,.3f}",
+            f"{price.usd_per_hour:,.3f}" + ("?" if price.doubtful else room),
             "-" if price.spot_usd_per_hour is None else f"{price.spot_usd_per_hour:,.3f}",
             Text(price.as_of or "-"),
         )
