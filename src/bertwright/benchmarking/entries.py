@@ -126,6 +126,9 @@ _INFER = (
         for name, target, what, graph, options, usual in _GRAPH_PEERS
     ),
     Entry("jax-float32", f"{_PEERS}.jax:Inference", "the formulas, jit", peer=True, usual=False),
+    Entry(
+        "tensorflow-float32", f"{_PEERS}.tensorflow:Inference", "keras-hub's BERT, tf.function", peer=True, usual=False
+    ),
 )
 # Those of the infer case that are compared as engines: from token ids, each in its best form.
 _ENGINES = (
@@ -143,10 +146,15 @@ _ENGINES = (
     "openvino-int8",
     "jax-float32",
 )
+# Of the engines too, only when named: large packages that neither `bench` nor the tests' requirements bring.
+_NAMED_ENGINES = ("tensorflow-float32",)
 
 ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
     "infer": _INFER,
-    "engines": tuple(replace(entry, usual=True) for entry in _INFER if entry.name in _ENGINES),
+    "engines": (
+        *(replace(entry, usual=True) for entry in _INFER if entry.name in _ENGINES),
+        *(entry for entry in _INFER if entry.name in _NAMED_ENGINES),
+    ),
     "pretrain": (
         Entry(OURS, f"{_OURS}:Pretraining", "documents without padding; masked tokens alone in the head"),
         Entry("trainer-blocks", _TRAINER_MASKED, "bf16=True, blocks across documents, fused AdamW", peer=True),

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from bertwright.benchmarking.contender import Contender, Engine
     from bertwright.energy import EnergyMeter
 
+# Packages that an extra of their own brings, not `bench`.
+_OF_TENSORFLOW = ("tensorflow", "keras", "keras_hub")
+
 
 def main() -> None:
     """Answer lines from standard input until it ends or something fails."""
@@ -135,7 +138,9 @@ def _write(case: Case, name: str, outcome: dict[str, np.ndarray]) -> str | None:
 def _reason(error: Exception) -> str:
     """One line for the table."""
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("bertwright"):
-        return f"{error.name.partition('.')[0]} is not installed: pip install 'bertwright[bench]'"
+        package = error.name.partition(".")[0]
+        extra = "tensorflow" if package in _OF_TENSORFLOW else "bench"
+        return f"{package} is not installed: pip install 'bertwright[{extra}]'"
     text = " ".join(str(error).split())
     text = text if len(text) <= 300 else text[:300] + "..."
     from bertwright.benchmarking.contender import NotPossible
