@@ -143,7 +143,7 @@ def test_lines_of_other_cases_and_of_runs_that_failed_are_passed_over(slow, tmp_
 def test_another_dtype_is_named_when_it_gives_way(tmp_path):
     older = line("train", "Xeon", 10.0, dtype="float32", measured="2026-01-01T00:00:00+00:00")
     (work,) = merged(write(tmp_path / "one.jsonl", line("train", "Xeon", 20.0), older))
-    assert work.left_out == ["train on Xeon, 2 threads in float32: measured before that in bfloat16"]
+    assert work.left_out == ["train on Xeon, 2 threads in float32: measured again later in bfloat16 (one.jsonl)"]
 
 
 def test_a_name_from_a_file_is_no_markup(slow, tmp_path, capfd):
@@ -219,7 +219,7 @@ def test_a_run_brings_its_quality(examples, tmp_path, capfd):
         ("null", "line 1: expected a JSON object"),
         (json.dumps({"case": "train"}), "lacks what bench writes"),
         (json.dumps(line("train", "x", 1.0, num_texts=True)), "lacks what bench writes"),
-        (json.dumps(line("train", "x", 0.0)), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 0.0)), "found 0 texts/s"),
         (json.dumps(line("train", "x", 1.0)).replace("1.0", "NaN", 1), "lacks what bench writes"),
         (json.dumps(line("train", "x", 1.0, environment=[])), "lacks what bench writes"),
     ],
