@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_the_commands_of_the_task_are_there(examples):
     lines = (examples / "clouds" / "bench.yaml").read_text().splitlines()
     (line,) = [line for line in lines if line.strip().startswith("bertwright bench")]
     flags = set(re.findall(r"--[a-z-]+", line))
-    assert "--usd-per-hour" in flags
+    assert {"--usd-per-hour", "--machine"} <= flags
     (cases,) = [line for line in lines if line.strip().startswith("for case in")]
     for case in cases.split(" in ")[1].split(";")[0].split():
         done = subprocess.run(
@@ -26,6 +27,37 @@ def test_the_commands_of_the_task_are_there(examples):
         )
         for flag in flags:
             assert flag in done.stdout, f"bench {case} has no {flag}"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        (
+            {"MACHINE": "aws g6.xlarge", "USD_PER_HOUR": "0.81"},
+            ["--machine", "aws g6.xlarge", "--usd-per-hour", "0.81"],
+        ),
+        (
+            {"SKYPILOT_CLUSTER_INFO": '{"cloud": "GCP", "region": "us-east1", "zone": null}'},
+            ["--machine", "GCP us-east1"],
+        ),
+        ({}, []),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
+def test_the_task_tells_machines_apart(examples, tmp_path, variables, expected):
+    """Its commands run here, with a program in bertwright's place that writes down what it is given."""
+    program = tmp_path / "bertwright-env" / "bin" / "bertwright"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done >> given\n')
+    program.chmod(0o755)
+    _, _, commands = (examples / "clouds" / "bench.yaml").read_text().partition("run: |\n")
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "DATA": "comments.csv", "MODEL": "m"}
+    subprocess.run(
+        ["bash", "-c", textwrap.dedent(commands)], cwd=tmp_path, env={**environment, **variables}, check=True
+    )
+    given = (tmp_path / "given").read_text().splitlines()
+    assert given[: 5 + len(expected)] == ["bench", "tokenize", "comments.csv", "--model", "m", *expected]
+    assert given.count("bench") == 3
 
 
 @pytest.mark.slow

@@ -100,7 +100,8 @@ def test_who_cannot_run_is_reported_and_the_others_go_on(folder):
 
     case = Case.read(folder)
     prepared = Prepared(case, {"model": "none", "num_texts": 8, "text_tokens": None}, None)
-    result = bench.record("infer", prepared, found, 3, 1, 0.0, usd_per_hour=3.6)
+    result = bench.record("infer", prepared, found, 3, 1, 0.0, usd_per_hour=3.6, machine="aws g6.xlarge")
+    assert result["machine"] == "aws g6.xlarge"
     ours, slower, dying, *_ = result["contenders"]
     assert ours["texts_per_s"] == {"median": 32.0, "min": 32.0, "max": 32.0}
     assert slower["ours_is_times_as_fast"] == 2.0

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 import bertwright
 from bertwright.benchmarking.merge import Job, Machine, merge, verdicts
+from bertwright.benchmarking.recorded_rates import PHASES
 from bertwright.benchmarking.result_lines import Rates, Spread
 from bertwright.cli import main
 from bertwright.config.base import build
-from bertwright.config.bench import BenchMergeConfig
+from bertwright.config.bench import BenchInferConfig, BenchMergeConfig, BenchMlperfConfig
 from bertwright.errors import UserError
 
 
@@ -39,6 +41,11 @@ def write(path, *lines):
 def merged(*results, **settings):
     job = {"train_texts": 1000, "epochs": 2, "infer_texts": 500}
     return merge(build(BenchMergeConfig, {**job, **settings, "results": results}))
+
+
+def rated(median, least=None, most=None):
+    rates = {"median": median, "min": median if least is None else least, "max": median if most is None else most}
+    return [{"name": "bertwright", "texts_per_s": rates}]
 
 
 @pytest.fixture
@@ -143,7 +150,7 @@ def test_lines_of_other_cases_and_of_runs_that_failed_are_passed_over(slow, tmp_
 def test_another_dtype_is_named_when_it_gives_way(tmp_path):
     older = line("train", "Xeon", 10.0, dtype="float32", measured="2026-01-01T00:00:00+00:00")
     (work,) = merged(write(tmp_path / "one.jsonl", line("train", "Xeon", 20.0), older))
-    assert work.left_out == ["train on Xeon, 2 threads in float32: measured before that in bfloat16"]
+    assert work.left_out == ["train on Xeon, 2 threads in float32: measured again later in bfloat16 (one.jsonl)"]
 
 
 def test_a_name_from_a_file_is_no_markup(slow, tmp_path, capfd):
@@ -219,7 +226,7 @@ def test_a_run_brings_its_quality(examples, tmp_path, capfd):
         ("null", "line 1: expected a JSON object"),
         (json.dumps({"case": "train"}), "lacks what bench writes"),
         (json.dumps(line("train", "x", 1.0, num_texts=True)), "lacks what bench writes"),
-        (json.dumps(line("train", "x", 0.0)), "lacks what bench writes"),
+        (json.dumps(line("train", "x", 0.0)), "found 0 texts/s"),
         (json.dumps(line("train", "x", 1.0)).replace("1.0", "NaN", 1), "lacks what bench writes"),
         (json.dumps(line("train", "x", 1.0, environment=[])), "lacks what bench writes"),
     ],
@@ -272,3 +279,188 @@ def test_nothing_is_written_where_a_file_is_no_result(slow, tmp_path):
     assert stop.value.code == 2
     assert not (tmp_path / "p.html").exists()
     assert not (tmp_path / "o.json").exists()
+
+
+def test_machines_with_one_device_are_told_apart_by_their_names(tmp_path):
+    here = line("train", "NVIDIA L4", 10.0, threads=4, machine="aws g6.xlarge", usd_per_hour=0.8)
+    there = line("train", "NVIDIA L4", 12.0, threads=4, machine="gcp g2-standard-4", usd_per_hour=0.8)
+    (work,) = merged(write(tmp_path / "one.jsonl", here, there))
+    assert {one.name for one in work.machines} == {
+        "aws g6.xlarge: NVIDIA L4, 4 threads",
+        "gcp g2-standard-4: NVIDIA L4, 4 threads",
+    }
+    assert work.left_out == []
+
+
+@pytest.mark.parametrize("kind", [BenchInferConfig, BenchMlperfConfig])
+def test_a_machine_has_a_name_that_can_be_written(kind):
+    assert build(kind, {"data": ["x.csv"], "machine": "aws g6.xlarge"}).machine == "aws g6.xlarge"
+    for name in ("", "\udc80", "x" * 101):
+        with pytest.raises(UserError):
+            build(kind, {"data": ["x.csv"], "machine": name})
+
+
+def test_machines_without_a_name_are_told_apart_by_their_prices(tmp_path):
+    lines = [line(case, "NVIDIA L4", 10.0, usd_per_hour=0.8) for case in ("tokenize", "train")]
+    lines.append(line("infer", "NVIDIA L4", 10.0))
+    path = write(tmp_path / "one.jsonl", *lines)
+    # One price: the line without one is the same machine's.
+    assert [one.name for one in merged(path)[0].machines] == ["NVIDIA L4, 2 threads"]
+    other = write(tmp_path / "two.jsonl", line("train", "NVIDIA L4", 12.0, usd_per_hour=0.3))
+    (work,) = merged(path, other)
+    assert {one.name: (one.usd_per_hour, set(one.rates)) for one in work.machines} == {
+        "NVIDIA L4, 2 threads at $0.80 an hour": (0.8, {"tokenize", "train"}),
+        "NVIDIA L4, 2 threads at $0.30 an hour": (0.3, {"train"}),
+        "NVIDIA L4, 2 threads": (None, {"infer"}),
+    }
+    # A price that is given for both says that they are one.
+    assert [one.usd_per_hour for one in merged(path, other, price=("L4=0.5",))[0].machines] == [0.5]
+
+
+def test_a_line_that_a_newer_one_replaces_is_named(tmp_path):
+    older = line("train", "Xeon", 10.0, measured="2026-01-01T00:00:00+00:00")
+    old, new = write(tmp_path / "old.jsonl", older), write(tmp_path / "new.jsonl", line("train", "Xeon", 20.0))
+    (work,) = merged(new, old)
+    assert work.left_out == ["train on Xeon, 2 threads: measured again later (old.jsonl)"]
+    assert merged(new, new)[0].left_out == []
+
+
+def test_training_in_other_batches_is_other_work(tmp_path):
+    lines = [line(case, "A", 10.0, batch_size=32) for case in ("train", "infer")]
+    lines += [line(case, "B", 10.0, batch_size=32) for case in ("train", "infer")]
+    lines += [line(case, "C", 99.0, batch_size=8) for case in ("train", "infer")]
+    (work,) = merged(write(tmp_path / "one.jsonl", *lines))
+    assert {one.name[0]: set(one.rates) for one in work.machines} == {
+        "A": {"train", "infer"},
+        "B": {"train", "infer"},
+        "C": {"infer"},
+    }
+    assert work.left_out == ["train on C, 2 threads: measured in batches of 8, not 32 (one.jsonl)"]
+
+
+def test_another_number_of_texts_of_the_same_files_is_said(tmp_path, capfd):
+    few, many = line("infer", "A", 10.0, num_texts=1024), line("infer", "B", 10.0, num_texts=2048)
+    path, page = write(tmp_path / "one.jsonl", few, many), tmp_path / "page.html"
+    (work,) = merged(path)
+    said = "infer: of 1,024 texts on A, 2 threads, of 2,048 on B, 2 threads"
+    assert work.remarks == [said]
+    assert len(work.machines) == 2
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", path, f"--report={page}"])
+    assert stop.value.code == 0
+    assert said in " ".join(capfd.readouterr().out.split())
+    assert said in page.read_text()
+
+
+@pytest.mark.parametrize(("share", "said"), [(0.49, True), (0.10, False), (None, False)])
+def test_a_machine_that_was_busy_is_named(tmp_path, share, said):
+    (work,) = merged(write(tmp_path / "one.jsonl", line("tokenize", "X", 10.0, busy_share_at_start=share)))
+    expected = ["tokenize on X, 2 threads: 49% of its CPUs were busy when it was measured"]
+    assert work.remarks == (expected if said else [])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contenders": rated(1e-310)}, "texts/s, expected"),
+        ({"contenders": rated(1e-300)}, "texts/s, expected"),
+        ({"contenders": rated(1e13)}, "texts/s, expected"),
+        ({"contenders": rated(5.0, least=6.0)}, "expected them in this order"),
+        ({"contenders": rated(5.0, most=4.0)}, "expected them in this order"),
+        ({"usd_per_hour": 1e308}, "USD an hour, expected"),
+        ({"usd_per_hour": 1e7}, "USD an hour, expected"),
+        ({"num_texts": 1e308}, "lacks what bench writes"),
+        ({"busy_share_at_start": "x"}, "lacks what bench writes"),
+        ({"environment": {"cpu": "x", "num_threads": 1e300}}, "lacks what bench writes"),
+    ],
+)
+def test_numbers_that_no_machine_has_are_refused_in_one_line(tmp_path, change, message):
+    path = write(tmp_path / "bad.jsonl", line("train", "x", 5.0, **change))
+    with pytest.raises(UserError, match=message) as error:
+        merged(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_a_name_that_cannot_be_written_is_written_all_the_same(tmp_path):
+    path, output = write(tmp_path / "one.jsonl", line("train", "Xeon \ud800", 5.0)), tmp_path / "merged.json"
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", path, f"--output={output}"])
+    assert stop.value.code == 0
+    assert json.loads(output.read_text())["works"][0]["machines"][0]["name"] == "Xeon \ufffd, 2 threads"
+
+
+@pytest.fixture(scope="module")
+def run(examples, tmp_path_factory):
+    settings = {"model": "bert-tiny", "max_length": 32, "dtype": "float32", "steps": 2, "quiet": True}
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return bertwright.train(
+        examples / "comments_train.csv", test=examples / "comments_test.csv", output=folder, **settings
+    )
+
+
+def test_a_runs_rates_are_not_beside_those_of_benches_but_its_quality_is(run, tmp_path):
+    sha256 = run.result["data"]["train_sha256"]
+    cpu, threads = run.environment["cpu"], run.environment["num_threads"]
+    bench = line("train", cpu, 5.0, threads=threads, model="bert-tiny", max_length=32, data_sha256=sha256)
+    bench |= {"batch_size": run.settings["batch_size"], "model": run.result["model"]}
+    (work,) = merged(write(tmp_path / "one.jsonl", bench), str(run.path))
+    (machine,) = work.machines
+    assert machine.rates["train"].texts_per_s.median == 5.0
+    assert machine.quality == ("roc_auc", run.metrics["test"]["roc_auc"])
+    assert work.left_out == [f"train on {machine.name}: a run's rate, not a benchmark's rate (run)"]
+    assert "infer: rates of whole runs, not of a benchmark's turns" in work.remarks
+    # On a machine that no bench ran on there is only the quality.
+    lines = [bench | {"case": case, "environment": {"cpu": f"Other {number}"}} for case in PHASES for number in (1, 2)]
+    (work,) = merged(write(tmp_path / "two.jsonl", *lines), str(run.path))
+    assert [bool(one.rates) for one in work.machines] == [True, True, False]
+    assert work.machines[2].quality is not None
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "value"),
+    [
+        ("config.json", "settings max_length", [1]),
+        ("config.json", "settings max_length", "220"),
+        ("config.json", "settings batch_size", "x"),
+        ("environment.json", "num_threads", 1e300),
+        ("result.json", "metrics test roc_auc", "x"),
+        ("result.json", "cost usd_per_hour", [1]),
+        ("result.json", "cost usd_per_hour", -5),
+        ("result.json", "cost usd_per_hour", 1e308),
+        ("result.json", "rates train_texts_per_s", 1e-300),
+        ("result.json", "rates train_texts_per_s", "x"),
+    ],
+)
+def test_a_damaged_run_is_refused_in_one_line(run, tmp_path, file, path, value):
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns("model"))
+    record = json.loads((folder / file).read_text())
+    *parents, last = path.split()
+    place = record
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    (folder / file).write_text(json.dumps(record))
+    with pytest.raises(UserError) as error:
+        merged(str(run.path), str(folder))
+    assert str(folder) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--epochs=1e308", f"--train-texts=1{'0' * 400}", f"--infer-texts=1{'0' * 400}"])
+def test_a_job_that_is_too_large_is_refused(slow, capfd, flag):
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "merge", slow, flag])
+    assert stop.value.code == 2
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_times_that_hardly_differ_are_the_same():
+    found = verdicts([machine("A", 5.0, 1.0), machine("B", 5.000000000000001, 2.0)], Job(1000, 1, 1000))
+    assert found[0].startswith("The job costs least on A")
+    assert found[1].startswith("B does not pay")
+    found = verdicts([machine("A", 5.0, 1.0), machine("B", 5.01, 1.0)], Job(1000, 1, 1000))
+    assert found[1:] == ["A is as fast as B, and the job costs as much there."]
+    found = verdicts([machine("A", 5.0, 1.0), machine("B", 5.1, 2.0)], Job(1000, 1, 1000))
+    assert "pays when" in found[1]

@@ -18,6 +18,7 @@ from bertwright.benchmarking import cases
 from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, REFERENCE, choose_entries
 from bertwright.benchmarking.gate import difference, refusal
 from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians, spread
+from bertwright.benchmarking.result_lines import BUSY_SHARE
 from bertwright.benchmarking.show import engines_table, result_table
 from bertwright.benchmarking.verdict import three_sentences
 from bertwright.errors import UserError
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
         BenchTrainConfig,
     )
 
-# Other work for more than this share of the CPUs disturbs what is measured.
-_BUSY_SHARE = 0.1
 # A contender that burns more CPU while it waits takes it from the others.
 _IDLE_CPU_SHARE = 0.02
 
@@ -85,7 +84,7 @@ def run_tokenize(config: BenchTokenizeConfig, reporter: Reporter) -> dict[str, A
 def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any]:
     entries = choose_entries(name, config.peers, config.contenders)
     busy = busy_share()
-    if busy is not None and busy > _BUSY_SHARE:
+    if busy is not None and busy > BUSY_SHARE:
         reporter.warn(f"the machine is busy ({busy:.0%} of its CPU time): what follows is slower than on a quiet one")
     with tempfile.TemporaryDirectory(prefix="bertwright-bench-") as temporary:
         folder = Path(temporary)
@@ -110,7 +109,7 @@ def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any
             rows = cases.sample(prepared.case.num_texts, config.num_alone, config.seed).tolist()
             engines = {"gate": functools.partial(refused, rows=rows), "rows_alone": rows}
         found = measure(all_entries, folder, config.rounds, warm_up_rounds, reporter, **engines)
-    result = record(name, prepared, found, config.rounds, warm_up_rounds, busy, config.usd_per_hour)
+    result = record(name, prepared, found, config.rounds, warm_up_rounds, busy, config.usd_per_hour, config.machine)
     if name == "engines":
         result["ranking"] = three_sentences(result)
     reporter.show(result_table(result))
@@ -157,6 +156,7 @@ def record(
     warm_up_rounds: int,
     busy: float | None,
     usd_per_hour: float | None,
+    machine: str | None = None,
 ) -> dict[str, Any]:
     """All that was measured, as it goes into a line of JSON."""
     import torch
@@ -222,6 +222,7 @@ def record(
         "useful_operations": prepared.operations,
         "busy_share_at_start": busy,
         "usd_per_hour": usd_per_hour,
+        "machine": machine,
         "num_usable_cpus": cases.num_threads(),
         "num_threads": case.num_threads if case.holds_threads else None,
         "environment": {**hardware.describe(device), "torch_threads": torch.get_num_threads()},

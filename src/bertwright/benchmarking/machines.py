@@ -286,7 +286,7 @@ class Measured:
             high=other_s + compute_s.high * operations_per_s / there.min,
         )
         return Elsewhere(
-            machine=self.rates.device,
+            machine=self.rates.place,
             accelerator=f"{self.rates.num_threads or '?'} threads, {self.rates.dtype or '?'}",
             usd_per_hour=price,
             times_as_fast=there.median / operations_per_s,

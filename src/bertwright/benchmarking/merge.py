@@ -6,24 +6,19 @@ imported: the machine that compares needs none of what was compared.
 
 from __future__ import annotations
 
-import itertools
-import math
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from bertwright import runs
-from bertwright.benchmarking.result_lines import Rates, Spread, has_rates, rates_of, read_lines
+from bertwright.benchmarking.merge_verdicts import verdicts
+from bertwright.benchmarking.recorded_rates import PHASES, rates_of_run
+from bertwright.benchmarking.result_lines import BUSY_SHARE, Rates, has_rates, plain, rates_of, read_lines
 from bertwright.config.bench import BenchMergeConfig
 from bertwright.errors import RunError, UserError
-from bertwright.progress import Reporter, duration
-
-PHASES = ("tokenize", "train", "infer")
-# What of a run's quality is shown: the first of these that it has.
-_QUALITY = ("roc_auc", "accuracy", "pearson")
+from bertwright.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -52,7 +47,8 @@ class Machine:
     """What is known of one machine.
 
     Attributes:
-        name: the device, with its threads.
+        name: the device with its threads, after the name that its owner gave it; a price, where that alone tells
+            machines apart.
         rates: texts a second, by phase.
         quality: name and value of a run's metric; None: only benches are known.
         usd_per_hour: None: no price is known.
@@ -80,6 +76,7 @@ class Work:
     Attributes:
         model, max_length: what all of them did.
         machines: the cheapest first, those without a price last.
+        remarks: what the reader of the rates must know, in words.
         left_out: what could not be set beside the rest, in words.
         verdicts: which machine pays, in words; see ``verdicts``.
     """
@@ -88,6 +85,7 @@ class Work:
     max_length: int | None
     job: Job
     machines: list[Machine]
+    remarks: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     verdicts: list[str] = field(default_factory=list)
 
@@ -98,6 +96,7 @@ class Work:
             "max_length": self.max_length,
             "job": asdict(self.job),
             "machines": [_machine_record(machine, base, self.job) for machine in self.machines],
+            "remarks": self.remarks,
             "left_out": self.left_out,
             "verdicts": self.verdicts,
         }
@@ -155,6 +154,20 @@ def _check_free(path: Path, flag: str, overwrite: bool) -> None:
         raise RunError(f"{path}: there is no folder {path.absolute().parent}")
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A rate, the name of the machine that it is of, the file that it is from, and a run's quality."""
+
+    rates: Rates
+    machine: str
+    source: str
+    quality: tuple[str, float] | None = None
+
+
+_Key = tuple[str, str, int | None]
+"""The same work: the model, what is unusual about how it is used, and the most tokens of a text."""
+
+
 def merge(config: BenchMergeConfig) -> list[Work]:
     """Put the files and runs of ``config`` side by side: one work for each model and length.
 
@@ -162,39 +175,68 @@ def merge(config: BenchMergeConfig) -> list[Work]:
         UserError: a file that is no result, or a price for a machine that is not among them.
     """
     job = Job(config.train_texts, config.epochs, config.infer_texts)
-    prices = _given_prices(config.price)
-    found: dict[_Key, dict[str, list[tuple[Rates, str]]]] = {}
-    quality: dict[tuple[_Key, str], tuple[str, float]] = {}
+    lines = []
     for name in config.results:
-        rates, metric = _rates_of_run(Path(name)) if Path(name).is_dir() else (_rates_of_file(Path(name)), None)
-        for one in rates:
-            key = (_base_name(one.model), one.how, one.max_length)
-            found.setdefault(key, {}).setdefault(one.case, []).append((one, name))
-            if metric is not None:
-                quality[key, _machine_name(one)] = metric
-    if not found:
+        path = Path(name)
+        rates, quality = rates_of_run(path) if path.is_dir() else (_rates_of_file(path), None)
+        lines += [_Line(one, _machine_name(one), plain(path.name), quality) for one in rates]
+    if not lines:
         raise UserError("found no rates: no line of bench tokenize, train or infer in which bertwright ran")
-    works = []
-    for key, by_case in sorted(found.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0)):
-        model, how, max_length = key
-        work = _work(f"{model}, {how}" if how else model, max_length, job, by_case)
-        for machine in work.machines:
-            machine.quality = quality.get((key, machine.name))
-            for part, price in prices.items():
-                if _names(part, machine.name):
-                    machine.usd_per_hour = price
-        work.machines.sort(key=lambda one: (one.usd_per_hour is None, one.usd_per_hour or 0.0, one.name))
-        work.verdicts = verdicts(work.machines, job)
-        works.append(work)
-    names = [machine.name for work in works for machine in work.machines]
-    for part in prices:
+    lines = _apart_by_price(_priced(lines, _given_prices(config.price)))
+    by_work: dict[_Key, list[_Line]] = {}
+    for line in dict.fromkeys(sorted(lines, key=lambda line: line.rates.measured)):  # one read twice counts once
+        by_work.setdefault((_base_name(line.rates.model), line.rates.how, line.rates.max_length), []).append(line)
+    prices = _prices(lines)
+    return [
+        _work(key, job, some, prices)
+        for key, some in sorted(by_work.items(), key=lambda item: (item[0][0], item[0][1], item[0][2] or 0))
+    ]
+
+
+def _priced(lines: Sequence[_Line], given: Mapping[str, float]) -> list[_Line]:
+    """The lines with the price that was given for their machine.
+
+    Raises:
+        UserError: a price is for none of them.
+    """
+    names = sorted({line.machine for line in lines})
+    for part in given:
         if not any(_names(part, name) for name in names):
-            raise UserError(f"--price {part!r}: no such machine; found {', '.join(sorted(set(names)))}")
-    return works
+            raise UserError(f"--price {part!r}: no such machine; found {', '.join(names)}")
+    found = []
+    for line in lines:
+        for part, price in given.items():
+            if _names(part, line.machine):
+                line = replace(line, rates=replace(line.rates, usd_per_hour=price))
+        found.append(line)
+    return found
 
 
-_Key = tuple[str, str, int | None]
-"""The same work: the model, what is unusual about how it is used, and the most tokens of a text."""
+def _apart_by_price(lines: Sequence[_Line]) -> list[_Line]:
+    """Devices that are alike are machines apart where their prices differ and their owner has not named them.
+
+    A line without a price is then of none of these: whose it is cannot be told.
+    """
+    prices: dict[str, set[float]] = {}
+    for line in lines:
+        if line.rates.usd_per_hour is not None and not line.rates.machine:
+            prices.setdefault(line.machine, set()).add(line.rates.usd_per_hour)
+    return [
+        replace(line, machine=f"{line.machine} at {_price_words(price)} an hour")
+        if (price := line.rates.usd_per_hour) is not None and not line.rates.machine and len(prices[line.machine]) > 1
+        else line
+        for line in lines
+    ]
+
+
+def _price_words(price: float) -> str:
+    return f"${price:.2f}" if float(f"{price:.2f}") == price else f"${price!r}"
+
+
+def _prices(lines: Iterable[_Line]) -> dict[str, float]:
+    """By machine, the newest price."""
+    ordered = sorted(lines, key=lambda line: line.rates.measured)
+    return {line.machine: line.rates.usd_per_hour for line in ordered if line.rates.usd_per_hour is not None}
 
 
 def _names(part: str, machine: str) -> bool:
@@ -223,67 +265,6 @@ def _rates_of_file(path: Path) -> list[Rates]:
     return [rates_of(line, path) for line in lines if line["case"] in PHASES and has_rates(line)]
 
 
-def _rates_of_run(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
-    """A finished run's rates as if they were benches, and its quality on the held-out texts.
-
-    Raises:
-        UserError: it is none that has finished, or the record holds what no run writes.
-    """
-    with runs.reading_records(path):
-        return _recorded_rates(path)
-
-
-def _recorded_rates(path: Path) -> tuple[list[Rates], tuple[str, float] | None]:
-    run = runs.open_run(path)
-    if run.result is None:
-        raise UserError(f"{path} has not finished: there are no rates to set side by side")
-    result, environment = run.result, run.environment
-    data, settings = result["data"], run.settings
-    hashes = {
-        "tokenize": f"{data.get('train_sha256')} {data.get('test_sha256')}",
-        "train": str(data.get("train_sha256")),
-        "infer": str(data.get("test_sha256") or f"held out of {data.get('train_sha256')}"),
-    }
-    found = []
-    for phase in PHASES:
-        rate = (result.get("rates") or {}).get(f"{phase}_texts_per_s")
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < math.inf:
-            continue
-        found.append(
-            Rates(
-                case=phase,
-                device=str(environment.get("gpu") or environment.get("cpu") or "unknown"),
-                num_threads=environment.get("num_threads"),
-                dtype=environment.get("dtype"),
-                model=str(result.get("model") or ""),
-                max_length=settings.get("max_length"),
-                how=_how(settings),
-                data=hashes[phase],
-                num_texts=1,
-                texts_per_s=Spread(rate, rate, rate),
-                usd_per_hour=(result.get("cost") or {}).get("usd_per_hour"),
-                measured=run.started,
-            )
-        )
-    if not found:
-        raise UserError(f"{path}: a run of {run.act} has no rates of tokenising, training or scoring texts")
-    held_out = (result["metrics"].get("test") or {}) or (result["metrics"].get("validation") or {})
-    metric = next(((name, held_out[name]) for name in _QUALITY if held_out.get(name) is not None), None)
-    return found, metric
-
-
-def _how(settings: Mapping[str, Any]) -> str:
-    """What is unusual about a run's work."""
-    words = []
-    if settings.get("freeze_encoder"):
-        words.append("frozen encoder")
-    if settings.get("pooling") == "mean":
-        words.append("mean pooling")
-    if settings.get("long_texts") not in (None, "head"):
-        words.append(f"long texts by {settings['long_texts']}")
-    return ", ".join(words)
-
-
 def _base_name(model: str) -> str:
     """The model's name without its owner, where its weights are from, or what it was trained on."""
     name = model.split(" from ")[0].split(", ")[0]
@@ -292,99 +273,101 @@ def _base_name(model: str) -> str:
 
 def _machine_name(rates: Rates) -> str:
     threads = f", {rates.num_threads} thread{'' if rates.num_threads == 1 else 's'}" if rates.num_threads else ""
-    return f"{rates.device}{threads}"
+    return f"{rates.place}{threads}"
 
 
-def _work(model: str, max_length: int | None, job: Job, by_case: Mapping[str, list[tuple[Rates, str]]]) -> Work:
-    """Of each case the data that most machines were measured on, of each machine the newest line."""
+def _work(key: _Key, job: Job, lines: Sequence[_Line], prices: Mapping[str, float]) -> Work:
+    """The work of ``lines``, from the oldest to the newest: of each machine the newest that is of the same work."""
+    model, how, max_length = key
     machines: dict[str, Machine] = {}
-    left_out = []
+    remarks, left_out = [], []
     for case in PHASES:
-        lines = by_case.get(case, [])
-        if not lines:
+        of_case = [line for line in lines if line.rates.case == case]
+        if not of_case:
             continue
-        shared = Counter(
-            {
-                data: len({_machine_name(one) for one, _ in lines if one.data == data})
-                for data in {one.data for one, _ in lines}
-            }
-        )
-        newest = {data: max(one.measured for one, _ in lines if one.data == data) for data in shared}
-        chosen = max(shared, key=lambda data: (shared[data], newest[data]))
-        for one, source in sorted(lines, key=lambda line: line[0].measured):
-            name, where = _machine_name(one), Path(source).name
-            if one.data != chosen:
-                left_out.append(f"{case} on {name}: measured on other texts ({where})")
+        chosen = _most_shared(of_case)
+        kept: dict[str, _Line] = {}
+        for line in of_case:
+            if (why := _why_not(line.rates, chosen)) is not None:
+                left_out.append(f"{case} on {line.machine}: {why} ({line.source})")
                 continue
+            if (older := kept.get(line.machine)) is not None:
+                left_out.append(_replaced(older, line))
+            kept[line.machine] = line
+        for name, line in kept.items():
             machine = machines.setdefault(name, Machine(name))
-            older = machine.rates.get(case)
-            if older is not None and older.dtype != one.dtype:
-                left_out.append(f"{case} on {name} in {older.dtype}: measured before that in {one.dtype}")
-            machine.rates[case] = one
-            machine.usd_per_hour = one.usd_per_hour if one.usd_per_hour is not None else machine.usd_per_hour
-            if where not in machine.sources:
-                machine.sources.append(where)
-    return Work(model, max_length, job, list(machines.values()), sorted(set(left_out)))
-
-
-def verdicts(machines: Sequence[Machine], job: Job) -> list[str]:
-    """Which machine pays, in words: on which the job costs least, what dearer and faster ones buy, and which never pay.
-
-    Machines without a price, or without all rates, are not judged.
-    """
-    judged = [one for one in machines if one.usd_per_hour is not None and "total" in one.seconds(job)]
-    if len(judged) < 2:
-        return []
-    front: list[Machine] = []
-    for one in sorted(judged, key=lambda one: (_job_usd(one, job), one.seconds(job)["total"])):
-        if not front or one.seconds(job)["total"] < front[-1].seconds(job)["total"]:
-            front.append(one)
-    cheapest = front[0]
-    found = [
-        f"The job costs least on {cheapest.name}: {usd_words(_job_usd(cheapest, job))} in "
-        f"{duration(cheapest.seconds(job)['total'])}."
-    ]
-    found += [_faster(cheap, dear, job) for cheap, dear in itertools.pairwise(front)]
-    for one in judged:
-        if one not in front:
-            better = next(other for other in front if _is_as_good(other, one, job))
-            price = usd_words(_job_usd(one, job))
-            found.append(
-                f"{one.name} does not pay: the job costs {price} there, and {better.name} is no slower and no dearer"
-                f"{_spread_words(better, one, job)}."
-            )
-    return found
-
-
-def _job_usd(machine: Machine, job: Job) -> float:
-    assert machine.usd_per_hour is not None
-    return machine.usd_per_hour * machine.seconds(job)["total"] / 3600
-
-
-def _is_as_good(one: Machine, other: Machine, job: Job) -> bool:
-    return _job_usd(one, job) <= _job_usd(other, job) and one.seconds(job)["total"] <= other.seconds(job)["total"]
-
-
-def _faster(cheap: Machine, dear: Machine, job: Job) -> str:
-    """What the faster of two machines buys, on which the job costs more."""
-    saved_h = (cheap.seconds(job)["total"] - dear.seconds(job)["total"]) / 3600
-    more_usd = _job_usd(dear, job) - _job_usd(cheap, job)
-    times = cheap.seconds(job)["total"] / dear.seconds(job)["total"]
-    line = f"{dear.name} is {times:.1f} times as fast as {cheap.name}{_spread_words(dear, cheap, job)}. "
-    if more_usd <= 0:
-        return line + "It costs no more."
-    return line + (
-        f"The dearer machine pays when an hour less of waiting is worth {usd_words(more_usd / saved_h)} or more: it "
-        f"saves {saved_h:.2f} h and costs {usd_words(more_usd)} more."
+            machine.rates[case] = line.rates
+            if line.source not in machine.sources:
+                machine.sources.append(line.source)
+        remarks += _remarks(case, list(kept.values()))
+    for line in lines:
+        if line.quality is not None:
+            machine = machines.setdefault(line.machine, Machine(line.machine))
+            machine.quality = line.quality
+            if line.source not in machine.sources:
+                machine.sources.append(line.source)
+    for machine in machines.values():
+        machine.usd_per_hour = prices.get(machine.name)
+    found = sorted(
+        machines.values(), key=lambda one: (not one.rates, one.usd_per_hour is None, one.usd_per_hour or 0.0, one.name)
     )
+    name = f"{model}, {how}" if how else model
+    return Work(name, max_length, job, found, remarks, sorted(set(left_out)), verdicts(found, job))
 
 
-def _spread_words(fast: Machine, slow: Machine, job: Job) -> str:
-    """A doubt, where the fast one at its slowest is slower than the slow one at its fastest."""
-    overlap = fast.seconds(job, "min")["total"] >= slow.seconds(job, "max")["total"]
-    return " (a difference within the spread of what was measured)" if overlap else ""
+def _same_work(rates: Rates) -> tuple[bool, str, int | None]:
+    """What lines of one case must have in common to stand in one column: training in other batches is other work."""
+    return rates.is_run, rates.data, rates.batch_size if rates.case == "train" else None
 
 
-def usd_words(value: float) -> str:
-    """Dollars, with as many decimals as tell something."""
-    return f"${value:,.2f}" if value >= 0.1 or value == 0 else f"${value:.4f}"
+def _most_shared(lines: Sequence[_Line]) -> Rates:
+    """The rates whose work most machines have done; of several, benches before runs, and the newest."""
+    num_machines: dict[tuple[bool, str, int | None], set[str]] = {}
+    for line in lines:
+        num_machines.setdefault(_same_work(line.rates), set()).add(line.machine)
+    best = max(
+        lines, key=lambda line: (len(num_machines[_same_work(line.rates)]), not line.rates.is_run, line.rates.measured)
+    )
+    return best.rates
+
+
+def _why_not(rates: Rates, chosen: Rates) -> str | None:
+    """Why ``rates`` are not beside ``chosen``; None: they are."""
+    if rates.is_run != chosen.is_run:
+        return f"{_kind(rates)}, not {_kind(chosen)}"
+    if rates.data != chosen.data:
+        return "measured on other texts"
+    if _same_work(rates) != _same_work(chosen):
+        return f"measured in batches of {rates.batch_size or 'no known size'}, not {chosen.batch_size or 'that'}"
+    return None
+
+
+def _kind(rates: Rates) -> str:
+    return "a run's rate" if rates.is_run else "a benchmark's rate"
+
+
+def _replaced(older: _Line, newer: _Line) -> str:
+    line, dtypes = f"{older.rates.case} on {older.machine}", (older.rates.dtype, newer.rates.dtype)
+    if dtypes[0] != dtypes[1]:
+        return f"{line} in {dtypes[0]}: measured again later in {dtypes[1]} ({older.source})"
+    return f"{line}: measured again later ({older.source})"
+
+
+def _remarks(case: str, kept: Sequence[_Line]) -> list[str]:
+    """What is to be known of the rates of a case."""
+    found = []
+    by_number: dict[int, list[str]] = {}
+    for line in sorted(kept, key=lambda line: (line.rates.num_texts, line.machine)):
+        by_number.setdefault(line.rates.num_texts, []).append(line.machine)
+    if len(by_number) > 1:
+        shown = [f"of {number:,} on {' and '.join(names)}" for number, names in by_number.items()]
+        shown[0] = shown[0].replace(" on ", " texts on ", 1)
+        found.append(f"{case}: {', '.join(shown)}")
+    if any(line.rates.is_run for line in kept):
+        found.append(f"{case}: rates of whole runs, not of a benchmark's turns")
+    found += [
+        f"{case} on {line.machine}: {line.rates.busy_share:.0%} of its CPUs were busy when it was measured"
+        for line in kept
+        if line.rates.busy_share is not None and line.rates.busy_share > BUSY_SHARE
+    ]
+    return found

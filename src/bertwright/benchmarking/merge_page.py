@@ -6,7 +6,8 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from bertwright.benchmarking.merge import PHASES, Machine, Work
+from bertwright.benchmarking.merge import Machine, Work
+from bertwright.benchmarking.recorded_rates import PHASES
 from bertwright.progress import duration
 from bertwright.reporting.page import Page, Section
 from bertwright.reporting.svg import Palette, Plot
@@ -44,6 +45,7 @@ def _section(work: Work, number: int) -> Section:
     length = "" if work.max_length is None else f", at most {work.max_length} tokens a text"
     prose = (
         f"{work.model}{length}. The job: {job.words()}; all texts are tokenised once.",
+        *(f"{line}." for line in work.remarks),
         *(f"Left out: {line}." for line in work.left_out),
     )
     timed = [machine for machine in work.machines if machine.seconds(job)]

@@ -104,6 +104,7 @@ def _record(
         "server_search": measure.searched,
         "busy_share_at_start": busy,
         "usd_per_hour": config.usd_per_hour,
+        "machine": config.machine,
         "usd_per_million_samples": {
             one.scenario: config.usd_per_hour / 3600 / one.value * 1e6
             for one in measure.results

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bertwright.errors import UserError
 
+# Other work for more than this share of the CPUs disturbs what is measured.
+BUSY_SHARE = 0.1
+
 _MOST_BYTES = 64 << 20
+# No machine is slower or faster than this, none costs as much, and no count is as large: times and dollars that are
+# made of them stay numbers that can be shown.
+_RATES = (1e-6, 1e12)
+_USD_PER_HOUR = 1e7
+_COUNT = 1e12
 
 
 @dataclass(frozen=True)
@@ -29,10 +38,14 @@ class Rates:
     Attributes:
         case: "tokenize", "train", "infer" or "pretrain".
         device: the GPU's name, or else the CPU's.
+        machine: what its owner calls the machine, such as "aws g6.xlarge"; "" where it has no name.
         model, max_length, how, data: what was done: whoever did other work is not beside this one. ``how`` names what
             is not the usual: a frozen encoder, mean pooling, long texts not cut off.
-        num_texts: of one turn.
+        batch_size: texts of an optimizer step: training in other batches is other work.
+        num_texts: of one turn; 1 of a run, which takes all of its texts.
         measured: when, in ISO 8601; "" where it is not known.
+        busy_share: of the CPUs, by others, when the measuring began.
+        is_run: these are a whole run's, not those of a benchmark's turns.
     """
 
     case: str
@@ -47,6 +60,15 @@ class Rates:
     texts_per_s: Spread
     usd_per_hour: float | None
     measured: str
+    machine: str = ""
+    batch_size: int | None = None
+    busy_share: float | None = None
+    is_run: bool = False
+
+    @property
+    def place(self) -> str:
+        """The device and, where it has one, the name of the machine that it is in."""
+        return f"{self.machine}: {self.device}" if self.machine else self.device
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -89,38 +111,86 @@ def rates_of(line: dict[str, Any], path: str | Path) -> Rates:
     """What a line of bench says of bertwright.
 
     Raises:
-        UserError: it lacks something that bench writes.
+        UserError: it lacks something that bench writes, or holds what cannot be.
     """
     try:
         ours = next(one for one in line["contenders"] if one["name"] == "bertwright")
         environment = line["environment"]
         found = Rates(
-            case=str(line["case"]),
-            device=str(environment.get("gpu") or environment.get("cpu") or "unknown"),
-            num_threads=_whole(environment.get("num_threads")),
-            dtype=None if line.get("dtype") is None else str(line["dtype"]),
-            model=str(line.get("model") or ""),
-            max_length=_whole(line.get("max_length")),
+            case=plain(line["case"]),
+            device=plain(environment.get("gpu") or environment.get("cpu") or "unknown"),
+            num_threads=whole(environment.get("num_threads")),
+            dtype=None if line.get("dtype") is None else plain(line["dtype"]),
+            model=plain(line.get("model") or ""),
+            max_length=whole(line.get("max_length")),
             how="mean pooling" if line.get("pooling") == "mean" else "",
-            data=str(line.get("data_sha256") or ""),
-            num_texts=int(finite(line["num_texts"])),
+            data=plain(line.get("data_sha256") or ""),
+            num_texts=whole(finite(line["num_texts"])) or 0,
             texts_per_s=Spread(*(finite(ours["texts_per_s"][name]) for name in ("median", "min", "max"))),
             usd_per_hour=None if line.get("usd_per_hour") is None else finite(line["usd_per_hour"]),
-            measured=str(line.get("measured") or ""),
+            measured=plain(line.get("measured") or ""),
+            machine=plain(line.get("machine") or ""),
+            batch_size=whole(line.get("batch_size")),
+            busy_share=_share(line.get("busy_share_at_start")),
         )
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, StopIteration):
         raise damaged(path) from None
-    if 0 in (found.texts_per_s.median, found.texts_per_s.min, found.texts_per_s.max) or found.num_texts < 1:
+    if found.num_texts < 1:
         raise damaged(path)
-    return found
+    return checked(found, path)
 
 
-def _whole(value: Any) -> int | None:
-    return None if value is None else int(finite(value))
+def checked(rates: Rates, path: str | Path) -> Rates:
+    """``rates``, if times and dollars can be made of them.
+
+    Raises:
+        UserError: a rate, a spread or a price that no machine has.
+    """
+    texts = rates.texts_per_s
+    for value in (texts.min, texts.median, texts.max):
+        if not _RATES[0] <= value <= _RATES[1]:
+            raise UserError(f"{path}: found {value:g} texts/s, expected {_RATES[0]:g} to {_RATES[1]:g}")
+    if not texts.min <= texts.median <= texts.max:
+        raise UserError(
+            f"{path}: found {texts.min:g} texts/s as the smallest, {texts.median:g} as the median and {texts.max:g} as "
+            "the largest rate, expected them in this order"
+        )
+    if rates.usd_per_hour is not None and not 0 <= rates.usd_per_hour < _USD_PER_HOUR:
+        raise UserError(
+            f"{path}: found {rates.usd_per_hour:g} USD an hour, expected 0 to less than {_USD_PER_HOUR:,.0f}"
+        )
+    return rates
+
+
+def plain(value: Any) -> str:
+    """``value`` as text that can be written: lone surrogates, which JSON can hold and UTF-8 cannot, as U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
+
+
+def whole(value: Any) -> int | None:
+    """A count; None is passed on.
+
+    Raises:
+        ValueError: it is no number, or too large for a count.
+    """
+    if value is None:
+        return None
+    if (number := finite(value)) > _COUNT:
+        raise ValueError
+    return int(number)
+
+
+def _share(value: Any) -> float | None:
+    """0 to 1; clocks that go back a little give shares just outside."""
+    return None if value is None else min(1.0, finite(max(value, 0)))
 
 
 def finite(value: Any) -> float:
-    """A finite number of 0 or more."""
+    """A finite number of 0 or more.
+
+    Raises:
+        ValueError: it is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError
     return float(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bertwright.benchmarking.merge import PHASES, Machine, Work
+from bertwright.benchmarking.merge import Machine, Work
+from bertwright.benchmarking.recorded_rates import PHASES
 from bertwright.evaluation.extremes import one_line
 from bertwright.progress import Reporter, duration
 
@@ -15,12 +16,15 @@ _HEADINGS = {"tokenize": "tokenise", "train": "train", "infer": "infer"}
 
 
 def show_works(works: list[Work], reporter: Reporter) -> None:
-    """A table for each work, what it leaves out, and which machine pays."""
+    """A table for each work, which machine pays, what is to be known of the rates, and what is left out."""
     from rich.text import Text
 
     for work in works:
         reporter.show(_table(work))
-        for line in [*work.verdicts, *(f"Left out: {line}." for line in work.left_out)]:
+        for line in [
+            *work.verdicts,
+            *(f"{line}." for line in (*work.remarks, *(f"Left out: {one}" for one in work.left_out))),
+        ]:
             reporter.show(Text(one_line(line)))
 
 

@@ -12,7 +12,18 @@ from bertwright.config.parts import CostSettings, DataSettings, Dtype, ScoringMa
 from bertwright.config.train import Pooling
 
 
-class BenchSettings(CostSettings):
+class MeasuredMachineSettings(CostSettings):
+    """What is recorded of the machine that it cannot tell of itself."""
+
+    machine: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="What you call this machine, such as 'aws g6.xlarge': bench merge tells it from others by that.",
+    )
+
+
+class BenchSettings(MeasuredMachineSettings):
     """Settings of measuring that all cases share."""
 
     peers: bool = Field(False, description="Measure other libraries too, in turns with ours, on the same texts.")
@@ -127,7 +138,7 @@ class BenchPretrainConfig(BenchPretrainSettings):
     data: tuple[str, ...] = Field(min_length=1, description="Files of texts.")
 
 
-class BenchMlperfSettings(CostSettings, ScoringMachineSettings):
+class BenchMlperfSettings(MeasuredMachineSettings, ScoringMachineSettings):
     """Settings of measuring with MLPerf's load generator."""
 
     run: str | None = Field(None, description="Score with this run's classifier, instead of --model.")
@@ -189,9 +200,9 @@ class BenchTokenizeConfig(BenchTokenizeSettings):
 class BenchMergeSettings(Settings):
     """How results of many machines are set side by side."""
 
-    train_texts: int = Field(1_000_000, ge=1, description="Texts that the job learns from.")
-    epochs: float = Field(1.0, gt=0, description="Times that it learns from each.")
-    infer_texts: int = Field(500_000, ge=1, description="Texts that it scores.")
+    train_texts: int = Field(1_000_000, ge=1, le=10**12, description="Texts that the job learns from.")
+    epochs: float = Field(1.0, gt=0, le=1e6, description="Times that it learns from each.")
+    infer_texts: int = Field(500_000, ge=1, le=10**12, description="Texts that it scores.")
     price: tuple[str, ...] = Field(
         (), description="MACHINE=USD: an hour of the machine whose name has this in it; may be repeated."
     )
