@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from bertwright.energy import EnergyMeter
 
@@ -34,3 +38,35 @@ def test_without_counters_nothing_is_measured(tmp_path):
     meter = EnergyMeter("cpu", tmp_path)
     assert meter.source is None
     assert meter.joules_since(meter.read()) is None
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A stand-in for nvidia-ml-py, with one GPU that has used so many millijoules."""
+    used = {"GPU-the-one": 5_000.0}
+    fake = SimpleNamespace(
+        NVMLError=type("NVMLError", (Exception,), {}),
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
+        nvmlDeviceGetTotalEnergyConsumption=used.__getitem__,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", fake)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="the-one"))
+    return SimpleNamespace(used=used, fake=fake, folder=tmp_path)
+
+
+def test_a_gpu_counts_millijoules(gpu):
+    meter = EnergyMeter("cuda:0", gpu.folder)
+    assert meter.source == "NVML"
+    before = meter.read()
+    gpu.used["GPU-the-one"] += 2_500
+    assert meter.joules_since(before) == pytest.approx(2.5)
+    assert EnergyMeter("cpu", gpu.folder).source is None  # nobody asks for the GPU's
+
+
+def test_a_gpu_that_counts_nothing_is_not_measured(gpu):
+    def refuse(handle):
+        raise gpu.fake.NVMLError("not supported")
+
+    gpu.fake.nvmlDeviceGetTotalEnergyConsumption = refuse
+    assert EnergyMeter("cuda:0", gpu.folder).joules_since([]) is None

@@ -130,6 +130,18 @@ def test_unknown_contender_is_one_line_and_exit_code_2(capfd, examples):
     assert "did you mean onnxruntime-int8?" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("output", ["file.txt/results.jsonl", "file.txt/"])
+def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(capfd, tmp_path, examples, output):
+    (tmp_path / "file.txt").write_text("mine")
+    with pytest.raises(SystemExit) as stop:
+        main(["bench", "infer", str(examples / "comments_test.csv"), f"--output={tmp_path}/{output}"])
+    assert stop.value.code == 2
+    said = capfd.readouterr().err
+    assert "file.txt is a file" in said
+    assert "preparing" not in said
+    assert (tmp_path / "file.txt").read_text() == "mine"
+
+
 def test_length_grouped_sample_looks_like_the_whole():
     generator = np.random.default_rng(0)
     lengths = np.minimum(generator.geometric(1 / 76, 20_000) + 2, 220)

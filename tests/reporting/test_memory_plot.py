@@ -31,11 +31,23 @@ def test_the_parts_add_up_to_what_was_held_while_it_learnt():
     assert "activations" in page_svg(plot)
 
 
+def test_on_a_gpu_its_memory_is_taken_apart():
+    gpu = np.array([0, 110, 300, 420, 410, 350]) * MIB
+    seen = trace([200, 400, 500, 600, 590, 700], PHASES)
+    seen = MemoryTrace(seen.elapsed_s, seen.phases, seen.process_bytes, gpu)
+    plot = memory_plot(seen, HELD)
+    words = "the GPU held at most: texts and what else lay there 10 MiB, weights 100 MiB, gradients 30 MiB, "
+    assert words + "optimizer 60 MiB, activations 220 MiB" in plot.description
+    picture = page_svg(plot)
+    assert "activations" in picture
+    assert "GPU" in picture
+
+
 @pytest.mark.parametrize(
     ("process_mib", "phases", "held", "gpu"),
     [
         ([200, 400, 500, 600, 590, 700], PHASES, None, None),  # an older run
-        ([200, 400, 500, 600, 590, 700], PHASES, HELD, 50),  # the GPU holds them
+        ([200, 400, 500, 600, 590, 700], PHASES, HELD, 50),  # too little on the GPU to hold them
         ([200, 400, 500, 700], ("reading", "tokenising", "training", "scoring"), HELD, None),  # too short to tell
         ([400, 500, 600], ("training",) * 3, HELD, None),  # nothing before it
         ([200, 400, 410, 410, 410, 410], PHASES, HELD, None),  # less than what counting says: swapped out

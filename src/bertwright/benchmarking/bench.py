@@ -26,6 +26,7 @@ from bertwright.progress import Reporter
 from bertwright.reporting.act import check_page
 from bertwright.reporting.engines_page import engines_page
 from bertwright.reporting.page import write_page
+from bertwright.runs import check_can_be_made
 
 if TYPE_CHECKING:
     from bertwright.config.bench import (
@@ -83,6 +84,7 @@ def run_tokenize(config: BenchTokenizeConfig, reporter: Reporter) -> dict[str, A
 
 def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any]:
     entries = choose_entries(name, config.peers, config.contenders)
+    check_output(config.output)
     busy = busy_share()
     if busy is not None and busy > BUSY_SHARE:
         reporter.warn(f"the machine is busy ({busy:.0%} of its CPU time): what follows is slower than on a quiet one")
@@ -325,6 +327,17 @@ def result_file(output: str, result: dict[str, Any]) -> Path:
     month = result["measured"][:7].replace("-", "")
     parts = [result["case"], device, result["dtype"], f"torch{torch_version}", month]
     return path / ("-".join(part for part in parts if part) + ".jsonl")
+
+
+def check_output(output: str | None) -> None:
+    """Make sure, before hours of work, that its line can be written to ``output``, a file or a folder.
+
+    Raises:
+        RunError: it cannot.
+    """
+    if output is not None:
+        path = Path(output)
+        check_can_be_made(path / "lines.jsonl" if path.is_dir() or output.endswith("/") else path)
 
 
 def append_line(path: Path, result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from bertwright import hardware
-from bertwright.benchmarking.bench import append_line, busy_share, result_file
+from bertwright.benchmarking.bench import append_line, busy_share, check_output, result_file
 from bertwright.benchmarking.cases import describe_texts, load_run, sample
 from bertwright.benchmarking.loadgen import (
     RULES_OFFLINE_SAMPLES,
@@ -56,6 +56,7 @@ def run_mlperf(config: BenchMlperfConfig, reporter: Reporter) -> dict[str, Any]:
         UserError: texts or a model that cannot be used, or LoadGen is not installed.
     """
     load_generator()  # before any work
+    check_output(config.output)
     busy = busy_share()
     predictor, ragged, description = _subject(config, reporter)
     reporter.say(predictor.summary())

@@ -219,11 +219,11 @@ def memory_plot(memory: MemoryTrace | None, held_bytes: Mapping[str, int] | None
     """Memory over time, the phases marked; None with fewer than two samples.
 
     ``held_bytes`` are what a training holds for its "weights", "gradients" and "optimizer": then it is shown which part
-    of the memory while it learnt they are, where it was computed on the CPU.
+    of the memory they are while it learnt: of the GPU's where that computed, else of the process'.
     """
     if memory is None or len(memory) < 2:
         return None
-    bands = () if memory.gpu_bytes is not None or not held_bytes else _bands(memory, held_bytes)
+    bands = _bands(memory, held_bytes) if held_bytes else ()
     most = int(memory.process_bytes.argmax())
     held, phase = size_words(memory.process_bytes[most]), in_one_line(memory.phases[most], 60)
     words = f"The process held most, {held}, while {phase}."
@@ -231,7 +231,8 @@ def memory_plot(memory: MemoryTrace | None, held_bytes: Mapping[str, int] | None
         words += f" The GPU's peak was {size_words(memory.gpu_bytes.max())}."
     if bands:
         parts = ", ".join(f"{name} {size_words(held)}" for name, held in bands)
-        words += f" While it learnt it held at most: {parts}; the first and the last are what counting leaves."
+        where = "it" if memory.gpu_bytes is None else "the GPU"
+        words += f" While it learnt {where} held at most: {parts}; the first and the last are what counting leaves."
     return Plot(
         "memory",
         "Memory over time",
@@ -250,17 +251,19 @@ def _bands(memory: MemoryTrace, held_bytes: Mapping[str, int]) -> tuple[tuple[st
     Empty where the trace has too few samples to tell. Weights, gradients and the optimizer are counted. The model was
     loaded before, so that what was held before, less its weights, is libraries, texts and token ids.
     """
+    used = memory.process_bytes if memory.gpu_bytes is None else memory.gpu_bytes
     while_learning = [i for i, phase in enumerate(memory.phases) if phase == _TRAINING]
     if len(while_learning) < 2 or while_learning[0] == 0:
         return ()
     counted = [(name, int(held_bytes.get(name, 0))) for name in ("weights", "gradients", "optimizer")]
-    before = int(memory.process_bytes[while_learning[0] - 1])
-    most = int(memory.process_bytes[while_learning].max())
+    before = int(used[while_learning[0] - 1])
+    most = int(used[while_learning].max())
     below = max(0, before - counted[0][1])
     rest = most - below - sum(held for _, held in counted)
     if rest < 0:
         return ()
-    return (("libraries and texts", below), *counted, ("activations", rest))
+    first = ("libraries and texts" if memory.gpu_bytes is None else "texts and what else lay there", below)
+    return (first, *counted, ("activations", rest))
 
 
 def _draw_bands(
@@ -268,7 +271,8 @@ def _draw_bands(
 ) -> None:
     """The bands lie one upon the other, cut off by what was held."""
     chosen = [i for i, phase in enumerate(memory.phases) if phase == _TRAINING]
-    x, held = memory.elapsed_s[chosen], memory.process_bytes[chosen] / divisor
+    used = memory.process_bytes if memory.gpu_bytes is None else memory.gpu_bytes
+    x, held = memory.elapsed_s[chosen], used[chosen] / divisor
     below = np.zeros(len(chosen))
     for number, (name, size) in enumerate(bands):
         above = np.minimum(below + size / divisor, held)
@@ -284,12 +288,13 @@ def _draw_memory(figure: Figure, palette: Palette, memory: MemoryTrace, bands: S
     x = memory.elapsed_s
     shown_x, shown_y = thinned(x, memory.process_bytes / divisor)
     axes.fill_between(shown_x, shown_y, color=palette.series[0], alpha=0.15, linewidth=0)
-    axes.plot(shown_x, shown_y, color=palette.series[0], label="_process" if bands else "process")
-    if bands:
-        _draw_bands(axes, palette, memory, bands, divisor)
+    alone = memory.gpu_bytes is None and bands
+    axes.plot(shown_x, shown_y, color=palette.series[0], label="_process" if alone else "process")
     if memory.gpu_bytes is not None:
         thin_line(axes, x, memory.gpu_bytes / divisor, color=palette.series[1], linestyle="--", label="GPU")
         axes.legend(loc="lower right")
+    if bands:
+        _draw_bands(axes, palette, memory, bands, divisor)
     axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
     begins = [i for i, phase in enumerate(memory.phases) if i == 0 or phase != memory.phases[i - 1]]
     for begin, end in zip(begins, [*begins[1:], len(memory) - 1], strict=True):
