@@ -48,12 +48,13 @@ if [ -n "$tokenize_csv" ]; then
 fi
 measure infer-base-toxic infer "$toxic" --model bert-base --peers --rounds 3 --num-texts 256 \
   --contenders bertwright-float32,bertwright-int8,transformers-bf16,onnxruntime-int8,openvino-f32,openvino-bf16,openvino-int8
-measure engines-minilm-toxic engines "$data/toxic_comments/train_2.csv" --run "$results/toxic-run" --num-texts 1024
+measure engines-minilm-toxic engines "$data/toxic_comments/train_2.csv" --run "$results/toxic-run" --num-texts 1024 \
+  --usd-per-hour 0.20
 # All engines are held at once: with 24 GiB of memory OpenVINO's float32 had no room, and has a run of its own.
 measure engines-base-toxic engines "$data/toxic_comments/train_2.csv" --model bert-base --num-texts 128 --num-alone 50 \
-  --rounds 3
+  --rounds 3 --usd-per-hour 0.20
 measure engines-base-toxic-f32 engines "$data/toxic_comments/train_2.csv" --model bert-base --num-texts 128 --num-alone 50 \
-  --rounds 3 --contenders openvino-f32
+  --rounds 3 --usd-per-hour 0.20 --contenders openvino-f32
 for size in tiny mini; do
   # The fastest setting of Trainer, as far as it was looked for: compiled or not, in three sizes of a step.
   fastest=trainer-blocks-bf16-weights,trainer-blocks-compiled
