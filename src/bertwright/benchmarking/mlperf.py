@@ -44,7 +44,7 @@ _TRY_S = 1.0
 # The search: from this share of Offline's rate down or up, until two rates are this near to each other.
 _FIRST_SHARE, _NEAR, _MOST_SEARCHES = 0.6, 1.04, 10
 # A rate that a short run held may be too high for a long one: then a little less.
-_LESS, _MOST_LOWERED = 0.95, 8
+_LESS, _MOST_LOWERED = 0.85, 8
 # How often Offline's query is made larger, where it was over too soon.
 _MOST_RAISED, _OFFLINE_MARGIN = 4, 1.25
 
