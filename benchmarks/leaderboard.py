@@ -178,8 +178,11 @@ def mlperf(lines: Iterable[dict[str, Any]]) -> list[str]:
     found = ["### MLPerf's load generator, unofficial", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for _, (line, one) in sorted(latest.items()):
         name = "MLPerf's shape: " if line["official_shape"] else ""
-        value = "none" if one["value"] is None else f"{number(one['value'])} {one['unit'].replace('_per_', '/')}"
-        latencies = [f"{one['latency_ms'][part]:,.1f}" if part in one["latency_ms"] else "" for part in PERCENTILES]
+        unit = {"latency_p90_ms": "ms, 90th percentile", "samples_per_s": "samples/s"}[one["unit"]]
+        value = "none" if one["value"] is None else f"{number(one['value'])} {unit}"
+        # Of Offline's one query they tell only how long the whole took.
+        told = {} if one["scenario"] == "Offline" else one["latency_ms"]
+        latencies = [f"{told[part]:,.1f}" if part in told else "" for part in PERCENTILES]
         cells: tuple[str, ...] = (
             f"{name}{line['model'].partition(' from ')[0]}",
             one["scenario"],
