@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
 import platform
 import re
@@ -184,9 +185,14 @@ def release_openmp_threads() -> None:
         mapped = Path("/proc/self/maps").read_text()
     except OSError:
         return
-    for library in set(re.findall(r"(?<= )/\S*/libgomp[^/\s]*$", mapped, re.MULTILINE)):
+    for path in set(re.findall(r"(?<= )/\S*/libgomp[^/\s]*$", mapped, re.MULTILINE)):
         with contextlib.suppress(OSError, AttributeError):  # removed meanwhile, or older than OpenMP 5.0
-            ctypes.CDLL(library).omp_pause_resource_all(_OMP_PAUSE_SOFT)
+            _library(path).omp_pause_resource_all(_OMP_PAUSE_SOFT)
+
+
+@functools.cache
+def _library(path: str) -> ctypes.CDLL:
+    return ctypes.CDLL(path)
 
 
 def peak_process_bytes() -> int:

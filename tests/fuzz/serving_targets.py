@@ -13,12 +13,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from bertwright.hardware import release_openmp_threads
 from bertwright.shipping.aws_lambda.classifier import Classifier
 from bertwright.shipping.aws_lambda.handler import Handler
 from bertwright.training.distributed import announced_tensor, received
 from tests.fuzz.data_targets import dumped, json_values
 from tests.fuzz.target import Case, Fault, Target, refused, write_case
 from tests.shipping.server.asking import Asking, PlainScorer
+
+release_openmp_threads()  # the first time it opens torch's library, which no parser may do
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
 
