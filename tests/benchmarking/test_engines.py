@@ -40,13 +40,20 @@ def settings(examples, tiny_model, **changed):
     }  # fmt: skip
 
 
-def test_engines_from_end_to_end_where_wrong_ones_are_not_timed(capfd, tmp_path, examples, tiny_model, fakes):
+def test_engines_from_end_to_end_where_wrong_ones_are_not_timed(
+    capfd, tmp_path, examples, tiny_model, fakes, monkeypatch
+):
     for library in ("onnxruntime", "openvino", "transformers", "jax"):
         pytest.importorskip(library)
     names = ["transformers-float32", "onnxruntime-float32", "openvino-f32", "jax-float32"]
+    missing = ["lacking", "tensorflow-float32"]
     wrong = {"shifted": ("Ours", {"shift": 0.1}), "wrong_alone": ("Ours", {"shift_alone": 0.1})}
     fakes(**wrong, lacking=("Lacking", {}))
-    flags = settings(examples, tiny_model, contenders=",".join([*names, *wrong, "lacking"]), usd_per_hour=1)
+    (tmp_path / "absent").mkdir()
+    absent = "raise ModuleNotFoundError(\"No module named 'keras_hub'\", name='keras_hub')"
+    (tmp_path / "absent" / "keras_hub.py").write_text(absent)  # whether it is there or not
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "absent"), prepend=os.pathsep)
+    flags = settings(examples, tiny_model, contenders=",".join([*names, *wrong, *missing]), usd_per_hour=1)
     data = flags.pop("data")
     flags |= {"report": tmp_path / "pages" / "engines.html", "output": tmp_path / "results.jsonl"}
     with pytest.raises(SystemExit) as stop:
@@ -55,7 +62,7 @@ def test_engines_from_end_to_end_where_wrong_ones_are_not_timed(capfd, tmp_path,
     assert stop.value.code == 0, err
     result = json.loads(out.splitlines()[-1])
     found = {one["name"]: one for one in result["contenders"]}
-    assert set(found) == {"bertwright", "bertwright-float32", *names, *wrong, "lacking"}
+    assert set(found) == {"bertwright", "bertwright-float32", *names, *wrong, *missing}
     for name in ("bertwright-float32", *names):
         one = found[name]
         assert one["not_run"] is None
@@ -75,6 +82,7 @@ def test_engines_from_end_to_end_where_wrong_ones_are_not_timed(capfd, tmp_path,
         assert found[name]["texts_per_s"] is None
         assert found[name]["alone_ms"]["p50"] is None
     assert "a_package_that_nobody_has is not installed" in found["lacking"]["not_run"]
+    assert found["tensorflow-float32"]["not_run"].endswith("is not installed: pip install 'bertwright[tensorflow]'")
     assert not any("shifted" in sentence for sentence in result["ranking"])
     assert found["bertwright-float32"]["padding_share"] == 0
     assert found["jax-float32"]["padding_share"] > found["onnxruntime-float32"]["padding_share"]

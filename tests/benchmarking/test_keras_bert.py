@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +16,6 @@ import pytest
 from tests.conftest import REPOSITORY
 
 from bertwright.benchmarking.peers import keras_bert
-from bertwright.cli import main
 
 
 @pytest.mark.parametrize(
@@ -96,20 +94,6 @@ FLAGS += ["--threads=1", "--device=cpu"]
 def found_by(out):
     """What ``bertwright bench engines`` found, by contender."""
     return {one["name"]: one for one in json.loads(out.splitlines()[-1])["contenders"]}
-
-
-def test_without_tensorflow_the_others_go_on(examples, tiny_model, tmp_path, monkeypatch, capfd):
-    if importlib.util.find_spec("tensorflow") and importlib.util.find_spec("keras_hub"):
-        absent = "raise ModuleNotFoundError(\"No module named 'keras_hub'\", name='keras_hub')"
-        (tmp_path / "keras_hub.py").write_text(absent)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with pytest.raises(SystemExit) as stop:
-        main(["bench", "engines", str(examples / "comments_test.csv"), f"--model={tiny_model}", *FLAGS])
-    out, err = capfd.readouterr()
-    assert stop.value.code == 0, err
-    found = found_by(out)
-    assert found["tensorflow-float32"]["not_run"].endswith("is not installed: pip install 'bertwright[tensorflow]'")
-    assert found["bertwright-float32"]["texts_per_s"]["median"] > 0
 
 
 @pytest.mark.slow
