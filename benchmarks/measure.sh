@@ -54,7 +54,7 @@ measure engines-minilm-toxic engines "$data/toxic_comments/train_2.csv" --run "$
 measure engines-base-toxic engines "$data/toxic_comments/train_2.csv" --model bert-base --num-texts 128 --num-alone 50 \
   --rounds 3 --usd-per-hour 0.20
 measure engines-base-toxic-f32 engines "$data/toxic_comments/train_2.csv" --model bert-base --num-texts 128 --num-alone 50 \
-  --rounds 3 --usd-per-hour 0.20 --contenders openvino-f32
+  --rounds 3 --usd-per-hour 0.20 --contenders openvino-f32,openvino-bf16
 for size in tiny mini; do
   # The fastest setting of Trainer, as far as it was looked for: compiled or not, in three sizes of a step.
   fastest=trainer-blocks-bf16-weights,trainer-blocks-compiled
