@@ -88,9 +88,15 @@ def run_python(
 ) -> subprocess.CompletedProcess[str]:
     """What ``subprocess.run([sys.executable, *arguments], capture_output=True, text=True, ...)`` gives.
 
-    ``arguments`` begin with "-c" or "-m". Variables that Python itself or torch reads at its start have no effect.
+    ``arguments`` begin with "-c" or "-m", and are the tests' own. Elsewhere than on Linux it is that. Variables that
+    Python itself or torch reads at its start have no effect.
     """
     words = [str(argument) for argument in arguments]
+    if sys.platform != "linux":
+        return subprocess.run(
+            [sys.executable, *words], input=input, env=env, cwd=cwd, timeout=timeout, check=check,
+            capture_output=True, text=True,
+        )  # fmt: skip
     asked = {"arguments": words, "env": dict(os.environ if env is None else env), "cwd": str(cwd or Path.cwd())}
     with ThreadPoolExecutor() as pool, _turn:
         pipes = [os.pipe() for _ in range(3)]  # not files: a program may have been forbidden to make them grow

@@ -61,6 +61,19 @@ class Raising(Steady):
         raise RuntimeError("out of\nideas")
 
 
+class Turning(Steady):
+    """Computes something else after its first turn."""
+
+    turns = 0
+
+    def run(self) -> Turn:
+        self.turns += 1
+        return super().run()
+
+    def outcome(self) -> dict[str, np.ndarray]:
+        return {"logits": np.full((self.case.num_texts, 2), float(self.turns > 1))}
+
+
 class NotHere:
     def __init__(self, case: Case) -> None:
         raise NotPossible("wants another machine")

@@ -72,6 +72,44 @@ def test_a_worker_that_dies_leaves_its_last_words(folder):
             worker.ask(act="run")
 
 
+def test_who_goes_wrong_while_the_clock_runs_loses_its_times_also_where_the_reference_has_died(folder):
+    asked = []
+
+    def gate(found):
+        asked.append([one.entry.name for one in found if one.reason is None])
+        assert "logits" in found[0].outcome  # what it had computed before it died
+        return {one.entry.name: "off" for one in found[1:] if "logits" in one.outcome and one.outcome["logits"].any()}
+
+    reference, turning = measure(
+        [fake("reference", "Dying"), fake("turning", "Turning")], folder, 2, 1, quiet(), gate=gate
+    )
+    assert asked == [["reference", "turning"], ["turning"]]
+    assert "code 7" in reference.reason
+    assert (turning.reason, turning.turns, turning.ran) == ("off", [], False)
+
+
+def test_a_text_that_is_passed_over_keeps_no_earlier_answer(folder):
+    from bertwright.benchmarking.peers.padded import PaddedInference
+
+    np.save(folder / "ids.npy", np.zeros(8, dtype=np.int32))
+    np.save(folder / "starts.npy", np.arange(9))
+    padded = PaddedInference(Case.read(folder))
+
+    class Forgetful:
+        dropped = 0
+
+        def score(self, batches):
+            for rows in batches[self.dropped :]:
+                padded.logits[rows] = 1.0
+
+    padded.scorer = Forgetful()
+    padded.run()
+    assert (padded.outcome()["logits"] == 1).all()
+    padded.scorer.dropped = 1
+    padded.run()
+    assert np.isnan(padded.outcome()["logits"]).any()
+
+
 def test_a_silent_worker_is_given_up(folder):
     with Worker("slow", folder / "log", patience_s=0.0) as worker, pytest.raises(WorkerFailed, match="no answer"):
         worker.ask(act="prepare", target="fake_contenders:Steady", options={}, case=str(folder))

@@ -49,7 +49,8 @@ class LoadSettings:
     Attributes:
         seconds: the least that it lasts.
         least_samples: the least that are sent.
-        expected_qps: samples a second: what Server sends, and what Offline makes its one query by.
+        expected_qps: samples a second: what Server sends, and what the others make queries for. Too few end a
+            run early.
         latency_ms: Server's answers must be there within this, 99 of 100 of them.
         log_folder: where LoadGen writes.
     """

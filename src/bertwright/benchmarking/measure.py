@@ -17,7 +17,7 @@ from bertwright.progress import Reporter
 
 StartWorker = Callable[[str, Path], Worker]
 Gate = Callable[[Sequence["Measured"]], Mapping[str, str]]
-"""Of those that ran, the names of the refused ones, with the reasons."""
+"""The names of the refused ones, with the reasons; some may have stopped before, with what they had computed."""
 
 
 @dataclass
@@ -125,8 +125,10 @@ def measure(
             workers[one.entry.name].stop()
 
         def judge(gate: Gate) -> None:
-            for name, reason in gate([one for one in found if one.reason is None]).items():
-                leave_out(next(one for one in found if one.entry.name == name), reason)
+            for name, reason in gate(found).items():
+                refused = next(one for one in found if one.entry.name == name)
+                if refused.reason is None:
+                    leave_out(refused, reason)
 
         def turn(one: Measured, number: int) -> None:
             answer = ask(one, act="run")

@@ -154,7 +154,8 @@ class _Measure:
         budgets = _OFFLINE_BUDGETS if scenario == "Offline" else 1
         least = RULES_OFFLINE_SAMPLES if scenario == "Offline" and seconds >= RULES_SECONDS else 1
         subject = Subject(self.predictor, self.ragged, budgets * self.predictor.token_budget)
-        self.reporter.say(f"{scenario}: {seconds:g} s or more, {qps:,.1f} samples/s expected")
+        rate = "sent at" if scenario == "Server" else "queries enough for"
+        self.reporter.say(f"{scenario}: {seconds:g} s or more, {rate} {qps:,.1f} samples/s")
         settings = LoadSettings(seconds, qps, config.latency_ms, logs, config.seed, least)
         try:
             found = run(scenario, subject, settings)

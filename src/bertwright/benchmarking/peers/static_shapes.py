@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ _LENGTH_STEP = 32
 _BATCH_SIZE = 32
 
 
-class StaticShapeInference(PaddedInference):
+class StaticShapeInference(PaddedInference, ABC):
     """Scoring padded batches of few shapes.
 
     Attributes:
@@ -23,10 +24,10 @@ class StaticShapeInference(PaddedInference):
 
     most_tokens: int
 
+    @abstractmethod
     def compute(self, ids: np.ndarray, mask: np.ndarray) -> Any:
         """The logits (sequences, labels) of ids and attention mask, (sequences, tokens) int64 each, as an array of the
         library's; it may still be at work on them."""
-        raise NotImplementedError
 
     def choose_size(self) -> None:
         """Take the one batch size; ``compute`` must be ready."""
