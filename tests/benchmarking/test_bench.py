@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from bertwright import train
+from bertwright.benchmarking.bench import check_output
 from bertwright.benchmarking.cases import length_grouped_sample, load_run, prepare_infer, sample, write_graphs
 from bertwright.cli import main
 from bertwright.config.base import build
@@ -140,6 +141,14 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_any_work(capfd, tmp
     assert "file.txt is a file" in said
     assert "preparing" not in said
     assert (tmp_path / "file.txt").read_text() == "mine"
+
+
+def test_a_file_that_no_line_may_be_added_to_is_refused_too(tmp_path, monkeypatch):
+    (tmp_path / "lines.jsonl").write_text("")
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "lines.jsonl")  # the tests may run as root
+    with pytest.raises(UserError, match=r"lines\.jsonl: no permission to add a line to it; name another file"):
+        check_output(str(tmp_path / "lines.jsonl"))
+    check_output(str(tmp_path / "others.jsonl"))
 
 
 def test_length_grouped_sample_looks_like_the_whole():

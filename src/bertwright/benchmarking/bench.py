@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import tempfile
 import time
@@ -21,7 +22,7 @@ from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians,
 from bertwright.benchmarking.result_lines import BUSY_SHARE
 from bertwright.benchmarking.show import engines_table, result_table
 from bertwright.benchmarking.verdict import three_sentences
-from bertwright.errors import UserError
+from bertwright.errors import RunError, UserError
 from bertwright.progress import Reporter
 from bertwright.reporting.act import check_page
 from bertwright.reporting.engines_page import engines_page
@@ -337,7 +338,10 @@ def check_output(output: str | None) -> None:
     """
     if output is not None:
         path = Path(output)
-        check_can_be_made(path / "lines.jsonl" if path.is_dir() or output.endswith("/") else path)
+        path = path / "lines.jsonl" if path.is_dir() or output.endswith("/") else path
+        check_can_be_made(path)
+        if path.exists() and not os.access(path, os.W_OK):
+            raise RunError(f"--output {output}: no permission to add a line to it; name another file")
 
 
 def append_line(path: Path, result: dict[str, Any]) -> None:
