@@ -5,36 +5,62 @@ import hashlib
 import http.server
 import json
 import re
+import socket
+import struct
 import threading
 import urllib.parse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from bertwright.model.hub_transfer import checksums
 
 LARGE_BYTES = 1_000
 """Files from here on are stored as large ones are, apart from the commit."""
+
+_NAME = r"([\w.-]+/[\w.-]+)"
 
 
 @dataclass
 class Fault:
     """What happens to the next requests of ``method`` whose path holds ``path``.
 
-    ``status``: refused with it. ``cut_after``: so many bytes of the body are sent, then the connection ends.
-    ``damage``: one byte of the file is changed.
+    ``status``: refused with it, and with the hub's ``code`` for the reason. ``cut_after``: so many bytes are read of
+    what is sent (PUT, POST) or written of what is asked for (GET), then the connection ends, with ``reset`` abruptly.
+    ``unanswered``: done, but the connection ends in place of an answer. ``damage``: one byte of the file is changed.
     """
 
     method: str
     path: str
     times: int = 1
     status: int | None = None
+    code: str | None = None
     cut_after: int | None = None
+    reset: bool = False
+    unanswered: bool = False
     damage: bool = False
+
+    def __str__(self) -> str:
+        what = [self.status, self.cut_after and f"cut after {self.cut_after}"]
+        what += [name for name in ("reset", "unanswered", "damage") if getattr(self, name)]
+        return " ".join([self.method, self.path, *(str(part) for part in what if part)])
 
 
 @dataclass
 class Hub:
-    """Repositories by name, each with its files; the faults still to come; the requests so far."""
+    """Models' files by repository, data sets' files by repository and revision; the faults still to come; the requests
+    so far, each with the part of the file that it asks for. ``large`` holds large files by the name that they were
+    sent under, their SHA-256, which nobody compares with what came."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    data_sets: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
+    visibility: dict[str, str] = field(default_factory=dict)
+    default_visibility: str = "public"
     faults: list[Fault] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     commits: int = 0
@@ -56,6 +82,7 @@ def etag(data: bytes) -> str:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     hub: Hub
+    fault: Fault | None = None
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
@@ -72,35 +99,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def answer(self):
         hub, path = self.hub, urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        hub.asked.append(f"{self.command} {path}")
-        fault = hub.fault(self.command, path)
-        if fault is not None and fault.status is not None:
-            return self.send(fault.status, b"", {"X-Error-Message": "out of order"})
+        asked_for = self.headers.get("Range")
+        hub.asked.append(f"{self.command} {path}" + (f" {asked_for}" if asked_for else ""))
+        self.fault = hub.fault(self.command, path)
+        num_bytes = int(self.headers.get("Content-Length") or 0)
+        if num_bytes and self.fault is not None and self.fault.cut_after is not None:
+            self.rfile.read(min(num_bytes, self.fault.cut_after))
+            return self.cut()
+        body = self.rfile.read(num_bytes)
+        if self.fault is not None and self.fault.status is not None:
+            code = {"X-Error-Code": self.fault.code} if self.fault.code else {}
+            return self.send(self.fault.status, b"", {"X-Error-Message": "out of order", **code})
         if found := re.fullmatch(r"/api/repos/create", path):
-            name = json.loads(body)
-            repository = f"{name['organization']}/{name['name']}" if name.get("organization") else f"me/{name['name']}"
-            status = 409 if repository in hub.repositories else 200
-            hub.repositories.setdefault(repository, {})
-            return self.send_json({"url": f"{hub.url}/{repository}"}, status)
+            return self.create(json.loads(body))
         if path == "/api/validate-yaml":
             return self.send_json({"errors": [], "warnings": []})
         if path == "/api/whoami-v2":
             return self.send_json({"name": "me", "orgs": []})
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/preupload/(\w+)", path):
-            files = json.loads(body)["files"]
-            return self.send_json(
-                {
-                    "files": [
-                        {
-                            "path": file["path"],
-                            "uploadMode": "lfs" if file["size"] >= LARGE_BYTES else "regular",
-                            "shouldIgnore": False,
-                        }
-                        for file in files
-                    ]
-                }
-            )
+        if found := re.fullmatch(rf"/api/models/{_NAME}/preupload/(\w+)", path):
+            return self.preupload(found[1], json.loads(body)["files"])
         if path.endswith(".git/info/lfs/objects/batch"):
             objects = json.loads(body)["objects"]
             wanted = [
@@ -116,24 +133,50 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             ]
             return self.send_json({"transfer": "basic", "objects": wanted})
         if found := re.fullmatch(r"/large/([0-9a-f]{64})", path):
-            hub.large[found[1]] = _damaged(body) if fault is not None and fault.damage else body
+            hub.large[found[1]] = self.as_it_comes(body)
             return self.send(200, b"", {})
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/commit/(\w+)", path):
+        if found := re.fullmatch(rf"/api/models/{_NAME}/commit/(\w+)", path):
             return self.commit(found[1], body)
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)(/revision/(\w+))?", path):
+        if found := re.fullmatch(rf"/api/models/{_NAME}(/revision/(\w+))?", path):
             return self.list_files(found[1])
-        if found := re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/(\w+)", path):
+        if found := re.fullmatch(rf"/api/models/{_NAME}/tree/(\w+)", path):
             return self.tree(found[1])
-        if found := re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/(\w+)/(.+)", path):
-            return self.file(found[1], found[3], fault)
+        if found := re.fullmatch(rf"/{_NAME}/resolve/(\w+)/(.+)", path):
+            return self.file(hub.repositories.get(found[1], {}), found[3], f"{hub.commits:040x}")
+        if found := re.fullmatch(rf"/api/datasets/{_NAME}/revision/(.+)", path):
+            return self.list_data_set(found[1], found[2])
+        if found := re.fullmatch(rf"/datasets/{_NAME}/resolve/(main|refs/convert/parquet)/(.+)", path):
+            return self.file(hub.data_sets.get(found[1], {}).get(found[2], {}), found[3], _commit_of(found[2]))
         return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+
+    def create(self, asked):
+        owner = asked.get("organization") or "me"
+        repository = f"{owner}/{asked['name']}"
+        if repository in self.hub.repositories:
+            return self.send_json({"url": f"{self.hub.url}/{repository}"}, 409)
+        self.hub.repositories[repository] = {}
+        self.hub.visibility[repository] = asked.get("visibility") or self.hub.default_visibility
+        return self.send_json({"url": f"{self.hub.url}/{repository}"})
+
+    def preupload(self, repository, files):
+        held = self.hub.repositories.get(repository, {})
+        answers = [
+            {
+                "path": file["path"],
+                "uploadMode": "lfs" if file["size"] >= LARGE_BYTES else "regular",
+                "shouldIgnore": False,
+                "oid": etag(held[file["path"]]) if file["path"] in held else None,
+            }
+            for file in files
+        ]
+        return self.send_json({"files": answers})
 
     def commit(self, repository, body):
         files = dict(self.hub.repositories[repository])
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
+                files[value["path"]] = self.as_it_comes(base64.b64decode(value["content"]))
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.large:
                     return self.send_json({"error": "no such object"}, 422)
@@ -153,8 +196,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             if len(data) >= LARGE_BYTES:
                 entry["lfs"] = {"sha256": etag(data), "size": len(data), "pointerSize": 100}
             siblings.append(entry)
-        sha = f"{self.hub.commits:040x}"
-        return self.send_json({"id": repository, "modelId": repository, "sha": sha, "siblings": siblings})
+        return self.send_json(
+            {
+                "id": repository,
+                "modelId": repository,
+                "sha": f"{self.hub.commits:040x}",
+                "private": self.hub.visibility.get(repository) == "private",
+                "siblings": siblings,
+            }
+        )
 
     def tree(self, repository):
         files = self.hub.repositories.get(repository)
@@ -168,48 +218,70 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             entries.append(entry)
         return self.send_json(entries)
 
-    def file(self, repository, name, fault):
-        data = self.hub.repositories.get(repository, {}).get(name)
+    def list_data_set(self, repository, revision):
+        revisions = self.hub.data_sets.get(repository)
+        if revisions is None:
+            return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if revision not in revisions:
+            return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        siblings = [{"rfilename": name} for name in revisions[revision]]
+        return self.send_json({"id": repository, "sha": _commit_of(revision), "siblings": siblings})
+
+    def file(self, files, name, commit):
+        data = files.get(name)
         if data is None:
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-        headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": f"{self.hub.commits:040x}", "Accept-Ranges": "bytes"}
+        headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if len(data) >= LARGE_BYTES:
             headers |= {"X-Linked-Etag": f'"{etag(data)}"', "X-Linked-Size": str(len(data))}
-        if fault is not None and fault.damage:
-            data = _damaged(data)
+        data = self.as_it_comes(data)
         start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if start is None:
-            return self.send(200, data, headers, fault)
+            return self.send(200, data, headers)
         first = int(start[1])
         headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-        return self.send(206, data[first:], headers, fault)
+        return self.send(206, data[first:], headers)
+
+    def as_it_comes(self, data: bytes) -> bytes:
+        if self.fault is None or not self.fault.damage:
+            return data
+        middle = len(data) // 2
+        return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
     def send_json(self, value, status=200):
         return self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
-    def send(self, status, body, headers, fault=None):
+    def send(self, status, body, headers):
+        if self.fault is not None and self.fault.unanswered:
+            return self.cut()
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command == "HEAD":
-            return
-        if fault is not None and fault.cut_after is not None:
-            self.wfile.write(body[: fault.cut_after])
+            return None
+        if self.fault is not None and self.fault.cut_after is not None:
+            self.wfile.write(body[: self.fault.cut_after])
             self.wfile.flush()
-            self.close_connection = True
-            self.connection.shutdown(2)
-            return
+            return self.cut()
         self.wfile.write(body)
+        return None
+
+    def cut(self):
+        self.close_connection = True
+        if self.fault.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            socket.close(self.connection.detach())
+        else:
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *arguments):
         pass
 
 
-def _damaged(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+def _commit_of(revision: str) -> str:
+    return hashlib.sha1(revision.encode(), usedforsecurity=False).hexdigest()
 
 
 class StandIn:
@@ -229,3 +301,25 @@ class StandIn:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+
+@contextmanager
+def taken_for_the_hub(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
+    """A stand-in that huggingface_hub takes for the hub in this process, with a cache of its own and no waiting."""
+    with StandIn() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        yield hub
+
+
+def is_whole(cache: Path) -> bool:
+    """No file of the cache that has its name holds anything else."""
+    blobs = [path for path in cache.rglob("blobs/*") if not path.name.endswith(".incomplete")]
+    return all(path.name in checksums(path) for path in blobs)

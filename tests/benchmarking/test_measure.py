@@ -8,10 +8,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from bertwright import hardware
 from bertwright.benchmarking import bench
 from bertwright.benchmarking.cases import Case, Prepared
 from bertwright.benchmarking.entries import ENTRIES, Entry, choose_entries
@@ -217,3 +219,24 @@ def test_entries_are_chosen_by_name_and_ours_is_always_first():
     assert [e.name for e in choose_entries("infer", False, ["openvino-bf16"])] == ["bertwright", "openvino-bf16"]
     with pytest.raises(UserError, match="did you mean openvino-bf16"):
         choose_entries("infer", False, ["openvino-bf15"])
+
+
+@pytest.mark.parametrize("case", ["train", "pretrain", "infer", "engines"])
+def test_where_bfloat16_is_slow_peers_that_multiply_it_are_left_out_and_said(case, monkeypatch, capsys):
+    entries = choose_entries(case, True, ())
+    config = SimpleNamespace(device="cpu")
+    monkeypatch.setattr(hardware, "cpu_bfloat16_feature", lambda: "amx_bf16")
+    assert bench._without_slow_bf16(entries, config, Reporter()) == entries
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(hardware, "cpu_bfloat16_feature", lambda: None)
+    left = [entry.name for entry in bench._without_slow_bf16(entries, config, Reporter())]
+    assert [name for name in left if "bf16" in name] == []
+    assert {"bertwright"} < set(left)
+    for entry in ENTRIES[case]:
+        trainer_in_bf16 = "Trainer" in entry.target or "trainer" in entry.target
+        trainer_in_bf16 = trainer_in_bf16 and entry.options.get("precision") != "float32"
+        assert entry.bf16 == (entry.peer and ("bf16" in entry.name or trainer_in_bf16)), entry.name
+    assert any(entry.peer for entry in entries if entry.name in left)
+    said = capsys.readouterr().err
+    assert all(entry.name in said for entry in entries if entry.name not in left)
+    assert "this CPU does not multiply bfloat16" in said

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 import bertwright
+from bertwright import hardware
 from bertwright.benchmarking.machines import load_throughputs
 from bertwright.cli import main
 from bertwright.errors import RunError, UserError
@@ -125,11 +126,12 @@ def test_a_scoring_is_planned_and_checked(planned, examples, tmp_path):
 
 def test_the_scoring_of_texts_without_labels_is_planned(planned, tmp_path):
     (tmp_path / "texts.csv").write_text("text\n" + "\n".join(f"good morning {i}" for i in range(50)) + "\n")
+    dtype = "int8" if hardware.cpu_int8_feature() else "float32"
     found = bertwright.plan(
-        tmp_path / "texts.csv", run=planned[2].path, dtype="int8", probe_seconds=0.5, plan=tmp_path / "p", quiet=True
+        tmp_path / "texts.csv", run=planned[2].path, dtype=dtype, probe_seconds=0.5, plan=tmp_path / "p", quiet=True
     )
     assert found["num_texts"] == {"test": 50}
-    assert found["chosen"]["dtype"] == "int8"
+    assert found["chosen"]["dtype"] == dtype
 
 
 def test_texts_in_windows_are_planned(examples, tmp_path):
@@ -147,8 +149,6 @@ def test_texts_in_windows_are_planned(examples, tmp_path):
 
 
 def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path, capfd, monkeypatch):
-    from bertwright import hardware
-
     monkeypatch.setattr(hardware, "cpu_bfloat16_feature", lambda: "amx_bf16")
     with pytest.raises(SystemExit) as stop:
         main(
@@ -188,7 +188,6 @@ def test_other_machines_are_shown_with_what_to_doubt(planned, examples, tmp_path
 
 @pytest.mark.parametrize(("threads", "cores", "counted"), [(8, 4, 4), (2, 4, 2), (4, 4, 4)])
 def test_this_machine_counts_by_its_cores_and_not_by_their_threads(monkeypatch, threads, cores, counted):
-    from bertwright import hardware
     from bertwright.benchmarking import plan
     from bertwright.config.train import TrainConfig
 

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
-
-
-def _script(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look for their module there
-    spec.loader.exec_module(module)
-    return module
+from tests.scripts import load_script
 
 
-@pytest.fixture
-def scale(monkeypatch):
-    return _script("scale", monkeypatch)
+@pytest.fixture(scope="module")
+def scale():
+    return load_script("scale")
 
 
-@pytest.fixture
-def bulk(monkeypatch):
-    return _script("bulk", monkeypatch)
+@pytest.fixture(scope="module")
+def bulk():
+    return load_script("bulk")
 
 
 def test_repeated_rows_differ_and_keep_labels(scale):

@@ -194,6 +194,9 @@ def test_arrow_damaged_or_of_no_use(file):
     whole = arrow({"text": ["a" * 50] * 1000})
     assert "damaged or not an Arrow file" in refusal(file("a.arrow", whole[: len(whole) // 2]))
     assert "damaged or not an Arrow file" in refusal(file("b.arrow", b"text,label\na,1\n"))
+    for start in (b"", b"\xff\xff\xff\xff"):  # Arrow would take as much memory
+        said = refusal(file("c.arrow", start + b"\x00\x00\x00\x7f" + b"\0" * 100))
+        assert "its schema has 2,130,706,432 bytes, expected at most 16,777,216" in said
     assert "the file is empty" in refusal(file("c.arrow", b""))
     for stream in (False, True):
         assert 'found columns ("text") but no rows' in refusal(

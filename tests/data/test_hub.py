@@ -1,21 +1,19 @@
 """Data sets of the hub: names, layouts, and a stand-in for the hub on loopback."""
 
-import http.server
 import io
-import json
 import os
 import subprocess
 import sys
-import threading
-import urllib.parse
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from tests.hub_stand_in import etag
+from huggingface_hub import constants
+from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub
 
 from bertwright.data import hub
+from bertwright.data.read import read_table
 from bertwright.errors import DataError
 
 
@@ -66,130 +64,146 @@ def parquet(texts):
     return buffer.getvalue()
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as data sets ask for: the files of a revision, and their bytes."""
-
-    repositories: dict
-    asked: list
-
-    def do_HEAD(self):
-        self.answer(with_body=False)
-
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body):
-        type(self).asked.append(self.path)
-        pieces = urllib.parse.urlsplit(self.path).path.split("/")
-        if pieces[1] == "api":
-            repository, verb, rest = "/".join(pieces[3:5]), pieces[5], pieces[6:]
-        else:
-            repository, verb, rest = "/".join(pieces[2:4]), pieces[4], pieces[5:]
-        revisions = self.repositories.get(repository)
-        if isinstance(revisions, tuple):
-            return self.refuse(*revisions)
-        if revisions is None:
-            return self.refuse(404, "RepoNotFound")
-        files = revisions.get(urllib.parse.unquote(rest[0]))
-        if files is None:
-            return self.refuse(404, "RevisionNotFound")
-        headers = {"X-Repo-Commit": f"{abs(hash(rest[0])):040x}"[:40]}
-        if verb == "revision":
-            siblings = [{"rfilename": name} for name in files]
-            body = json.dumps({"id": repository, "sha": "a" * 40, "siblings": siblings}).encode()
-        elif (name := urllib.parse.unquote("/".join(rest[1:]))) in files:
-            body = files[name]
-            headers["ETag"] = f'"{etag(body)}"'
-        else:
-            return self.refuse(404, "EntryNotFound")
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json" if verb == "revision" else "application/octet-stream")
-        self.send_header("Content-Length", str(len(body)))
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if with_body:
-            self.wfile.write(body)
-        return None
-
-    def refuse(self, status, code):
-        self.send_response(status)
-        self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="module")
-def endpoint():
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """The stand-in for the hub, with data sets of several layouts."""
     shards = {f"data/train-0000{number}-of-00002.parquet": parquet([f"{number}"]) for number in range(2)}
-    repositories = {
-        "own/shards": {"main": {"README.md": b"", **shards, "data/test-00000-of-00001.parquet": parquet(["t"])}},
-        "own/lost": {"main": dict([*shards.items()][:1])},
-        "own/converted": {
-            "main": {"a.csv": b"text,label\n"},
-            "refs/convert/parquet": {f"c/train/000{number}.parquet": parquet([f"{number}"]) for number in range(3)},
-        },
-        "own/configs": {"main": {"en/train.parquet": parquet(["e"]), "de/train.parquet": parquet(["d"])}},
-        "own/csv": {"main": {"a.csv": b"text,label\n"}},
-        "own/gated": (403, "GatedRepo"),
-        "own/broken": (500, ""),
-        "own/private": (401, ""),
-    }
-    handler = type("Hub", (_Hub,), {"repositories": repositories, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with taken_for_the_hub(monkeypatch, tmp_path / "cache") as served:
+        served.data_sets = {
+            "own/shards": {"main": {"README.md": b"", **shards, "data/test-00000-of-00001.parquet": parquet(["t"])}},
+            "own/lost": {"main": dict([*shards.items()][:1])},
+            "own/converted": {
+                "main": {"a.csv": b"text,label\n"},
+                "refs/convert/parquet": {f"c/train/000{number}.parquet": parquet([f"{number}"]) for number in range(3)},
+            },
+            "own/configs": {"main": {"en/train.parquet": parquet(["e"]), "de/train.parquet": parquet(["d"])}},
+            "own/csv": {"main": {"a.csv": b"text,label\n"}},
+        }
+        yield served
 
 
-def ask(names, cache, **environment):
-    """What the names give, in a process of its own, since huggingface_hub reads its environment once."""
+def texts_of(name):
+    return [text for file in hub.local_files(name) for text in read_table(file).columns["text"].to_pylist()]
+
+
+NAMES = ["hub:own/shards", "hub:own/shards:test", "hub:own/converted", "hub:own/configs:de:train"]
+TEXTS = [["0", "1"], ["t"], ["0", "1", "2"], ["d"]]
+
+
+def test_data_sets_are_fetched_and_then_found_offline(served, monkeypatch, tmp_path):
+    assert [texts_of(name) for name in NAMES] == TEXTS
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert [texts_of(name) for name in NAMES] == TEXTS
+    # part of what a split is: said, not read as if it were all
+    next(tmp_path.rglob("train-00001-of-00002.parquet")).unlink()
+    with pytest.raises(DataError, match=r"found 1 files for split .*, expected 2 as their names say"):
+        hub.local_files(NAMES[0])
+
+
+def test_the_environment_says_where_the_hub_and_its_cache_are(served, tmp_path):
     program = """
-import json, sys
+import sys
 from bertwright.data.hub import local_files
-from bertwright.data.read import read_table
-from bertwright.errors import DataError
-for name in sys.argv[1:]:
-    try:
-        files = local_files(name)
-        print(json.dumps([text for file in files for text in read_table(file).columns["text"].to_pylist()]))
-    except DataError as error:
-        print(json.dumps(str(error)))
+print(*local_files(sys.argv[1]), sep="\\n")
 assert "torch" not in sys.modules
 """
     cleared = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HTTP", "http"))}
-    done = subprocess.run(
-        [sys.executable, "-c", program, *names],
-        env={**cleared, "HF_HOME": str(cache), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_ETAG_TIMEOUT": "2",
-             **environment},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    environment = {**cleared, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HOME": str(tmp_path / "home")}
+
+    def ask(**more):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "hub:own/shards"], env={**environment, **more}, capture_output=True,
+            text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    fetched = ask(HF_ENDPOINT=served.url)
+    assert len(fetched) == 2
+    assert all(Path(file).is_relative_to(tmp_path / "home") for file in fetched)
+    assert ask(HF_HUB_OFFLINE="1") == fetched
 
 
-def test_data_sets_are_fetched_and_then_found_offline(endpoint, tmp_path):
-    names = ["hub:own/shards", "hub:own/shards:test", "hub:own/converted", "hub:own/configs:de:train"]
-    expected = [["0", "1"], ["t"], ["0", "1", "2"], ["d"]]
-    assert ask(names, tmp_path, HF_ENDPOINT=endpoint) == expected
-    assert ask(names, tmp_path, HF_ENDPOINT=endpoint, HF_HUB_OFFLINE="1") == expected
-    assert ask(names[:1], tmp_path, HF_ENDPOINT="http://127.0.0.1:9") == expected[:1]
-    # part of what a split is: said, not read as if it were all
-    shard = next(tmp_path.rglob("train-00001-of-00002.parquet"))
-    shard.unlink()
-    (found,) = ask(names[:1], tmp_path, HF_HUB_OFFLINE="1")
-    assert "found 1 files for split" in found
-    assert "expected 2 as their names say" in found
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("GET", "/api/datasets/", times=4, status=503),
+        Fault("GET", "/api/datasets/", status=429),
+        Fault("GET", "/api/datasets/", cut_after=20),
+        Fault("HEAD", "/resolve/", times=2, status=502),
+        Fault("GET", "/resolve/", times=3, status=503),
+        Fault("GET", "/resolve/", times=2, cut_after=100),
+        Fault("GET", "/resolve/", cut_after=100, reset=True),
+    ],
+    ids=str,
+)
+def test_a_fetch_that_fails_for_a_moment_is_gone_on_with(served, tmp_path, fault):
+    served.faults.append(fault)
+    assert texts_of("hub:own/shards") == ["0", "1"]
+    assert fault.times == 0
+    assert is_whole(tmp_path / "cache")
 
 
-def test_what_cannot_be_fetched_is_one_clear_line(endpoint, tmp_path):
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("GET", "/api/datasets/", times=1_000, status=503), "the hub answered with an error: .*503"),
+        (Fault("GET", "/resolve/", times=1_000, status=503), "the hub answered with an error: .*503"),
+        (Fault("HEAD", "/resolve/", times=1_000, status=503), "the hub answered with an error: .*503"),
+        (Fault("GET", "/resolve/", times=1_000, cut_after=100), ".*the hub cannot be reached"),
+    ],
+    ids=str,
+)
+def test_one_that_fails_for_good_is_one_line_and_leaves_nothing_behind(served, tmp_path, fault, message):
+    served.faults.append(fault)
+    with pytest.raises(DataError, match=f"^hub:own/shards: {message}"):
+        hub.local_files("hub:own/shards")
+    assert not [path for path in tmp_path.rglob("blobs/*") if not path.name.endswith(".incomplete")]
+    served.faults.clear()
+    assert texts_of("hub:own/shards") == ["0", "1"]
+
+
+@pytest.mark.parametrize("name", ["hub:own/shards", "hub:own/converted"])
+def test_while_the_hub_fails_the_copy_is_taken_and_that_is_said(served, capsys, monkeypatch, name):
+    fetched = texts_of(name)
+    asked = len(served.asked)
+    served.faults.append(Fault("GET", "/api/datasets/", times=1_000, status=503))
+    assert texts_of(name) == fetched
+    assert len(served.asked) == asked + 5  # not for each revision anew: the waits add up
+    warning = f"WARNING: {name}: the hub does not tell which files there are (status 503); what was fetched before is"
+    assert warning in capsys.readouterr().err
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert texts_of(name) == fetched
+    assert f"WARNING: {name}: the hub does not tell" in capsys.readouterr().err
+
+
+def test_a_wrong_checksum_is_noticed_and_fetched_anew(served, tmp_path):
+    served.faults.append(Fault("GET", "train-00001", damage=True))
+    message = r"^hub:own/shards: data/train-00001-of-00002.parquet came damaged from the hub: its checksum is [0-9a-f]"
+    with pytest.raises(DataError, match=message):
+        hub.local_files("hub:own/shards")
+    assert is_whole(tmp_path / "cache")
+    assert texts_of("hub:own/shards") == ["0", "1"]
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_cache_that_rotted_is_noticed(served, monkeypatch, offline):
+    stored = Path(hub.local_files("hub:own/shards")[0]).resolve()
+    data = stored.read_bytes()
+    stored.chmod(0o600)
+    stored.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with monkeypatch.context() as patched:
+        patched.setattr(constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(DataError, match=r"train-00000-of-00002\.parquet came damaged"):
+            hub.local_files("hub:own/shards")
+    assert texts_of("hub:own/shards") == ["0", "1"]
+
+
+def test_what_cannot_be_fetched_is_one_clear_line(served):
+    served.faults += [
+        Fault("GET", "/own/gated", status=403, code="GatedRepo"),
+        Fault("GET", "/own/private", status=401),
+    ]
     names = {
         "hub:own/shards:validation": 'no split "validation", expected one of test, train',
         "hub:own/configs": "found 2 configurations (de, en), expected the name of one: hub:own/configs:CONFIG:train",
@@ -200,19 +214,21 @@ def test_what_cannot_be_fetched_is_one_clear_line(endpoint, tmp_path):
         "hub:own/none": "no such public data set on the hub",
         "hub:own/private": "login",
         "hub:own/gated": "access on the hub must be asked for",
-        "hub:own/broken": "the hub answered with an error",
         "hub:own/na--me": "not the name of a data set",
     }
-    answers = ask(names, tmp_path, HF_ENDPOINT=endpoint)
-    for (name, words), answer in zip(names.items(), answers, strict=True):
-        assert isinstance(answer, str), name
+    for name, words in names.items():
+        with pytest.raises(DataError) as caught:
+            hub.local_files(name)
+        answer = str(caught.value)
         assert words in answer
         assert answer.startswith(name)
         assert "\n" not in answer
 
 
-def test_without_a_hub_one_clear_line(tmp_path):
-    (offline,) = ask(["hub:own/shards"], tmp_path, HF_HUB_OFFLINE="1")
-    assert offline == "hub:own/shards: not in the hub's cache on this machine, and HF_HUB_OFFLINE is set"
-    (unreachable,) = ask(["hub:own/shards"], tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
-    assert unreachable == "hub:own/shards: not in the hub's cache on this machine, and the hub cannot be reached"
+def test_without_a_hub_one_clear_line(served, monkeypatch):
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(DataError, match=r"^hub:own/shards: not in the hub's cache .*, and the hub cannot be reached$"):
+        hub.local_files("hub:own/shards")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"^hub:own/shards: not in the hub's cache .*, and HF_HUB_OFFLINE is set$"):
+        hub.local_files("hub:own/shards")

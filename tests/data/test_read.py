@@ -192,9 +192,12 @@ def assert_same(at_once, by_row):
 
 @settings(max_examples=400, deadline=None)
 @given(
-    st.lists(st.sampled_from(['"', ",", "\n", "\r", "\r\n", "a", " ", "é", '""', '"a"', "a,b\n"]), max_size=14).map(
-        "".join
-    ),
+    st.lists(
+        st.sampled_from(
+            ['"', ",", "\n", "\r", "\r\n", "a", " ", "é", '""', '"a"', "a,b\n", "\n" * 8, "\r\n" * 8, "\r" * 9]
+        ),
+        max_size=14,
+    ).map("".join),
     st.sampled_from([1 << 20, 6, 9]),
 )
 def test_both_csv_paths_agree_wherever_the_fast_one_is_taken(content, block_bytes):

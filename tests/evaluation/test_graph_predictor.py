@@ -150,7 +150,7 @@ def test_damaged_folders_are_refused(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="not a graph that ONNX Runtime can load"):
         bertwright.load(graph)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match="pip install onnxruntime"):
+    with pytest.raises(UserError, match=r"pip install 'bertwright\[onnx\]'"):
         GraphSession(graph / "model.onnx")
 
 

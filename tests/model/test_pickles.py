@@ -71,6 +71,40 @@ def test_names_that_break_the_line(tmp_path: Path) -> None:
     refused(tmp_path, {"a": ["b"] * 1000}, r"'a' is a list, expected tensors by name")
 
 
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"c%s\nb\n.", r"a string in its pickle has 100,00\d characters, expected at most"),
+        (b"X\xa0\x86\x01\x00%s)R.", r"a string in its pickle has 100,000 characters, expected at most"),
+        (b"c\\x%s\nb\n.", "damaged, or holds more than tensors"),
+        (b"c\xc3\xa9%s\nb\n.", "damaged, or holds more than tensors"),
+    ],
+    ids=["a class that is named", "a text that is called", "an escape", "no ASCII"],
+)
+def test_a_string_that_torch_would_search_for_minutes(
+    tmp_path: Path, content: bytes, expected: str, zipped: bool
+) -> None:
+    """Its message repeats what it does not know, and is searched by "(\\S+) must be (\\S+) to load"."""
+    content = b"\x80\x02" + content % (b"[" * 100_000)
+    torch.save({"t": torch.ones(4)}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
+    if zipped:
+        with zipfile.ZipFile(tmp_path / "pytorch_model.bin") as whole:
+            parts = {name: whole.read(name) for name in whole.namelist()}
+        with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w", zipfile.ZIP_STORED) as made:
+            for name, part in parts.items():
+                made.writestr(name, content if name.endswith("data.pkl") else part)
+                if name.endswith("data.pkl"):
+                    with pytest.warns(UserWarning, match="Duplicate name"):  # whichever of them torch reads
+                        made.writestr(name, part)
+    else:
+        whole_bytes = (tmp_path / "pytorch_model.bin").read_bytes()
+        (tmp_path / "pytorch_model.bin").write_bytes(whole_bytes.replace(b"\x80\x02}q\x00X\x01", content + b"%", 1))
+        assert content in (tmp_path / "pytorch_model.bin").read_bytes()
+    with pytest.raises(CheckpointError, match=expected):
+        read_tensors(tmp_path)
+
+
 def test_attributes_of_a_tensor_are_not_called(tmp_path: Path) -> None:
     tensor = torch.ones(3)
     tensor.numel = tensor.element_size = "not a method"  # type: ignore[method-assign, assignment]

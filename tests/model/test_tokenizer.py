@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -250,6 +251,16 @@ def test_broken_tokenizer_files_are_one_clear_error(tmp_path, content):
 def test_a_vocabulary_without_special_tokens_is_refused():
     with pytest.raises(CheckpointError, match=r"no \[CLS\], \[SEP\]"):
         tokenizer_from_vocabulary("[PAD]\n[UNK]\n[MASK]\na\n", {}, "vocab.txt")
+
+
+def test_words_are_forgotten_after_many_texts(ours, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_FORGOTTEN_AFTER", 5)
+    forgotten = []
+    monkeypatch.setattr(ours, "_fast", SimpleNamespace(clear_cache=lambda: forgotten.append(ours._num_read)))
+    monkeypatch.setattr(ours, "_num_read", 0)
+    for num_texts in (2, 2, 3, 4, 1, 0):
+        ours.note_read(num_texts)
+    assert forgotten == [7, 5]
 
 
 def test_no_texts_are_no_ids(ours):

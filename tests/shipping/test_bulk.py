@@ -14,6 +14,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -553,3 +554,14 @@ def test_memory_does_not_grow_with_the_file(model, monkeypatch):
         tracemalloc.stop()
     grown_bytes = Path("data80.csv").stat().st_size - Path("data8.csv").stat().st_size
     assert peaks[2] - peaks[1] < 0.4 * grown_bytes
+
+
+def test_a_shard_that_arrow_reads_without_a_look_is_checked(tmp_path):
+    """A hash can be put right by whoever changes a shard."""
+    offsets = pa.py_buffer(np.array([0, 1], np.int32))
+    texts = pa.StringArray.from_buffers(1, offsets, pa.py_buffer(b"\xff"))  # no UTF-8, which a text of Arrow's must be
+    table = pa.table({"text": texts})
+    with pa.ipc.new_file(str(tmp_path / "part.arrow"), table.schema) as file:
+        file.write_table(table)
+    with pytest.raises(RunError, match=r"part\.arrow: cannot be read .*Pass --resume: it is made anew"):
+        shard_folder._read_arrow(tmp_path / "part.arrow")

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
+from unittest.mock import MagicMock
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 import bertwright
 from bertwright.config.evaluate import PredictSettings
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.progress import Reporter
+from bertwright.shipping import bulk_ray
 from bertwright.shipping.bulk import run_bulk_prediction
-from bertwright.shipping.bulk_ray import run_distributed_prediction
-from bertwright.shipping.parquet_pieces import _opened, parquet_files, plan_pieces, read_piece
+from bertwright.shipping.bulk_ray import _written_whole, run_distributed_prediction
+from bertwright.shipping.parquet_pieces import Place, _opened, parquet_files, plan_pieces, read_piece
+from bertwright.training.stop import Stop
 
 QUIET = Reporter(quiet=True)
 WORDS = ["the", "film", "was", "a", "dull", "story", "with", "fine", "music", "and", "I", "loved", "every", "minute"]
@@ -111,11 +122,108 @@ def test_what_cannot_be_done_is_refused_before_any_work(tmp_path, monkeypatch, f
 
 
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'bertwright\[ray\]'"):
         run_distributed_prediction("model", ["a.parquet"], settings(), QUIET)
+
+
+class WithoutRename(FSSpecHandler):
+    """A file system that copies and deletes, and cannot rename even a file."""
+
+    def move(self, src, dest):
+        raise NotImplementedError("no rename")
+
+
+def write_part(target: Place) -> None:
+    target.file_system.create_dir(target.name)
+    pq.write_table(pa.table({"row": [10, 11]}), f"{target.name}/part-000000-0.parquet")
+
+
+def fail_while_writing(place: Place) -> None:
+    with _written_whole(place, Stop()) as target:
+        write_part(target)
+        raise RunError("a worker failed")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("handler", [FSSpecHandler, WithoutRename])
+def test_elsewhere_too_the_old_scores_stay_until_the_new_ones_are_whole(tmp_path, handler):
+    """As on s3://, by a file system that is not this machine's as far as anyone can tell."""
+    folder = tmp_path / "scored"
+    place = Place(PyFileSystem(handler(fsspec.filesystem("file"))), str(folder))
+    left = folder / f"_waiting-{'0' * 32}"  # by a scoring that was killed
+    left.mkdir(parents=True)
+    for number, name in enumerate(("part-000000-0", "part-000001-0", f"{left.name}/part-000000-0")):
+        pq.write_table(pa.table({"row": [number]}), folder / f"{name}.parquet")
+    (folder / "_SUCCESS").touch()
+    before = contents(folder)
+
+    with pytest.raises(RunError, match="a worker failed"):
+        fail_while_writing(place)
+    assert contents(folder) == before
+    with _written_whole(place, Stop()) as target:
+        write_part(target)
+        assert contents(folder).items() > before.items()
+        assert pq.read_table(folder)["row"].to_pylist() == [0, 1], "a reader sees the old scores alone"
+    assert set(contents(folder)) == {"part-000000-0.parquet", "_SUCCESS"}
+    assert pq.read_table(folder)["row"].to_pylist() == [10, 11]
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []
+
+
+def test_elsewhere_a_scoring_that_fails_leaves_nothing(tmp_path):
+    place = Place(PyFileSystem(FSSpecHandler(fsspec.filesystem("file"))), str(tmp_path / "scored"))
+    with pytest.raises(RunError, match="a worker failed"):
+        fail_while_writing(place)
+    assert place.files() == []
+
+
+def test_what_killed_scorings_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = f"scored.partial-{socket.gethostname()}-"
+    for name in (f"{here}{ended.pid}", f"{here}{os.getpid()}"):  # the second: a process before had our number
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "part-000000-0.parquet").touch()
+    stay = {f"{here}{os.getppid()}", "scored.partial-elsewhere-1", f"{here}mine", f"more-{here}{ended.pid}"}
+    for name in stay:
+        (tmp_path / name).mkdir()
+    with _written_whole(Place.of(str(tmp_path / "scored")), Stop()) as target:
+        assert list(Path(target.name).iterdir()) == []
+        Path(target.name, "part-000000-0.parquet").touch()
+    assert set(contents(tmp_path)) == {"scored/part-000000-0.parquet", "scored/_SUCCESS"}
+    assert {path.name for path in tmp_path.iterdir()} == {*stay, "scored"}
+
+
+def test_a_scoring_that_is_asked_to_stop_leaves_nothing(tmp_path, monkeypatch, capsys):
+    """Ray is stood in for: what it would write is there when the signal comes."""
+    paths = write_files(tmp_path / "in", (10,))
+    seen = []
+
+    def write(folder: str, **_) -> None:
+        Path(folder, "part-000000-0.parquet").touch()
+        seen.append(Path(folder))
+        signal.raise_signal(signal.SIGTERM)
+
+    ray = MagicMock()
+    ray.cluster_resources.return_value = {"CPU": 1}
+    ray.data.read_datasource.return_value.map_batches.return_value.write_parquet.side_effect = write
+    monkeypatch.setattr(bulk_ray, "_ray", lambda: ray)
+    monkeypatch.setattr(bulk_ray, "_files_of", lambda run: {})
+    for name in ("_check_all_see", "_source", "_part_names"):
+        monkeypatch.setattr(bulk_ray, name, lambda *_: None)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        run_distributed_prediction("model", paths, settings(), QUIET)
+    assert stop.value.code == 143
+    assert capsys.readouterr().err == (
+        "stopped by SIGTERM while scoring: nothing was kept. Start it again with the same command\n"
+    )
+    assert seen
+    assert not list(tmp_path.glob("scored*"))
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture
@@ -193,3 +301,21 @@ def test_two_nodes_of_a_cluster_share_the_work(ray, run, tmp_path):
     finally:
         ray.shutdown()
         cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_scoring_by_ray(ray, run, tmp_path):
+    """Ray hears the signal too, and must not have the last word."""
+    paths = write_files(tmp_path / "in", (20_000,), 64)
+    command = [sys.executable, "-m", "bertwright", "predict", run, *paths, "--output", "scored/", "--distribute", "ray"]
+    process = subprocess.Popen([*command, "--shard-texts", "64"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not list(tmp_path.glob("scored.partial-*/part-*")):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "stopped by SIGTERM while scoring: nothing was kept" in said
+    assert not list(tmp_path.glob("scored*"))

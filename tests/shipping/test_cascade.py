@@ -21,7 +21,7 @@ from bertwright.config.parts import ScoringMachineSettings
 from bertwright.errors import DataError, RunError, UserError
 from bertwright.shipping.aws_lambda import bundle
 from bertwright.shipping.aws_lambda.cascade import load
-from bertwright.shipping.export_onnx import is_export
+from bertwright.shipping.export_onnx import certificate_lines, is_export
 from bertwright.shipping.server.models import load_models
 from bertwright.training.teacher import load_teacher
 
@@ -173,9 +173,13 @@ def test_exported_it_scores_the_same_without_torch(made, examples):
     np.testing.assert_allclose(graph.score(texts), exact.score(texts), atol=1e-4)
     assert graph.num_deferred == exact.num_deferred == record["deferred_texts"]
     assert record["label_flips"]["texts"] == 0
+    largest = np.abs(graph.score(texts) - exact.score(texts)).max()
+    assert record["scores"]["largest_difference"] == pytest.approx(largest, abs=1e-6)
     with pytest.raises(UserError, match="an exported graph already"):
         bertwright.export_onnx("graphs", "again", data=data)
-    bertwright.export_onnx(made[1], "graphs", data=data, overwrite=True, dtype="int8", force=True, quiet=True)
+    coarse = bertwright.export_onnx(made[1], "graphs", data=data, overwrite=True, dtype="int8", force=True, quiet=True)
+    assert coarse["scores"]["largest_difference"] > 10 * largest
+    assert any(line.startswith("scores ") and "difference from float32" in line for line in certificate_lines(coarse))
     assert is_export("graphs")
     script = (
         "import sys; sys.modules['torch'] = None; import bertwright; print(len(bertwright.load('graphs').score(['a'])))"

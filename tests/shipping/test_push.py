@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from dataclasses import replace
@@ -10,13 +11,13 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from tests.hub_stand_in import Fault, StandIn
+from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub
 
 import bertwright
 from bertwright.cli import main
 from bertwright.config.push import PushSettings
 from bertwright.errors import CheckpointError, RunError, UserError
-from bertwright.model import hub_transfer
+from bertwright.model.sources import find_folder
 from bertwright.reporting.material import read_material
 from bertwright.shipping.model_card import model_card
 
@@ -37,18 +38,16 @@ def run(tmp_path_factory, examples):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """The stand-in, which huggingface_hub takes for the hub, with a cache of its own and no waiting."""
-    with StandIn() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
-        monkeypatch.setattr(hub_transfer.time, "sleep", lambda _: None)
+    with taken_for_the_hub(monkeypatch, tmp_path / "cache") as hub:
         yield hub
+
+
+def files_of(run) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.model_folder.iterdir()}
+
+
+def published_model(hub) -> dict[str, bytes]:
+    return {name: data for name, data in hub.repositories[NAME].items() if name != "README.md"}
 
 
 def test_what_is_published_comes_back_the_same(run, hub):
@@ -56,10 +55,7 @@ def test_what_is_published_comes_back_the_same(run, hub):
     assert done["name"] == NAME
     assert done["commit"] == f"{1:040x}"
     assert hub.commits == 1  # all in one: nobody ever sees half of it
-    published = hub.repositories[NAME]
-    assert {name: data for name, data in published.items() if name != "README.md"} == {
-        path.name: path.read_bytes() for path in run.model_folder.iterdir()
-    }
+    assert published_model(hub) == files_of(run)
     texts = ["you are kind", "you are an idiot"]
     ours, theirs = (bertwright.load(name, dtype="float32").score(texts) for name in (str(run.path), NAME))
     assert (ours == theirs).all()
@@ -102,19 +98,24 @@ def test_groups_stand_in_the_card(examples, hub):
         Fault("POST", "/commit/", times=2, status=503),
         Fault("POST", "/api/repos/create", status=429),
         Fault("GET", f"/api/models/{NAME}", times=2, status=502),
+        Fault("PUT", "/large/", times=2, cut_after=1_000),
+        Fault("POST", "/preupload/", cut_after=10),
+        Fault("POST", "/commit/", times=2, cut_after=1_000),
+        Fault("POST", "/commit/", unanswered=True),
+        Fault("GET", f"/api/models/{NAME}", cut_after=20),
     ],
-    ids=lambda fault: f"{fault.method} {fault.path} {fault.status}",
+    ids=str,
 )
-def test_a_hub_that_fails_for_a_moment_is_asked_again(run, hub, monkeypatch, fault):
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+def test_a_hub_that_fails_for_a_moment_is_asked_again(run, hub, fault):
     hub.faults.append(fault)
-    assert bertwright.push(run.path, NAME, quiet=True)["files"]
+    done = bertwright.push(run.path, NAME, quiet=True)
     assert fault.times == 0
-    assert set(hub.repositories[NAME]) == {"README.md", *(path.name for path in run.model_folder.iterdir())}
+    assert published_model(hub) == files_of(run)
+    assert done["commit"] == f"{1:040x}"
+    assert hub.commits == 1  # nor is what was done, unheard, done twice
 
 
-def test_one_that_fails_for_good_is_named_and_nothing_is_published(run, hub, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+def test_one_that_fails_for_good_is_named_and_nothing_is_published(run, hub, capsys):
     hub.faults.append(Fault("POST", "/commit/", times=1_000, status=503))
     with pytest.raises(SystemExit) as exited:
         main(["push", str(run.path), NAME])
@@ -125,10 +126,69 @@ def test_one_that_fails_for_good_is_named_and_nothing_is_published(run, hub, mon
     assert hub.repositories[NAME] == {}
 
 
-def test_a_file_that_arrives_damaged_is_noticed(run, hub):
-    hub.faults.append(Fault("PUT", "/large/", damage=True))
-    with pytest.raises(UserError, match=r"arrived damaged at the hub: its checksum is [0-9a-f]{12}\.\.\., expected"):
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("PUT", "/large/", times=1_000, status=500), "the hub answered with an error: .*500"),
+        (Fault("PUT", "/large/", times=1_000, cut_after=1_000), r"the connection to the hub was cut \("),
+        (Fault("POST", "/commit/", times=1_000, cut_after=1_000), r"the connection to the hub was cut \("),
+    ],
+    ids=str,
+)
+def test_what_never_arrives_is_one_line_and_nothing_is_published(run, hub, fault, message):
+    hub.faults.append(fault)
+    with pytest.raises(UserError, match=f"^me/comments: {message}"):
         bertwright.push(run.path, NAME, quiet=True)
+    assert hub.repositories[NAME] == {}
+
+
+def test_published_but_not_looked_at_is_said(run, hub):
+    hub.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, status=503))
+    with pytest.raises(UserError, match=rf"It is published \({hub.url}/{NAME}/commit/0+1\), but whether"):
+        bertwright.push(run.path, NAME, quiet=True)
+    assert published_model(hub) == files_of(run)
+
+
+def test_a_small_file_that_arrives_damaged_is_mended_by_pushing_again(run, hub):
+    hub.faults.append(Fault("POST", "/commit/", damage=True))
+    damaged = (
+        r"arrived damaged at the hub: its checksum is [0-9a-f]{12}\.\.\., expected [0-9a-f]{12}\.\.\.; push again$"
+    )
+    with pytest.raises(UserError, match=damaged):
+        bertwright.push(run.path, NAME, quiet=True)
+    bertwright.push(run.path, NAME, quiet=True)
+    assert published_model(hub) == files_of(run)
+
+
+def test_a_large_file_that_arrives_damaged_is_sent_anew_once_it_is_deleted_there(run, hub):
+    oid = hashlib.sha256(files_of(run)["model.safetensors"]).hexdigest()
+    hub.faults.append(Fault("PUT", oid, damage=True))
+    damaged = r"model.safetensors arrived damaged at the hub: .*; delete it there \(Settings, List LFS files\)"
+    for _ in range(2):
+        with pytest.raises(UserError, match=damaged):
+            bertwright.push(run.path, NAME, quiet=True)
+    assert hub.asked.count(f"PUT /large/{oid}") == 1  # why pushing again is not enough
+    del hub.large[oid], hub.repositories[NAME]["model.safetensors"]
+    bertwright.push(run.path, NAME, quiet=True)
+    assert published_model(hub) == files_of(run)
+
+
+def test_private_is_what_a_new_repository_becomes(run, hub):
+    bertwright.push(run.path, NAME, private=True, quiet=True)
+    assert hub.visibility[NAME] == "private"
+    hub.default_visibility = "private"  # as an organisation may have it
+    bertwright.push(run.path, "me/other", quiet=True)
+    assert hub.visibility["me/other"] == "private"
+
+
+def test_nothing_private_is_sent_where_everybody_reads(run, hub):
+    hub.repositories[NAME] = {}
+    with pytest.raises(UserError, match=r"^me/comments: is not private at the hub, .*; nothing was sent\. Make it"):
+        bertwright.push(run.path, NAME, private=True, quiet=True)
+    assert hub.asked == ["POST /api/repos/create", f"GET /api/models/{NAME}"]
+    hub.visibility[NAME] = "private"
+    bertwright.push(run.path, NAME, private=True, quiet=True)
+    assert published_model(hub) == files_of(run)
 
 
 def test_no_token_for_it(run, hub):
@@ -139,7 +199,6 @@ def test_no_token_for_it(run, hub):
 
 def test_nobody_there(run, hub, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     with pytest.raises(UserError, match="me/comments: the hub cannot be reached") as caught:
         bertwright.push(run.path, NAME, quiet=True)
     assert "\n" not in str(caught.value)
@@ -150,33 +209,56 @@ def test_nobody_there(run, hub, monkeypatch):
 
 @pytest.fixture
 def published(run, hub):
-    bertwright.push(run.path, NAME, quiet=True)
+    hub.repositories[NAME] = files_of(run)
     return hub
 
 
-def whole_cache(tmp_path) -> bool:
-    """No file of the cache that has its name holds anything else."""
-    blobs = [path for path in (tmp_path / "cache").rglob("blobs/*") if not path.name.endswith(".incomplete")]
-    return all(path.name in hub_transfer.checksums(path) for path in blobs)
+def fetched() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in find_folder(NAME)[0].iterdir()}
 
 
 @pytest.mark.parametrize(
     "fault",
     [
+        Fault("GET", f"/api/models/{NAME}", times=4, status=503),
+        Fault("GET", f"/api/models/{NAME}", status=429),
+        Fault("GET", f"/api/models/{NAME}", cut_after=20),
         Fault("GET", "/resolve/", times=3, status=503),
         Fault("HEAD", "/resolve/", times=2, status=502),
         Fault("GET", "model.safetensors", times=2, cut_after=100_000),
         Fault("GET", "vocab.txt", cut_after=10),
+        Fault("GET", "model.safetensors", cut_after=100_000, reset=True),
     ],
-    ids=lambda fault: f"{fault.method} {fault.path} {fault.status or fault.cut_after}",
+    ids=str,
 )
-def test_a_fetch_that_fails_for_a_moment_is_gone_on_with(run, published, tmp_path, monkeypatch, fault):
-    monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+def test_a_fetch_that_fails_for_a_moment_is_gone_on_with(published, tmp_path, fault):
     published.faults.append(fault)
-    assert bertwright.load(NAME).predict(["a text"])
+    assert fetched() == published_model(published)
     assert fault.times == 0
-    assert whole_cache(tmp_path)
+    assert is_whole(tmp_path / "cache")
+
+
+def test_of_a_fetch_that_is_cut_the_rest_is_asked_for(published, tmp_path):
+    published.faults.append(Fault("GET", "model.safetensors", cut_after=constants.DOWNLOAD_CHUNK_SIZE + 1_000_000))
+    assert fetched() == published_model(published)
+    asked = [line for line in published.asked if line.startswith("GET ") and "/model.safetensors" in line]
+    # huggingface_hub keeps whole blocks only
+    assert [line.partition(" bytes=")[2] for line in asked] == ["", f"{constants.DOWNLOAD_CHUNK_SIZE}-"]
+    assert is_whole(tmp_path / "cache")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_listing_that_fails_for_good_is_named_unless_there_is_a_copy(published, status):
+    def fails():
+        published.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, status=status))
+
+    fails()
+    with pytest.raises(CheckpointError, match=f"^me/comments: the hub answered with an error: .*{status}"):
+        fetched()
+    published.faults.clear()
+    fetched()
+    fails()
+    assert fetched() == published_model(published)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "vocab.txt", "bertwright.json"])
@@ -184,21 +266,21 @@ def test_a_wrong_checksum_is_noticed_and_fetched_anew(published, tmp_path, file)
     published.faults.append(Fault("GET", f"/{file}", damage=True))
     message = rf"me/comments: a file came damaged from the hub: {file}: its checksum is [0-9a-f]{{12}}\.\.\., expected"
     with pytest.raises(CheckpointError, match=message):
-        bertwright.load(NAME)
-    assert whole_cache(tmp_path)
-    assert bertwright.load(NAME).predict(["a text"])
+        fetched()
+    assert is_whole(tmp_path / "cache")
+    assert fetched() == published_model(published)
 
 
 def test_a_cache_that_rotted_is_noticed(published, tmp_path):
-    bertwright.load(NAME)
+    fetched()
     blob = next(path for path in (tmp_path / "cache").rglob("model.safetensors")).resolve()
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.chmod(0o600)
     blob.write_bytes(data)
     with pytest.raises(CheckpointError, match="came damaged"):
-        bertwright.load(NAME)
-    assert bertwright.load(NAME).predict(["a text"])
+        fetched()
+    assert fetched() == published_model(published)
 
 
 def test_without_the_hub_what_was_fetched_is_taken(published, monkeypatch):

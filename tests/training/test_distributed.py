@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,18 +19,20 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from tests.conftest import REPOSITORY
+from tests.scripts import load_script
 
 from bertwright import runs
 from bertwright.config.base import build
 from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
-from bertwright.training import distributed, learners, loop
+from bertwright.training import distributed, launch, learners, loop
 from bertwright.training.distributed import Alone, in_shares, shares
 from bertwright.training.train import run_training
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are forked")
 _STEPS = 14
+place_of = load_script("kills").place_of
 
 
 def settings_of(folder, output, **more):
@@ -52,25 +54,12 @@ def settings_of(folder, output, **more):
     }
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-def train_in(rank, size, port, settings, log):
-    """What a forked process does: what torchrun's would, which is told its place by variables."""
+def train_in(place, settings, log):
+    """What a forked process does: what torchrun's would, which is told its ``place`` by variables."""
     with open(log, "w", buffering=1) as file:
         os.dup2(file.fileno(), 2)
         sys.stderr = file
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(size),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "TORCHELASTIC_RUN_ID": "test",
-        }
+        os.environ |= place
         try:
             run_training(build(TrainConfig, settings), Reporter(quiet=False, results=False))
         except UserError as error:
@@ -86,10 +75,10 @@ def train_in(rank, size, port, settings, log):
 
 def start(size, settings, logs):
     """Processes forked from this one, which has loaded everything already, that train together."""
-    context, port = multiprocessing.get_context("fork"), free_port()
+    context, port = multiprocessing.get_context("fork"), launch.free_port()
     logs.mkdir(parents=True, exist_ok=True)
     processes = [
-        context.Process(target=train_in, args=(rank, size, port, settings, logs / f"{rank}.log"))
+        context.Process(target=train_in, args=(place_of(rank, size, port), settings, logs / f"{rank}.log"))
         for rank in range(size)
     ]
     for process in processes:
@@ -197,6 +186,39 @@ def test_more_processes_than_gpus_are_refused(folder, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"found 3, but this machine shows 2 CUDA devices.*--device cpu"):
         run_training(config, Reporter(quiet=True, results=False))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "device"), [("gloo", "cpu"), pytest.param("cpu:gloo,cuda:nccl", "cuda", marks=pytest.mark.gpu)]
+)
+def test_a_group_sums_gathers_and_sends(backend, device):
+    """A group of one, which needs one GPU alone: each way that numbers go is gone."""
+    collective = distributed.collective
+    store = collective.HashStore()
+    collective.init_process_group(backend, store=store, rank=0, world_size=1)
+    try:
+        group = distributed.Together(store)
+        numbers = torch.arange(6.0, device=device).view(3, 2)
+        group.sum_(numbers)
+        assert numbers.tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert torch.equal(group.gather(numbers[:2], [2])[0], numbers[:2])
+        assert group.exchange(np.array([3, 4])).tolist() == [[3, 4]]
+        assert group.gather_text("é") == ["é"]
+        value = group.broadcast({"step": 3, "weights": numbers})
+        assert torch.equal(value["weights"], numbers)
+    finally:
+        collective.destroy_process_group()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_two_gpus_train_as_one_does(folder, tmp_path):
+    flags = settings_of(folder, tmp_path, device="cuda")
+    words = [sys.executable, "-m", "bertwright", "train", *flags.pop("train"), "--test", *flags.pop("test")]
+    words += [f"--{name.replace('_', '-')}={value}" for name, value in flags.items() if name != "output"]
+    for size in (1, 2):
+        subprocess.run([*words, f"--num-processes={size}", f"--output={tmp_path / str(size)}"], check=True, timeout=300)
+    np.testing.assert_allclose(losses_of(tmp_path / "2"), losses_of(tmp_path / "1"), rtol=0, atol=1e-3)
 
 
 # --- the same training ------------------------------------------------------------------------------------------------
@@ -395,13 +417,19 @@ def children_of(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found in /proc")
-def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder, tmp_path):
-    arguments = command(folder, tmp_path / "run", "--num-processes", "2", "--checkpoint-steps", "1")
+def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder, tmp_path, alone):
+    shutil.copytree(alone, tmp_path / "run")  # an old run, that is to be replaced
+    arguments = command(folder, tmp_path / "run", "--num-processes", "2", "--checkpoint-steps", "1", "--overwrite")
     arguments[arguments.index("--steps") + 1] = "60"
     process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def workers():
+        return [worker for torchrun in children_of(process.pid) for worker in children_of(torchrun)]
+
+    wait_until(lambda: len(workers()) == 2, process)
+    os.kill(min(workers()), signal.SIGKILL)  # before the old run is gone: nothing to go on with
     wait_until(lambda: max(runs.checkpoint_steps(tmp_path / "run"), default=0) > 4, process)
-    torchrun = children_of(process.pid)[0]
-    os.kill(max(children_of(torchrun)), signal.SIGKILL)
+    os.kill(max(workers()), signal.SIGKILL)
     shown, said = process.communicate(timeout=200)
     assert process.returncode == 0, said
     assert "going on after step" in said
@@ -409,6 +437,34 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     whole = settings_of(folder, tmp_path / "whole", steps=60)
     train_by(2, whole, tmp_path / "logs")
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tmp_path, monkeypatch):
+    end = tmp_path / "end.json"
+    monkeypatch.setenv(distributed.LAUNCHED_END, str(end))
+    told = {"error": "process 2 of 2: a single text does not fit"}
+
+    def lose(*tell):
+        with launch.telling_launcher():
+            assert all(distributed.tell_launcher(each) for each in tell)
+            raise distributed.ProcessLost("gone")
+
+    with pytest.raises(SystemExit) as stop:
+        lose(told)
+    assert stop.value.code == 0
+    assert json.loads(end.read_text()) == told
+    with pytest.raises(distributed.ProcessLost):
+        lose()  # told by nobody: torchrun starts all again
+
+
+def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(launch, "_wait", lambda command, environment, results: started.append(command) or (1, False))
+    config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
+    with pytest.raises(UserError, match="ended with exit code 1"):
+        run_training(config, Reporter(quiet=True, results=False))
+    assert "--rdzv-backend=static" in started[0]
+    assert "--standalone" not in started[0]
 
 
 def test_a_mistake_of_the_user_is_one_line_whatever_torchrun_would_say(folder, tmp_path):

@@ -626,15 +626,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(kills, tmp_path, mo
     monkeypatch.setattr(kills, "_NUM_STEPS", 20)
     arguments = kills.prepare(tmp_path / "texts")
     started = time.perf_counter()
-    code, said = kills.Training(arguments, tmp_path / "whole", tmp_path / "log").wait()
-    assert code == 0, said
+    codes, said = kills.Training(arguments, tmp_path / "whole", tmp_path / "log").wait()
+    assert codes == (0,), said
     duration_s = time.perf_counter() - started
     expected = kills.record(tmp_path / "whole")
     count = number = 0
     while count < 5:
         draw = random.Random(number)
         output = tmp_path / f"run-{number}"
-        done = kills.disturbed(arguments, output, draw, duration_s, ("kill", "kill", "term", "file size"), 5 - count)
+        done = kills.disturbed(arguments, output, draw, duration_s, ("kill", "damage", "term", "file size"), 5 - count)
         assert kills.record(output) == expected
         count, number = count + len(done), number + 1
     assert pq.read_table(tmp_path / "whole" / "predictions.parquet").num_rows == 80

@@ -436,6 +436,21 @@ def test_the_best_state_is_written_when_it_changes_only(tmp_path, monkeypatch):
     ]
 
 
+def test_the_best_state_of_a_refused_checkpoint_is_not_taken_for_written(saved):
+    run, _ = saved
+    kept = Checkpoints(run, QUIET).load(10**6, lambda _: None)
+    keeper = Checkpoints(run, QUIET)
+
+    def refuse(_):
+        raise Damaged("of another training")
+
+    assert keeper.load(10**6, refuse) is None
+    best = run / CHECKPOINTS / f"best-{kept.progress.best_step:08}.safetensors"
+    best.unlink()
+    assert keeper.save(kept.progress, kept.optimizer, kept.tensors, kept.best_state)
+    assert best.exists()
+
+
 def test_checkpoints_are_due_by_steps_or_by_minutes(tmp_path, monkeypatch):
     by_steps = Checkpoints(tmp_path, QUIET, minutes=1e-9, every_steps=3)
     assert [step for step in range(1, 10) if by_steps.due(step)] == [3, 6, 9]

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bertwright.benchmarking import cases
-from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, REFERENCE, choose_entries
+from bertwright.benchmarking.entries import OURS, OURS_FROM_TEXTS, PEAK, REFERENCE, Entry, choose_entries
 from bertwright.benchmarking.gate import difference, refusal
 from bertwright.benchmarking.measure import Measured, measure, ratio_of_medians, spread
 from bertwright.benchmarking.result_lines import BUSY_SHARE
 from bertwright.benchmarking.show import engines_table, result_table
 from bertwright.benchmarking.verdict import three_sentences
+from bertwright.cpus import num_usable_cpus
 from bertwright.errors import RunError, UserError
 from bertwright.progress import Reporter
 from bertwright.reporting.act import check_page
@@ -83,8 +84,24 @@ def run_tokenize(config: BenchTokenizeConfig, reporter: Reporter) -> dict[str, A
     return _run("tokenize", config, reporter)
 
 
+def _without_slow_bf16(entries: list[Entry], config: Any, reporter: Reporter) -> list[Entry]:
+    """Those that multiply bfloat16 are left out, and said, where the device is so slow at it that they take minutes."""
+    if not any(entry.bf16 for entry in entries):
+        return entries
+    from bertwright import hardware
+
+    dtype, reason = hardware.choose_dtype("auto", hardware.choose_device(config.device))
+    if str(dtype) != "torch.float32":
+        return entries
+    names = ", ".join(entry.name for entry in entries if entry.bf16)
+    reporter.say(f"left out: {names} ({reason}). Name them with --contenders to have them all the same")
+    return [entry for entry in entries if not entry.bf16]
+
+
 def _run(name: cases.CaseName, config: Any, reporter: Reporter) -> dict[str, Any]:
     entries = choose_entries(name, config.peers, config.contenders)
+    if not config.contenders:
+        entries = _without_slow_bf16(entries, config, reporter)
     check_output(config.output)
     busy = busy_share()
     if busy is not None and busy > BUSY_SHARE:
@@ -226,7 +243,7 @@ def record(
         "busy_share_at_start": busy,
         "usd_per_hour": usd_per_hour,
         "machine": machine,
-        "num_usable_cpus": cases.num_threads(),
+        "num_usable_cpus": num_usable_cpus(),
         "num_threads": case.num_threads if case.holds_threads else None,
         "environment": {**hardware.describe(device), "torch_threads": torch.get_num_threads()},
         "contenders": contenders,

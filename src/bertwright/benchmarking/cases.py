@@ -15,6 +15,7 @@ from pyarrow import csv
 
 from bertwright.config.parts import LabelKind
 from bertwright.config.train import Pooling
+from bertwright.cpus import num_usable_cpus
 from bertwright.data.ragged import Ragged
 from bertwright.errors import DataError, UserError
 from bertwright.hardware import choose_device
@@ -195,7 +196,7 @@ def prepare_engines(config: BenchEnginesConfig, folder: Path, reporter: Reporter
     Raises:
         UserError: as there, or more threads than this process may use.
     """
-    usable = num_threads()
+    usable = num_usable_cpus()
     if config.threads is not None and config.threads > usable:
         raise UserError(f"--threads: found {config.threads}, but this process may use {usable} CPUs")
     prepared = prepare_infer(config, folder, reporter)
@@ -302,7 +303,7 @@ def prepare_tokenize(config: BenchTokenizeConfig, folder: Path, reporter: Report
         max_length=config.max_length,
         device="cpu",
         dtype="auto",
-        num_threads=num_threads(),
+        num_threads=num_usable_cpus(),
         learning_rate=0.0,
         pooling="first",
         num_labels=0,
@@ -354,7 +355,7 @@ def prepare_pretrain(config: BenchPretrainConfig, folder: Path, reporter: Report
         max_length=config.max_length,
         device=str(choose_device(config.device)),
         dtype=config.dtype,
-        num_threads=num_threads(),
+        num_threads=num_usable_cpus(),
         learning_rate=1e-4,
         pooling="first",
         num_labels=0,
@@ -401,13 +402,6 @@ def write_graphs(case: Case, kinds: Collection[GraphKind]) -> None:
         save_graph(path, model.config, state, case.pooling, only_first=kind != "all", int8_weights=kind == "first-int8")
 
 
-def num_threads() -> int:
-    """CPUs that this process may run on."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _case(
     name: CaseName,
     config: BenchInferConfig | BenchEnginesConfig | BenchTrainConfig,
@@ -426,7 +420,7 @@ def _case(
         max_length=max_length,
         device=str(choose_device(config.device)),
         dtype=config.dtype,
-        num_threads=num_threads(),
+        num_threads=num_usable_cpus(),
         learning_rate=1e-4 if narrow else 2e-5,
         pooling=loaded.settings.pooling,
         num_labels=len(loaded.settings.labels),

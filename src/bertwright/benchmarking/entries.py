@@ -27,6 +27,7 @@ class Entry:
         graph: the ONNX graph that it is given; None: it needs none.
         from_texts: tokenises too, so that it is set beside ours that does.
         precision: what it computes in, by which it is judged; None: what it has chosen.
+        bf16: multiplies bfloat16, however slow the device is at it.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Entry:
     graph: GraphKind | None = None
     from_texts: bool = False
     precision: Precision | None = "float32"
+    bf16: bool = False
 
     @property
     def first_token_only(self) -> bool:
@@ -79,7 +81,8 @@ _PRECISIONS: dict[str, Precision] = {"bf16": "bfloat16", "int8": "int8"}
 
 def _transformers(name: str, what: str, options: Mapping[str, Any], usual: bool = True) -> Entry:
     precision: Precision = "bfloat16" if "dtype" in options else "float32"
-    return Entry(name, _TRANSFORMERS, what, options, peer=True, usual=usual, precision=precision)
+    bf16 = precision == "bfloat16"
+    return Entry(name, _TRANSFORMERS, what, options, peer=True, usual=usual, precision=precision, bf16=bf16)
 
 
 _INFER = (
@@ -122,6 +125,7 @@ _INFER = (
             usual=usual,
             graph=graph,
             precision=_PRECISIONS.get(options.get("precision", ""), "float32"),
+            bf16=options.get("precision") == "bf16",
         )
         for name, target, what, graph, options, usual in _GRAPH_PEERS
     ),
@@ -157,12 +161,22 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
     ),
     "pretrain": (
         Entry(OURS, f"{_OURS}:Pretraining", "documents without padding; masked tokens alone in the head"),
-        Entry("trainer-blocks", _TRAINER_MASKED, "bf16=True, blocks across documents, fused AdamW", peer=True),
+        Entry(
+            "trainer-blocks", _TRAINER_MASKED, "bf16=True, blocks across documents, fused AdamW", peer=True, bf16=True
+        ),
         Entry(
             "trainer-blocks-bf16-weights",
             _TRAINER_MASKED,
             "weights and AdamW in bf16, eager attention, blocks across documents",
             {"precision": "bfloat16_weights", "attention": "eager"},
+            peer=True,
+            bf16=True,
+        ),
+        Entry(
+            "trainer-blocks-float32",
+            _TRAINER_MASKED,
+            "blocks across documents, fused AdamW",
+            {"precision": "float32"},
             peer=True,
         ),
         Entry(
@@ -171,6 +185,7 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "as trainer-blocks-bf16-weights, with sdpa and torch_compile",
             {"precision": "bfloat16_weights", "compiled": True},
             peer=True,
+            bf16=True,
             usual=False,
         ),
         Entry(
@@ -179,19 +194,21 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "bf16=True, length-grouped, padded",
             {"blocks": False},
             peer=True,
+            bf16=True,
             usual=False,
         ),
     ),
     "train": (
         Entry(OURS, f"{_OURS}:Training", "without padding"),
         Entry(f"{OURS}-float32", f"{_OURS}:Training", "without padding", {"dtype": "float32"}),
-        Entry("trainer-best", _TRAINER, "bf16=True, length-grouped, fused AdamW", peer=True),
+        Entry("trainer-best", _TRAINER, "bf16=True, length-grouped, fused AdamW", peer=True, bf16=True),
         Entry(
             "trainer-bf16-weights",
             _TRAINER,
             "weights and AdamW in bf16, eager attention, length-grouped",
             {"precision": "bfloat16_weights", "attention": "eager"},
             peer=True,
+            bf16=True,
         ),
         Entry(
             "trainer-bf16-weights-sdpa",
@@ -199,6 +216,7 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "as trainer-bf16-weights, with sdpa",
             {"precision": "bfloat16_weights"},
             peer=True,
+            bf16=True,
             usual=False,
         ),
         Entry(
@@ -207,6 +225,7 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "as trainer-best, with eager attention",
             {"attention": "eager"},
             peer=True,
+            bf16=True,
             usual=False,
         ),
         Entry("trainer-float32", _TRAINER, "length-grouped, fused AdamW", {"precision": "float32"}, peer=True),
@@ -216,6 +235,7 @@ ENTRIES: dict[CaseName, tuple[Entry, ...]] = {
             "as trainer-best, with torch_compile",
             {"compiled": True},
             peer=True,
+            bf16=True,
             usual=False,
         ),
         Entry(

@@ -101,6 +101,8 @@ def build(kind: type[AnySettings], values: Mapping[str, Any], source: str = "") 
         return kind(**values)
     except ValidationError as error:
         raise UserError(prefix + explain(error)) from None
+    except UnicodeEncodeError:  # of pydantic, which wants to repeat the value
+        raise UserError(f"{prefix}found half a character (a surrogate alone), expected whole ones") from None
 
 
 def explain(error: ValidationError) -> str:

@@ -59,7 +59,9 @@ class ExportLambdaSettings(ParitySettings):
         ("x86_64",), min_length=1, description="Processor that the function runs on; may be repeated."
     )
     python_version: str = Field(
-        "3.13", pattern=r"^3\.[0-9]{1,2}$", description="Python of the function's runtime at AWS; 3.12 or later there."
+        "3.13",
+        pattern=r"^3\.[0-9]{1,2}$",
+        description="Python of the function's runtime. At AWS 3.12 or later; an older one is to try a bundle out here.",
     )
     wheels: str | None = Field(
         None, description="Folder of wheels of onnxruntime, numpy and tokenizers; fetched with pip if not given."

@@ -29,13 +29,21 @@ class ServeSettings(ScoringMachineSettings):
     queue_tokens: int = Field(
         262_144, ge=1, description="Tokens that may wait; further requests are told to come back."
     )
+    queue_seconds: float = Field(
+        5.0,
+        ge=0,
+        description="How long what waits before a request may take to compute, at the pace so far; else the request is "
+        "told to come back. 0: however long it takes.",
+    )
     max_body_bytes: int = Field(2_000_000, ge=1, description="Bytes that the body of a request may have.")
     queue_bytes: int = Field(
         256_000_000, ge=1, description="Bytes that the bodies of all open requests may have together; then as above."
     )
     max_batch_texts: int = Field(256, ge=1, description="Texts that a request may hold.")
     max_request_tokens: int = Field(65_536, ge=1, description="Tokens that the texts of a request may have together.")
-    read_seconds: float = Field(30.0, gt=0, description="How long the body of a request may take to arrive.")
+    read_seconds: float = Field(
+        30.0, gt=0, description="How long the head of a request, and then its body, may take to arrive."
+    )
     drain_seconds: float = Field(
         30.0, ge=0, description="After SIGTERM or Ctrl-C: how long accepted requests may still be worked on."
     )

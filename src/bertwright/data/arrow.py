@@ -12,6 +12,8 @@ from bertwright.data.record_batches import columns_of, no_rows, tables_of
 from bertwright.data.table import Table, one_line
 from bertwright.errors import DataError
 
+_MOST_SCHEMA_BYTES = 16 << 20
+
 
 def read_arrow(path: str, stored: str) -> Iterator[Table]:
     """The parts of the Arrow file ``path``, whose bytes are in the file ``stored``; it is mapped into memory.
@@ -30,6 +32,9 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
                     "pandas.read_feather(...).to_parquet(...), with a pyarrow that still reads it"
                 )
             is_file = head == b"ARROW1"
+            if not is_file:
+                _check_schema_size(source.read(8))
+                source.seek(0)
             # all columns are opened: a choice of them would be read at once, instead of mapped
             with pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source) as reader:
                 schema = reader.schema
@@ -46,6 +51,21 @@ def read_arrow(path: str, stored: str) -> Iterator[Table]:
                 raise no_rows(path, schema.names)
     except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged or not an Arrow file ({one_line(error)}). Copy or write it again") from None
+
+
+def _check_schema_size(start: bytes) -> None:
+    """Refuse a stream whose first bytes ask for more memory than any schema takes: Arrow takes it before it looks.
+
+    Arrow columnar format, "Encapsulated message format": -1, and then the size; before version 0.15 the size alone.
+
+    Raises:
+        pyarrow.ArrowInvalid: they do.
+    """
+    if start[:4] == b"\xff" * 4:
+        start = start[4:]
+    size = int.from_bytes(start[:4], "little")
+    if size > _MOST_SCHEMA_BYTES:
+        raise pa.ArrowInvalid(f"its schema has {size:,} bytes, expected at most {_MOST_SCHEMA_BYTES:,}")
 
 
 def _checked(batch: pa.RecordBatch, kept: list[int]) -> pa.RecordBatch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ _BATCH_ROWS = 10_000
 _PYARROW_BLOCK_BYTES = 4 << 20
 _MOST_PYARROW_BLOCK_BYTES = 2**31 - 1_000
 _CHUNK_BYTES = 1 << 20
+# Line ends behind a line's end: blank lines, or part of a quoted text.
+_BLANK_LINES = re.compile(r"(?:\A|(?<=\n)|(?<=\r)(?!\n))([\r\n]{8,})")
+_MANY_ENDS = ("\n" * 8, "\r\n" * 8, "\r" * 8)
 _SLOW_BYTES = 32 << 20
 _MOST_FIELD = 16 << 20
 _MOST_FIELDS = 10_000
@@ -396,8 +400,9 @@ class _TextLines:
     """The lines of a stream for Python's ``csv``; those that it did not ask for stay in the stream.
 
     ``line`` is the number of the next line. Lines end at a carriage return alone too, since a row does; but ``line``
-    counts as an editor does. Bytes that are not UTF-8 become lone surrogates, which nothing else can. ``num_bytes``
-    counts the bytes of the lines taken, but for those of the last MiB.
+    counts as an editor does. Many blank lines come as one, which ``csv`` reads as it would read each of them, but not
+    for as long. Bytes that are not UTF-8 become lone surrogates, which nothing else can. ``num_bytes`` counts the bytes
+    of the lines taken, but for those of the last MiB.
     """
 
     def __init__(self, stream: TextStream) -> None:
@@ -418,8 +423,13 @@ class _TextLines:
             self._go_on()
         line = self._lines[self._next]
         self._next += 1
-        self.line += line.endswith(self._end)
+        self.line += line.endswith(self._end) if line[0] not in "\r\n" else self._num_ends(line)
         return line
+
+    def _num_ends(self, blank_lines: str) -> int:
+        if self._end == "\r":
+            return blank_lines.count("\r") - blank_lines.count("\r\n")
+        return blank_lines.count(self._end)
 
     def _go_on(self) -> None:
         self._stream.take(self._chunk)
@@ -431,7 +441,10 @@ class _TextLines:
         chunk = self._stream.peek(size=min(_CHUNK_BYTES, text_stream.BLOCK_BYTES))
         assert chunk is not None
         self._chunk = chunk
-        self._lines = list(io.StringIO(chunk.decode("utf-8", "surrogateescape"), newline=""))
+        text = chunk.decode("utf-8", "surrogateescape")
+        pieces = _BLANK_LINES.split(text) if any(ends in text for ends in _MANY_ENDS) else [text]
+        for number, piece in enumerate(pieces):
+            self._lines += io.StringIO(piece, newline="") if number % 2 == 0 else [piece]
 
     def stop(self) -> None:
         """Leave the stream where the lines asked for end."""

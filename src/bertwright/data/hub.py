@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bertwright.data.table import show
 from bertwright.errors import DataError
 from bertwright.model.hub_failure import http_error, hub_failure
-from bertwright.model.hub_transfer import damage_of, patiently
+from bertwright.model.hub_transfer import damage_of, named, passes, patiently
+from bertwright.progress import Reporter
 
 _PREFIX = "hub:"
 _CONVERTED = "refs/convert/parquet"
@@ -32,24 +34,33 @@ def local_files(name: str | os.PathLike[str]) -> list[str]:
     ``name`` is hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT, where NAME may have an owner (owner/name). The split
     is "train" and the configuration the only one (or "default") where none is given. Files are looked for in the data
     set itself, then among those that the hub made of it. HF_HOME, HF_HUB_OFFLINE and HF_ENDPOINT hold. Without the hub,
-    what was fetched before is taken.
+    what was fetched before is taken; with a warning, unless HF_HUB_OFFLINE asks for it.
 
     Raises:
         DataError: there is no such data set, configuration or split, it has no parquet files, or it cannot be fetched.
     """
+    from huggingface_hub import constants, errors
+
     name = os.fspath(name)
     repository, config, split = _parsed(name)
     nothing_on_main = ""
+    silent: Exception | None = None
+    if constants.HF_HUB_OFFLINE:
+        silent = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     for revision in ("main", _CONVERTED):
-        listed = _list(name, repository, revision)
-        if listed is None:
-            continue
-        folder, files = listed
+        folder, files, silent = _look_up(name, repository, revision, silent)
         grouped = group_files(files)
         if grouped:
+            if silent is not None and not constants.HF_HUB_OFFLINE:
+                Reporter().warn(
+                    f"{name}: the hub does not tell which files there are ({named(silent)}); what was fetched before "
+                    "is taken, and may be older"
+                )
             chosen = _chosen(name, grouped, config, split)
             return _fetched(name, repository, revision, folder, chosen)
         nothing_on_main = nothing_on_main or _extensions(files)
+    if silent is not None:
+        raise _refusal(name, silent)
     raise DataError(
         f"{name}: found no parquet files in the data set ({nothing_on_main or 'it is empty'}), nor any that the hub "
         "made of it. Download its files, and name them"
@@ -123,40 +134,40 @@ def _listed(names: Collection[str], most: int = 20) -> str:
     return shown if len(names) <= most else f"{shown} ... ({len(names):,} in all)"
 
 
-def _list(name: str, repository: str, revision: str) -> tuple[Path | None, list[str]] | None:
-    """The files of a revision; the folder that they lie in where the hub is not asked. None: no such revision."""
+def _look_up(
+    name: str, repository: str, revision: str, silent: Exception | None
+) -> tuple[Path | None, list[str], Exception | None]:
+    """The files of a revision, none where there is no such revision. Where the hub is ``silent``, which is why it tells
+    nothing, those that were fetched before, with their folder."""
     import huggingface_hub
-    from huggingface_hub import constants, errors
+    from huggingface_hub import errors
 
-    try:
-        if not constants.HF_HUB_OFFLINE:
+    if silent is None:
+        try:
             # one request; list_repo_files asks again and again, for half a minute, where the hub is not reached
-            found = huggingface_hub.HfApi().dataset_info(repository, revision=revision)
-            return None, [file.rfilename for file in found.siblings or ()]
-    except errors.RevisionNotFoundError:
-        return None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise _refusal(name, error) from None
-    except (OSError, http_error()) as error:
-        if isinstance(error, errors.HfHubHTTPError):
+            found = patiently(lambda: huggingface_hub.HfApi().dataset_info(repository, revision=revision))
+            return None, [file.rfilename for file in found.siblings or ()], None
+        except errors.RevisionNotFoundError:
+            return None, [], None
+        except errors.HFValidationError as error:
             raise _refusal(name, error) from None
-        unreachable: BaseException = error
-    else:
-        unreachable = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
-    cached = _cached(repository, revision)
-    if cached is None and revision == "main":
-        return None, []  # the other revision may be there
-    if cached is None:
-        raise _refusal(name, unreachable)
-    return cached, [file.relative_to(cached).as_posix() for file in cached.rglob("*") if file.is_file()]
+        except (OSError, http_error()) as error:
+            if isinstance(error, errors.HfHubHTTPError) and not passes(error):
+                raise _refusal(name, error) from None
+            silent = error
+    folder = _cached(repository, revision)
+    if folder is None:
+        return None, [], silent
+    return folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()], silent
 
 
 def _cached(repository: str, revision: str) -> Path | None:
     """The folder of what was fetched of a revision before."""
     import huggingface_hub
+    from huggingface_hub import constants
 
     try:
-        repositories = huggingface_hub.scan_cache_dir().repos
+        repositories = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (huggingface_hub.CacheNotFound, OSError):
         return None
     for found in repositories:
@@ -170,22 +181,18 @@ def _cached(repository: str, revision: str) -> Path | None:
 def _fetched(name: str, repository: str, revision: str, folder: Path | None, files: list[str]) -> list[str]:
     import huggingface_hub
 
-    if folder is not None:
-        return [os.fspath(folder / file) for file in files]
+    def fetch(file: str) -> str:
+        return huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision)
+
     paths = []
     try:
         # the first file last: where the others are not counted by their names, it shows that all of them were fetched
         for file in reversed(files):
-            paths.append(
-                patiently(
-                    lambda file=file: huggingface_hub.hf_hub_download(  # type: ignore[misc]
-                        repository, file, repo_type="dataset", revision=revision
-                    )
-                )
-            )
-            damage = damage_of(Path(paths[-1]))
+            path = os.fspath(folder / file) if folder is not None else patiently(partial(fetch, file))
+            damage = damage_of(Path(path))
             if damage is not None:
                 raise DataError(f"{name}: {file} came damaged from the hub: {damage}; it was removed. Try again")
+            paths.append(path)
     except (OSError, ValueError, http_error()) as error:
         raise _refusal(name, error) from None
     return paths[::-1]

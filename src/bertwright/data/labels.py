@@ -605,6 +605,7 @@ class NumberLabels:
                 outside = (values[:, column] < 0) | (values[:, column] > 1)
                 part.mark(outside, _outside(values[:, column], place, wrong))
         if task == "soft" and self._several:
+            values = np.clip(values, -_MOST_NUMBER, _MOST_NUMBER)  # an infinite one is marked, but divides no other
             sums = values.sum(axis=1)
             part.mark(
                 np.abs(sums - 1) > _MOST_FROM_ONE,

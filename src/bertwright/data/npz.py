@@ -73,7 +73,15 @@ def read_npz(path: str, stored: str, names: Collection[str]) -> Iterator[Table]:
             _refuse_objects(path, arrays, names)
             columns, unusable, notes = _chosen(path, arrays, names)
             yield from _parts(path, archive, columns, unusable, notes)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        OSError,
+        struct.error,
+        UnicodeDecodeError,  # of a name
+    ) as error:
         with open(stored, "rb") as file:
             head = file.read(4)
         if head.startswith(b"\x93NUM"):

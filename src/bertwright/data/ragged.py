@@ -237,6 +237,7 @@ def tokenize_texts(
                 ids, starts, second_starts, num_cut = pair_up(first, next(encoded), max_length, pair_format.num_marks)
                 made.add(_Part(ids, np.diff(starts), num_cut, second_starts=second_starts))
                 advance(len(starts) - 1)
+    tokenizer.note_read(len(texts))
     return made.ragged(pairs is not None and pair_format.segments, long_texts == "windows")
 
 

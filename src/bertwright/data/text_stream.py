@@ -71,12 +71,21 @@ class TextStream:
     ) -> bytes | None:
         """The next ``size`` bytes (BLOCK_BYTES) up to a cut, or all that is left if it is fewer; they stay.
 
-        Where there is no cut, more bytes are taken; beyond ``most`` the answer is None.
+        Where there is no cut, more bytes are taken; beyond ``most`` the answer is None. Without ``size``, of bytes that
+        are line ends for the most part a quarter is given: readers take a multiple of the memory for each line.
 
         Raises:
             DataError: without ``most``, a row is longer than 64 MiB.
         """
-        size = BLOCK_BYTES if size is None else size
+        chosen = BLOCK_BYTES if size is None else size
+        found = self._peek(find_cut, chosen, most)
+        if size is None and found and count(found, self.line_end) > len(found) // 2:
+            cut = find_cut(self._data, self._at, self._at + len(found) // 4, self.line_end)
+            if cut > self._at:
+                return self._data[self._at : cut]
+        return found
+
+    def _peek(self, find_cut: FindCut, size: int, most: int | None) -> bytes | None:
         while True:
             self._fill(size + 1)
             if len(self._data) - self._at <= size:

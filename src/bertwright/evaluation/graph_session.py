@@ -48,7 +48,9 @@ class GraphSession:
         try:
             import onnxruntime
         except ModuleNotFoundError:
-            raise UserError(f"{path}: scoring with an ONNX graph needs onnxruntime: pip install onnxruntime") from None
+            raise UserError(
+                f"{path}: scoring with an ONNX graph needs onnxruntime: pip install 'bertwright[onnx]'"
+            ) from None
         self.version: str = onnxruntime.__version__
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads or _threads_of_environment()

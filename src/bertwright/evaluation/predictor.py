@@ -75,7 +75,9 @@ class Predictor(ScorerByLogits):
             UserError: a single text does not fit in memory.
         """
         reporter = reporter or Reporter(quiet=True)
-        self.model.eval().compile_for(self._work(ragged), training=False)
+        if self.model.training:  # eval() visits every part: half a millisecond
+            self.model.eval()
+        self.model.compile_for(self._work(ragged), training=False)
         rows = np.arange(len(ragged))
 
         def compute(token_budget: int) -> np.ndarray:

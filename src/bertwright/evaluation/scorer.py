@@ -55,6 +55,10 @@ class Scorer(Protocol):
         """One line of what computes here."""
         ...
 
+    def describe(self) -> dict[str, str]:
+        """What was chosen for this machine, and why: the "dtype", and what else there was to choose."""
+        ...
+
 
 @runtime_checkable
 class LogitScorer(Protocol):

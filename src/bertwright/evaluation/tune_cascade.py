@@ -177,7 +177,7 @@ def _cheapest(
             "less, or make a better large model"
         )
     last = max((place for place, one in enumerate(candidates) if not one.kept), default=-1)
-    if last + 1 < len(candidates) - 1 or len(candidates) == 1:
+    if last + 1 < len(candidates) - 1:
         return candidates[last + 1]
     nearly = candidates[last]
     wanted = f"reaches {metric} {goal.target:g}" if allowed is None else f"loses at most {allowed:.4g} of {metric}"

@@ -130,7 +130,7 @@ def axis_of(text: str) -> tuple[str, list[Any]]:
 def _json_list(text: str, value: str) -> list[Any]:
     try:
         found = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UserError(f"{text}: found an opening [, expected a list as in JSON") from None
     if not isinstance(found, list):
         raise UserError(f"{text}: found {type(found).__name__}, expected a list of values")

@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from bertwright.cpus import num_usable_cpus
 from bertwright.errors import UserError
 from bertwright.training.schedule import seconds_of
 
@@ -115,7 +116,7 @@ class Side:
 
 def available_cpus() -> int:
     """Processors that this process may use: those it is bound to, no more than a container's share of time."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = num_usable_cpus()
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         if quota != "max":

@@ -360,18 +360,22 @@ def assign(
     for ours, theirs in names.encoder(config.num_hidden_layers):
         if ours in shapes:  # else something that this model of the family lacks
             take(ours, theirs)
-    for ours, theirs in names.pooler:
-        if model.pooler is None:
-            found = body.pop(theirs, None) is not None
-            if found and theirs.endswith("weight"):
-                notes.append("the checkpoint's pooler is skipped: the classifier reads the mean of all tokens")
+    lacks_pooler = False
+    if model.pooler is None:
+        there = [theirs for _, theirs in names.pooler if body.pop(theirs, None) is not None]
+        lacks_pooler = bool(names.pooler) and not there
+        if there:
+            notes.append("the checkpoint's pooler is skipped: the classifier reads the mean of all tokens")
+    else:
+        for ours, theirs in names.pooler:
+            if theirs in body:
+                take(ours, theirs)
             elif theirs.endswith("weight"):
-                notes.append("the checkpoint has no pooler: the classifier reads the mean of all tokens")
-        elif theirs in body:
-            take(ours, theirs)
-        elif theirs.endswith("weight"):
-            notes.append("the checkpoint has no pooler: initialised at random")
-    notes += _assign_classifier(names, body, shapes, take, why_head_differs)
+                notes.append("the checkpoint has no pooler: initialised at random")
+    about_classifier = _assign_classifier(names, body, shapes, take, why_head_differs)
+    if lacks_pooler and about_classifier:  # a classifier that comes along has learnt from the mean: nothing is amiss
+        notes.append("the checkpoint has no pooler: the classifier reads the mean of all tokens")
+    notes += about_classifier
     skipped = [name for name in names.skipped if body.pop(name, None) is not None]
     if skipped:
         notes.append(f"skipped {len(skipped)} tensors that a classifier does not need: {', '.join(skipped)}")

@@ -104,6 +104,8 @@ _UNTYPED = {
     "squares_of_each": (_P, _L, _I, _P),
     "adam_step": (_P, _L, _P),
     "adam_rows": (_P, _L, _P, _F, _P, _P, _P, _P, _P, _L, _P, _I),
+    "panel_columns": (),
+    "product_panels": (_P, _P, _P, _L, _I, _I),
     "num_threads": (),
     "has_bf16_products": (),
     "has_tile_products": (),
@@ -117,7 +119,7 @@ _TILES = {
     "attention_forward_tiles": _TYPED["attention_forward"],
     "attention_backward_tiles": _TYPED["attention_backward"],
 }
-_RETURNS = {"num_threads": _I, "has_bf16_products": _I, "has_tile_products": _I}
+_RETURNS = {"num_threads": _I, "panel_columns": _I, "has_bf16_products": _I, "has_tile_products": _I}
 
 
 class Kernels:
@@ -129,6 +131,8 @@ class Kernels:
         self.adam_step = _function(library, "adam_step", "adam_step")
         self.adam_rows = _function(library, "adam_rows", "adam_rows")
         self.num_threads = _function(library, "num_threads", "num_threads")
+        self.panel_columns = int(_function(library, "panel_columns", "panel_columns")())
+        self.product_panels = _function(library, "product_panels", "product_panels")
         self.has_bf16_products = bool(_function(library, "has_bf16_products", "has_bf16_products")())
         self.has_tile_products = bool(_function(library, "has_tile_products", "has_tile_products")())
         if self.has_tile_products:
@@ -195,8 +199,9 @@ def load_kernels() -> Found:
             how = f"compiled by {Path(compiler).name}"
         return Found(Kernels(ctypes.CDLL(str(library))), f"C kernels, {how}")
     except subprocess.CalledProcessError as error:
-        first = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()[:1]
-        return Found(None, f"{compiler} cannot build the C kernels ({first[0] if first else error})")
+        said = (error.stderr or b"").decode("utf-8", "replace").strip().splitlines()
+        first = next((line for line in said if "error" in line.lower()), said[0] if said else str(error))
+        return Found(None, f"{compiler} cannot build the C kernels ({first})")
     except (OSError, subprocess.TimeoutExpired, AttributeError) as error:
         return Found(None, f"the C kernels could not be built or loaded ({error})")
 

@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 from bertwright.model.batch import Batch, Readers
 from bertwright.model.compiled import Attention, Dropout, Kernels, load_kernels
 from bertwright.model.cpu_int8 import Int8Products, Quantized
-from bertwright.model.cpu_products import Products, TileProducts, TorchProducts
+from bertwright.model.cpu_products import PanelProducts, Products, TileProducts, TorchProducts
 from bertwright.model.encoder import Encoder, EncoderLayer
 from bertwright.model.memory import fresh_memory
 
@@ -36,7 +36,7 @@ _LANES = 16
 # Matrix products have rows in multiples of the first number, or of the second where there are fewer than the third. For
 # each new shape PyTorch's library for products makes new code, which takes about half a millisecond: with every number
 # of tokens a shape of its own, that would be a quarter of a small model's training step. Products on tiles need
-# multiples of 32.
+# multiples of 32; those from panels take few rows as they come.
 _ROWS_STEP, _FEW_ROWS_STEP, _FEW_ROWS = 64, 32, 1_024
 _MOST_COLUMNS = 8_192
 _MOST_POSITIONS = 4_096
@@ -170,7 +170,10 @@ class CpuEncoder:
         self.int8 = None if quantized is None else Int8Products(self.typed, quantized)
         tiles = self.dtype == torch.bfloat16 and kernels.has_tile_products
         self.products: Products = TorchProducts(self.typed)
-        if tiles and TileProducts.fit(self.config.hidden_size, self.config.intermediate_size):
+        sizes = self.config.hidden_size, self.config.intermediate_size
+        if self.dtype == torch.float32 and PanelProducts.fit(kernels, *sizes):
+            self.products = PanelProducts(self.typed, kernels)
+        if tiles and TileProducts.fit(*sizes):
             self.products = TileProducts(kernels)
         self.attention_forward, self.attention_backward = self.typed.attention_forward, self.typed.attention_backward
         if tiles and TileProducts.fit(self.config.head_dim):
@@ -181,6 +184,7 @@ class CpuEncoder:
         self.before_tokens: Callable[[np.ndarray], None] | None = None
         self.table_gradient: Tensor | None = None
         self._memory = _Memory()
+        self._on_panels = False
         self._turn = threading.Lock()
         self._tape: _Tape | None = None
         self._embedding_gradients: dict[str, Tensor | RowGradients] = {}
@@ -219,8 +223,10 @@ class CpuEncoder:
             return self._forward(batch, only, keep=False).clone()
 
     def release_memory(self) -> None:
-        """Let go of the memory that batches share; the next one takes what it needs."""
-        self._memory, self._tape = _Memory(), None
+        """Let go of the memory that batches share, and of packed weights; the next one takes what it needs."""
+        with self._turn:
+            self._memory, self._tape = _Memory(), None
+            self.products.expect(None)
 
     def gradients(self) -> dict[str, Tensor | RowGradients]:
         """The gradients of the last backward pass by the encoder's parameter names; overwritten by the next one."""
@@ -282,6 +288,7 @@ class CpuEncoder:
             layers=[],
         )
         self.products.expect(None if keep else self._weights_state())
+        self._on_panels = not keep and self.int8 is None and isinstance(self.products, PanelProducts)
         take = self._take_rows
         x = self._embed(tape, keep)
         for i, layer in enumerate(self.layers):
@@ -378,6 +385,8 @@ class CpuEncoder:
     def _take_rows(self, name: str, rows: int, columns: int) -> Tensor:
         """(at least ``rows``, columns): memory for a factor or a result of a product; see ``_ROWS_STEP``."""
         step = _FEW_ROWS_STEP if rows < _FEW_ROWS else _ROWS_STEP
+        if self._on_panels and rows <= PanelProducts.most_rows:
+            step = PanelProducts.row_step
         return self._take(name, -(-rows // step) * step, columns)
 
     def _take_gradient(self, name: str, rows: int, columns: int) -> Tensor:

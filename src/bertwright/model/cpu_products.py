@@ -13,6 +13,7 @@ from torch import Tensor
 from bertwright.model.compiled import Kernels, TypedKernels
 from bertwright.model.memory import fresh_memory
 
+_WIDEST_PANEL = 16
 _BLOCK = 32  # products.c computes blocks of so many rows and columns
 # As in products.c: what product_rows does with its sums, and how its right side comes.
 _PLAIN, _GELU, _KEEP_AND_GELU, _GELU_SLOPE = range(4)
@@ -114,6 +115,61 @@ class TorchProducts:
         torch.mm(dh.t(), x, out=dw)
         dbias[0] = self._inner_bias_sums
         torch.mm(dh, weight, out=dx)
+
+
+class PanelProducts(TorchProducts):
+    """As ``TorchProducts``, in float32; scoring few rows by kernels.c, from weights that were packed once.
+
+    A library's product packs the weight each time, which for few rows takes longer than to multiply. The rows alone
+    decide: without gradients the same batch always gives the same bits.
+
+    Attributes:
+        most_rows: of more rows the library's product is the faster one.
+        row_step: the rows of a tile.
+    """
+
+    name = "PyTorch, of few rows by C kernels"
+    most_rows, row_step = 252, 6
+
+    @staticmethod
+    def fit(kernels: Kernels, *outputs: int) -> bool:
+        """Whether every weight has a panel for each thread; narrow ones, as on the processors this was measured on."""
+        narrow = kernels.panel_columns <= _WIDEST_PANEL
+        least = kernels.panel_columns * kernels.num_threads()
+        return narrow and all(size >= least and size % kernels.panel_columns == 0 for size in outputs)
+
+    def __init__(self, typed: TypedKernels, kernels: Kernels) -> None:
+        super().__init__(typed)
+        self._kernels = kernels
+        self._expected: object | None = None
+        self._held: dict[tuple[int, int], Tensor] = {}  # panels by where the weights lie and how many they are
+
+    def expect(self, weights: object | None) -> None:
+        if weights is None or weights != self._expected:
+            self._held = {}
+        self._expected = weights
+
+    def product(self, layer: int, matrix: str, x: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor) -> None:
+        self._times(x, weight, y)
+
+    def expand(self, x: Tensor, weight: Tensor, bias: Tensor, h: Tensor | None, a: Tensor) -> None:
+        h = a if h is None else h
+        self._times(x, weight, h)
+        self._typed.gelu_forward(h.data_ptr(), bias.data_ptr(), a.data_ptr(), *a.shape)
+
+    def contract(self, a: Tensor, weight: Tensor, y: Tensor) -> None:
+        self._times(a, weight, y)
+
+    def _times(self, x: Tensor, weight: Tensor, y: Tensor) -> None:
+        outputs, inputs = weight.shape
+        if self._expected is None or len(x) > self.most_rows or outputs % self._kernels.panel_columns:
+            torch.mm(x, weight.t(), out=y)
+            return
+        key = weight.data_ptr(), weight.numel()
+        if key not in self._held:
+            panels = weight.detach().reshape(-1, self._kernels.panel_columns, inputs)
+            self._held[key] = panels.transpose(1, 2).contiguous()
+        self._kernels.product_panels(*(x.data_ptr(), self._held[key].data_ptr(), y.data_ptr(), len(x), outputs, inputs))
 
 
 class TileProducts:

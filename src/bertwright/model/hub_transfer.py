@@ -26,23 +26,37 @@ def patiently(
     """What ``transfer`` gives; done again, later and later, while what it meets is a thing that passes.
 
     That is a server which is overloaded or fails, or a connection that is cut; not one that was never there. What a
-    transfer has done it must be able to find done: huggingface_hub goes on with half a file.
+    transfer has done it must be able to find done: huggingface_hub keeps the files that came whole.
 
     Raises:
-        Exception: what ``transfer`` raises that does not pass, or that has not passed after all ``waits_s``.
+        Exception: what the hub or the line did where it does not pass, or has not passed after all ``waits_s``; so the
+            hub's own refusal of a listing, where huggingface_hub would say that the files are not on this machine.
     """
-    for wait_s in waits_s:
+    waits = iter(waits_s)
+    while True:
         try:
             return transfer()
         except (OSError, http_error()) as error:
-            if not _passes(error):
-                raise
-            say(f"the hub: {_named(error)}; once more in {wait_s:g} s")
-            time.sleep(wait_s)
-    return transfer()
+            reason = _reason(error)
+        wait_s = next(waits, None)
+        if wait_s is None or not passes(reason):
+            raise reason
+        say(f"the hub: {named(reason)}; once more in {wait_s:g} s")
+        time.sleep(wait_s)
 
 
-def _passes(error: BaseException) -> bool:
+def _reason(error: Exception) -> Exception:
+    """What happened: of a listing that failed huggingface_hub says only that there is no copy on this machine."""
+    from huggingface_hub import errors
+
+    cause = error.__cause__
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, (OSError, http_error())):
+        return cause
+    return error
+
+
+def passes(error: BaseException) -> bool:
+    """Whether it may be gone in a moment: the hub fails or is overloaded, or a connection was cut."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError):
@@ -55,7 +69,8 @@ def _passes(error: BaseException) -> bool:
     return "connect" not in type(error).__name__.lower()  # nobody is there: waiting does not help
 
 
-def _named(error: BaseException) -> str:
+def named(error: BaseException) -> str:
+    """What happened, in a few words."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return f"status {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
 

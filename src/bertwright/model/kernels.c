@@ -45,7 +45,7 @@ void sum_by_group(const float *x, const int32_t *order, const int32_t *starts, i
   }
 }
 
-/* One AdamW update of 16 weights (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2). step_size is the rate
+/* One AdamW update of LANES weights (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2). step_size is the rate
  * over 1 - beta1^t; root_scale is 1 / sqrt(1 - beta2^t); shrink is 1 - rate * decay. */
 typedef struct {
   float beta1, beta2, epsilon, shrink, step_size, root_scale;
@@ -532,9 +532,12 @@ void adam_rows(const int32_t *rows, int64_t count, const float *gradients, float
 #define MULTIPLY_ADD(sum, one, many) ((sum) + splat(one) * load_float(many))
 #endif
 
-/* out (rows, width) float = a (rows, words) times b (words, width), width a multiple of 16: a's word i of each row is
- * multiplied with row i of b. Step: from one row's words to the next, and from one word to the next in a row. */
+/* out (rows, width) float = a (rows, words) times b (words, width), width a multiple of LANES: a's word i of each row is
+ * multiplied with row i of b. Step: from one row's words to the next, and from one word to the next in a row. A tile has at
+ * most three sums for each four registers, so that they stay there. */
 #define TILE_ROWS 6
+#define WIDEST (REGISTERS == 32 ? 4 : 2)
+#define ROWS_OF_TWO (REGISTERS == 32 ? 12 : 6)
 #define EACH(i, count) _Pragma("GCC unroll 16") for (int i = 0; i < (count); i++)
 #define TILE(ROWS, VECTORS)                                                                                           \
   {                                                                                                                   \
@@ -548,13 +551,14 @@ void adam_rows(const int32_t *rows, int64_t count, const float *gradients, float
         EACH(k, VECTORS) s[r][k] = MULTIPLY_ADD(s[r][k], one, bw + k * LANES);                                        \
       }                                                                                                               \
     EACH(r, ROWS) EACH(k, VECTORS)                                                                                    \
-      store_float(out + (int64_t)(row + r) * width + column + k * LANES, s[r][k]);                                    \
+      store_float(out + (int64_t)(row + r) * out_step + column + k * LANES, s[r][k]);                                 \
   }
 static void N(product)(const WORD *a, int row_step, int word_step, const WORD *b, float *out, int rows, int words,
                        int width) {
+  int out_step = width;
   for (int column = 0; column < width;) {
     int vectors = (width - column) / LANES;
-    vectors = vectors > 4 ? 4 : vectors;
+    vectors = vectors > WIDEST ? WIDEST : vectors;
     int row = 0;
     if (vectors == 4) {
       for (; row + TILE_ROWS <= rows; row += TILE_ROWS) TILE(TILE_ROWS, 4)
@@ -563,7 +567,7 @@ static void N(product)(const WORD *a, int row_step, int word_step, const WORD *b
       for (; row + TILE_ROWS <= rows; row += TILE_ROWS) TILE(TILE_ROWS, 3)
       for (; row < rows; row++) TILE(1, 3)
     } else if (vectors == 2) {
-      for (; row + 12 <= rows; row += 12) TILE(12, 2)
+      for (; row + ROWS_OF_TWO <= rows; row += ROWS_OF_TWO) TILE(ROWS_OF_TWO, 2)
       for (; row + 4 <= rows; row += 4) TILE(4, 2)
       for (; row < rows; row++) TILE(1, 2)
     } else {
@@ -574,6 +578,24 @@ static void N(product)(const WORD *a, int row_step, int word_step, const WORD *b
     column += vectors * LANES;
   }
 }
+
+#if !PAIRED
+/* y (rows, outputs) = x (rows, inputs) times a weight that lies in panels of panel_columns() outputs: (outputs / panel,
+ * inputs, panel). For few rows: each panel is read once, and nothing is packed on the way. */
+int panel_columns(void) { return WIDEST * LANES; }
+void product_panels(const float *x, const float *panels, float *y, int64_t rows, int outputs, int inputs) {
+  const int width = WIDEST * LANES, words = inputs, row_step = inputs, word_step = 1, out_step = outputs, column = 0;
+#pragma omp parallel for schedule(static)
+  for (int panel = 0; panel < outputs / width; panel++) {
+    const float *a = x, *b = panels + (int64_t)panel * inputs * width;
+    float *out = y + panel * width;
+    int64_t row = 0;
+    for (; row + TILE_ROWS <= rows; row += TILE_ROWS) TILE(TILE_ROWS, WIDEST)
+    for (; row + 2 <= rows; row += 2) TILE(2, WIDEST)
+    for (; row < rows; row++) TILE(1, WIDEST)
+  }
+}
+#endif
 
 /* Read x (rows, head) with `stride` between rows, add bias, and write
  *   flat   (up to padded rows, head): as it is, rounded                      [any may be null]
@@ -628,14 +650,11 @@ typedef struct {
 #define WEIGHT_INDEX(text, h, query, key) \
   ((uint32_t)((((uint64_t)(text) * t.heads + (h)) * 0x9e3779b1u) + (uint64_t)(query) * 65536u + (key)))
 
-/* What dropout multiplies the weights of one key with, for 16 queries from `query` on. The forward pass makes these
- * numbers for 16 keys at once, so here each comes from a vector of its own: slow, but rarely asked for. */
-static vfloat N(kept_weights)(const N(Attention) *settings, int64_t text, int h, int query, int key) {
+/* What dropout multiplies the weights of one key with, for LANES queries from `query` on. */
+INLINE vfloat N(kept_weights)(const N(Attention) *settings, int64_t text, int h, int query, int key) {
   N(Attention) t = *settings;
-  vfloat kept = {0};
-  for (int i = 0; i < LANES; i++)
-    kept[i] = keep(splat(1.0f), t.dropout, WEIGHT_INDEX(text, h, query + i, key / LANES * LANES))[key % LANES];
-  return kept;
+  const vbits lanes = LANE_NUMBERS;
+  return keep_numbered(splat(1.0f), t.dropout, lanes * 65536u + WEIGHT_INDEX(text, h, query, key));
 }
 
 /* out (queries, heads * head), stride out_stride; softmaxes (queries, heads, 2) float: each query's largest
@@ -669,7 +688,7 @@ void N(attention_forward)(const N(Attention) *settings, REAL *out, int64_t out_s
       N(pack)(q0, t.q_stride, t.q_bias ? t.q_bias + at : 0, queries, queries, t.head, q, 0, 0);
       N(pack)(k0, t.k_stride, t.k_bias ? t.k_bias + at : 0, keys, padded, t.head, flat, k_across, 0);
       N(pack)(v0, t.v_stride, t.v_bias ? t.v_bias + at : 0, keys, padded, t.head, flat, 0, v_down);
-      const vint lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+      const vint lanes = LANE_NUMBERS;
       for (int first = 0; first < queries; first += 12) {
         int count = queries - first < 12 ? queries - first : 12;
         N(product)((const WORD *)(q + (int64_t)first * t.head), t.head / PER_WORD, 1, k_across, scores, count,
@@ -821,6 +840,8 @@ void N(attention_backward)(const N(Attention) *settings, const REAL *dout, int64
 #undef TILE
 #undef EACH
 #undef TILE_ROWS
+#undef WIDEST
+#undef ROWS_OF_TWO
 #undef ROUND_UP
 #undef WEIGHT_INDEX
 #endif

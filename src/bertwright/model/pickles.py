@@ -20,6 +20,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ _REFUSED = re.compile(
 _MOST_PICKLE_BYTES = 1 << 23
 _MOST_RECORDED_NAMES = 1_000
 _MOST_NAME_CHARACTERS = 1_000
+# torch searches its messages, which repeat what it refuses, in a time that grows with the square of a string's length.
+# The folders that fairseq's settings name stand in one string.
+_MOST_STRING_CHARACTERS = 20_000
 # Tensors may be in a file once and be named twice, as embeddings that are the output layer's weights too.
 _MOST_NAMES_OF_A_TENSOR = 2
 
@@ -90,7 +94,7 @@ def load(path: Path, is_record: Callable[[str], bool] | None = None) -> Any:
         is_zip = zipfile.is_zipfile(path)
         if is_zip:
             _check_archive(path)
-        names = [] if is_record is None else [name for name in _names(path, is_zip) if is_record(name)]
+        names = [name for name in _names(path, is_zip) if is_record is not None and is_record(name)]
         if len(names) > _MOST_RECORDED_NAMES:
             raise CheckpointError(f"{path}: names {len(names):,} classes, expected at most {_MOST_RECORDED_NAMES:,}")
         with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
@@ -142,20 +146,34 @@ def _stand_in(name: str) -> Callable[..., Any]:
 
 
 def _names(path: Path, is_zip: bool) -> set[str]:
-    """The full names of all classes and functions that the file's pickle names, read from its instructions."""
+    """The full names of all classes and functions that the file's pickles name, read from their instructions.
+
+    Raises:
+        CheckpointError: a string in them is longer than any of a model's.
+    """
+    names = set()
     with ExitStack() as stack:
         if is_zip:
             archive = stack.enter_context(zipfile.ZipFile(path))
-            member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            streams = [stack.enter_context(archive.open(member))]
+            members = [member for member in archive.infolist() if member.filename.endswith(".pkl")]
+            streams = [stack.enter_context(archive.open(member)) for member in members]
+            num_bytes = sum(member.file_size for member in members)
         else:
             streams = [stack.enter_context(open(path, "rb"))] * _LEGACY_PICKLES
-        return {
-            _new_name(*argument.split(" ", 1))
-            for stream in streams
-            for instruction, argument, _ in pickletools.genops(stream)
-            if instruction.name == "GLOBAL" and argument is not None
-        }
+            num_bytes = path.stat().st_size
+        try:
+            for instruction, argument, _ in chain.from_iterable(map(pickletools.genops, streams)):
+                if isinstance(argument, str | bytes) and len(argument) > _MOST_STRING_CHARACTERS:
+                    raise CheckpointError(
+                        f"{path}: a string in its pickle has {len(argument):,} characters, expected at most "
+                        f"{_MOST_STRING_CHARACTERS:,}"
+                    )
+                if instruction.name == "GLOBAL" and argument is not None:
+                    names.add(_new_name(*argument.split(" ", 1)))
+        except (ValueError, struct.error):
+            if num_bytes > _MOST_STRING_CHARACTERS:  # else no string behind it is longer, and torch says what is wrong
+                raise
+    return names
 
 
 def _new_name(module: str, name: str) -> str:

@@ -66,6 +66,8 @@ _TEXT_END = b"\xff"
 # more once 1.5 million texts were read, and a fifth faster when they are read again. Only where threads are few.
 _LARGE_CACHE_ENTRIES = 1 << 21
 _MOST_THREADS_WITH_LARGE_CACHES = 8
+# So many texts are read before the words of them are forgotten.
+_FORGOTTEN_AFTER = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Tokenizer:
         self.vocab_size: int = max(exact.get_vocab(with_added_tokens=True).values()) + 1
         self._fast, self.reason = _fast_tokenizer(self.json_text, exact)
         self.engine = "tokenizers" if self._fast is None else "nanotoken"
+        self._num_read = 0  # texts, since words were forgotten
 
     @property
     def id_dtype(self) -> np.dtype:
@@ -178,6 +181,17 @@ class Tokenizer:
                 for part in itertools.islice(waiting, 1):
                     ready.append(pool.submit(self._prepare, part, next(files)))
                 yield self._encode_prepared(prepared)
+
+    def note_read(self, num_texts: int) -> None:
+        """Count texts that were read. After many, the ids of the words in them are forgotten.
+
+        nanotoken remembers the words that it has met, about 0.4 kB for each new text: in a server or a scoring that
+        goes on and on, hundreds of megabytes. To meet them anew takes a tenth longer than to know them all.
+        """
+        self._num_read += num_texts
+        if self._num_read >= _FORGOTTEN_AFTER and self._fast is not None:
+            self._fast.clear_cache()
+            self._num_read = 0
 
     def _prepare(self, texts: Sequence[str] | pa.Array | pa.ChunkedArray, file: _TextsFile) -> _Ready:
         """Arrow's texts in a file that nanotoken reads by itself; other texts, and those for tokenizers, as a list."""

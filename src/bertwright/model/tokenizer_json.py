@@ -67,9 +67,20 @@ def as_transformers_reads(json_text: str, files: Mapping[str, str], folder: Path
     check_ids(built, settings, str(source))
     own = _parsed(json_text, str(source))
     texts = [*_PROBES, *(f"a {token.content} {token.content.upper()}b" for token in settings.added[:256])]
-    if [one.ids for one in own.encode_batch(texts)] == [one.ids for one in built.encode_batch(texts)]:
+    built_ids = _ids(built, texts)
+    if built_ids is None:
+        raise CheckpointError(f"{source}: not a tokenizer that can be used (it fails at texts)")
+    if _ids(own, texts) == built_ids:
         return ReadJson(built.to_str(), settings)
     return ReadJson(built.to_str(), settings, (_said(rebuilt, folder),))
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, texts: list[str]) -> list[list[int]] | None:
+    """The token ids of each text; None where it fails, as for want of the token for unknown words."""
+    try:
+        return [one.ids for one in tokenizer.encode_batch(texts)]
+    except Exception:  # noqa: BLE001 - the Rust binding raises bare Exception
+        return None
 
 
 def agreeing_config(config_text: str | None, settings: TokenizerSettings, tokenizer: Mapping[str, Any]) -> str | None:

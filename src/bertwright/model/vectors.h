@@ -1,4 +1,4 @@
-/* What all kernels share: vectors of 16 floats, bfloat16, the exponential, dropout's random numbers, shares of rows. */
+/* What all kernels share: vectors of floats, bfloat16, the exponential, dropout's random numbers, shares of rows. */
 #ifndef BERTWRIGHT_VECTORS_H
 #define BERTWRIGHT_VECTORS_H
 
@@ -7,17 +7,33 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__AVX512F__)
+#if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+/* A vector is what one register holds: wider ones the compiler would keep in memory. REGISTERS: how many there are. */
+#if defined(__AVX512F__)
 #define LANES 16
-/* Vectors of 16 lanes; where registers are narrower, the compiler splits them. */
-typedef float vfloat __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint32_t vbits __attribute__((vector_size(64), aligned(4), may_alias));
-typedef int32_t vint __attribute__((vector_size(64), aligned(4), may_alias));
-typedef uint16_t vhalf __attribute__((vector_size(32), aligned(2), may_alias));
-typedef uint8_t vbytes __attribute__((vector_size(16), aligned(1), may_alias));
+#define REGISTERS 32
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+#elif defined(__AVX__)
+#define LANES 8
+#define REGISTERS 16
+#define LANE_NUMBERS {0, 1, 2, 3, 4, 5, 6, 7}
+#else
+#define LANES 4
+#if defined(__aarch64__)
+#define REGISTERS 32
+#else
+#define REGISTERS 16
+#endif
+#define LANE_NUMBERS {0, 1, 2, 3}
+#endif
+typedef float vfloat __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t vbits __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vint __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t vhalf __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint8_t vbytes __attribute__((vector_size(LANES), aligned(1), may_alias));
 typedef uint16_t bf16;
 
 #define INLINE static inline __attribute__((always_inline))
@@ -138,9 +154,9 @@ INLINE vfloat keep_numbered(vfloat x, Dropout d, vbits numbers) {
 #endif
 }
 
-/* Of the 16 elements from number `index` on. */
+/* Of the LANES elements from number `index` on. */
 INLINE vfloat keep(vfloat x, Dropout d, uint32_t index) {
-  const vbits lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const vbits lanes = LANE_NUMBERS;
   return keep_numbered(x, d, lanes + index);
 }
 

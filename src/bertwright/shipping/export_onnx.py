@@ -29,7 +29,7 @@ from bertwright.model.classifier_settings import SETTINGS
 from bertwright.model.onnx import save_graph
 from bertwright.model.onnx_int8 import quantize_matrices
 from bertwright.progress import Reporter, duration
-from bertwright.shipping.parity import logits_record, loss_in_words, parity_record, texts_to_compare
+from bertwright.shipping.parity import difference_record, loss_in_words, parity_record, texts_to_compare
 
 PARITY = "parity.json"
 # So many texts are scored alone too, to tell what their company does to them.
@@ -114,7 +114,7 @@ def write_certified_graph(
         "graph_bytes": graph_bytes(folder),
         "graph_sha256": _sha256(folder / GRAPH),
         **parity_record(compared, loaded.settings, scores, settings.max_loss),
-        "logits": logits_record(logits),
+        "logits": difference_record(*logits),
         "alone": _alone(graph, ragged, logits[1]),
     }
     return _certified(folder, record, settings)
@@ -153,6 +153,7 @@ def _write_certified_cascade(
         "graph_bytes": sum(graph_bytes(folder / name) for name in parts),
         "graph_sha256": {name: _sha256(folder / name / GRAPH) for name in parts},
         **parity_record(compared, exact.settings, scores, settings.max_loss),
+        "scores": difference_record(*scores),
         "deferred_texts": graph.num_deferred,
     }
     return _certified(folder, record, settings)
@@ -260,16 +261,13 @@ def certificate_lines(record: dict[str, Any]) -> list[str]:
     ]
     if "deferred_texts" in record:
         lines.append(("deferred", f"{record['deferred_texts']:,}", "texts that went to the large model"))
-    if "logits" in record:
+    for name in ("logits", "scores"):
+        if name in record:
+            lines.append((name, f"{record[name]['largest_difference']:.2g}", "largest difference from float32"))
+    if "alone" in record:
         alone = record["alone"]
-        lines += [
-            ("logits", f"{record['logits']['largest_difference']:.2g}", "largest difference from float32"),
-            (
-                "alone",
-                f"{alone['largest_difference']:.2g}",
-                f"largest difference of logits, a text alone or in company ({alone['texts']:,} texts)",
-            ),
-        ]
+        words = f"largest difference of logits, a text alone or in company ({alone['texts']:,} texts)"
+        lines.append(("alone", f"{alone['largest_difference']:.2g}", words))
     if flips is not None:
         lines.append(("flips", f"{flips['texts']:,}", f"texts that are decided otherwise ({flips['share']:.2%})"))
     change = f"{metric['change']:+.4f}"

@@ -122,9 +122,9 @@ def parity_record(
     }
 
 
-def logits_record(logits: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-    """What parity.json says of ``logits`` (texts, labels) of the classifier in float32, then of the graph."""
-    differences = np.abs(logits[0].astype(np.float64) - logits[1])
+def difference_record(exact: np.ndarray, exported: np.ndarray) -> dict[str, Any]:
+    """What parity.json says of the logits or scores, (texts, labels), of the classifier in float32 and of the graph."""
+    differences = np.abs(exact.astype(np.float64) - exported)
     return {"largest_difference": float(differences.max()), "mean_difference": float(differences.mean())}
 
 

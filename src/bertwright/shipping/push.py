@@ -13,7 +13,7 @@ from bertwright.config.base import build
 from bertwright.config.push import PushConfig
 from bertwright.errors import RunError, UserError
 from bertwright.model.hub_failure import http_error, hub_failure
-from bertwright.model.hub_transfer import checksums, patiently
+from bertwright.model.hub_transfer import checksums, named, passes, patiently
 from bertwright.progress import Reporter
 from bertwright.reporting.material import read_material
 from bertwright.reporting.words import size_words
@@ -83,7 +83,6 @@ def _written(folder: Path, run: Run, card: str, reporter: Reporter) -> dict[str,
 
 def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dict[str, Any]:
     import huggingface_hub
-    from huggingface_hub import errors
 
     if reporter.quiet:
         huggingface_hub.utils.disable_progress_bars()
@@ -91,26 +90,39 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
     say = reporter.say
     size = sum(path.stat().st_size for path in files.values())
     say(f"publishing {len(files)} files ({size_words(size)}) as {config.name}")
+    # Unasked, a new repository is what its owner has chosen for new ones: an organisation may keep them private.
+    visibility: dict[str, Any] = {"private": True} if config.private else {}
+
+    def commit() -> Any:
+        # Anew each time: an operation remembers what the last attempt made of it.
+        operations = [
+            huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+            for name, path in files.items()
+        ]
+        message = config.message or "Publish a classifier made with bertwright"
+        return hub.create_commit(config.name, operations, commit_message=message, revision=config.revision)
+
     try:
-        patiently(lambda: hub.create_repo(config.name, private=config.private, exist_ok=True), say)
+        patiently(lambda: hub.create_repo(config.name, exist_ok=True, **visibility), say)
+        if config.private and patiently(lambda: hub.model_info(config.name), say).private is not True:
+            raise UserError(
+                f"{config.name}: is not private at the hub, and --private makes only a new repository private; nothing "
+                "was sent. Make it private there (Settings), publish under another name, or leave out --private"
+            )
         if config.revision != "main":
             patiently(lambda: hub.create_branch(config.name, branch=config.revision, exist_ok=True), say)
-
-        def commit() -> Any:
-            # Anew each time: an operation remembers what the last attempt made of it.
-            operations = [
-                huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
-                for name, path in files.items()
-            ]
-            message = config.message or "Publish a classifier made with bertwright"
-            return hub.create_commit(config.name, operations, commit_message=message, revision=config.revision)
-
         done = patiently(commit, say)
+    except (OSError, ValueError, RuntimeError, http_error()) as error:
+        raise UserError(_refusal(config.name, error)) from None
+    try:
         listed = patiently(
             lambda: hub.model_info(config.name, revision=config.revision, files_metadata=True), say
         ).siblings
-    except (OSError, ValueError, errors.HFValidationError, http_error()) as error:
-        raise UserError(_refusal(config.name, error)) from None
+    except (OSError, ValueError, http_error()) as error:
+        raise UserError(
+            f"{_refusal(config.name, error)}. It is published ({done.commit_url}), but whether all of it arrived whole "
+            "is not known; push again"
+        ) from None
     _check_arrived(config.name, files, {file.rfilename: file for file in listed or ()})
     say(f"published: {done.commit_url}")
     return {"name": config.name, "url": str(done.commit_url), "commit": done.oid, "files": sorted(files)}
@@ -129,17 +141,24 @@ def _check_arrived(name: str, files: dict[str, Path], listed: dict[str, Any]) ->
         sha256, git_sha1 = checksums(path)
         large = getattr(found, "lfs", None)
         theirs, ours = (large.sha256, sha256) if large else (found.blob_id, git_sha1)
-        if theirs is not None and theirs != ours:
-            raise UserError(
-                f"{name}: {file} arrived damaged at the hub: its checksum is {theirs[:12]}..., "
-                f"expected {ours[:12]}...; push again"
-            )
+        if theirs is None or theirs == ours:
+            continue
+        # A large file is kept under the checksum that it was announced with, and one that is there is not sent again.
+        remedy = "delete it there (Settings, List LFS files), else it is not sent anew, and push again"
+        raise UserError(
+            f"{name}: {file} arrived damaged at the hub: its checksum is {theirs[:12]}..., "
+            f"expected {ours[:12]}...; {remedy if large else 'push again'}"
+        )
 
 
-def _refusal(name: str, error: Exception) -> str:
+def _refusal(name: str, error: BaseException) -> str:
     """Why the hub took it not, in one line."""
     from huggingface_hub import errors
 
+    if isinstance(error, RuntimeError):  # huggingface_hub's own, of an upload that failed
+        if isinstance(error.__cause__, Exception):
+            return _refusal(name, error.__cause__)
+        return f"{name}: the upload failed ({named(error)})"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{name}: the hub lets only its owner publish there; log in with `hf auth login`, or set HF_TOKEN"
@@ -149,4 +168,6 @@ def _refusal(name: str, error: Exception) -> str:
         return f"{name}: a file cannot be read ({error.strerror})"
     if isinstance(error, ValueError):
         return f"{name}: the hub's answer cannot be read ({error})"
-    return f"{name}: the hub cannot be reached ({(str(error) or type(error).__name__).splitlines()[0][:120]})"
+    if passes(error):
+        return f"{name}: the connection to the hub was cut ({named(error)})"
+    return f"{name}: the hub cannot be reached ({named(error)})"

@@ -280,8 +280,10 @@ def _join_arrow(parts: list[Path], output: Path) -> None:
 def _read_arrow(path: Path) -> pa.Table:
     try:
         with pa.memory_map(os.fspath(path)) as file, pa.ipc.open_file(file) as reader:
-            return reader.read_all()
-    except (pa.ArrowException, OSError) as error:
+            table = reader.read_all()
+        table.validate(full=True)  # Arrow reads without a look at what points where
+        return table
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: cannot be read ({error}). Pass --resume: it is made anew") from None
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch import distributed as collective
 
+from bertwright import runs
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
 
@@ -76,7 +77,7 @@ class Group(Protocol):
 class Alone:
     """A single process: nothing to share, nobody to talk to."""
 
-    rank, size, leads = 0, 1, True
+    rank, size, num_hosts, leads = 0, 1, 1, True
 
     def exchange(self, numbers: np.ndarray) -> np.ndarray:
         return numbers[None]
@@ -90,6 +91,9 @@ class Alone:
     def broadcast(self, value: Any = None) -> Any:
         return value
 
+    def note_begun(self) -> None:
+        pass
+
 
 ALONE = Alone()
 
@@ -99,10 +103,12 @@ class Together:
 
     Attributes:
         local_rank: the place among the processes of this host.
+        num_hosts: on how many hosts all processes are.
         busy: whether the other processes are at something, and do not wait for a word of the leading one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, store: collective.Store) -> None:
+        self._store = store
         self.rank, self.size = collective.get_rank(), collective.get_world_size()
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.leads = self.rank == 0
@@ -111,6 +117,7 @@ class Together:
             places = self.exchange(np.array([self.rank - self.local_rank]))[:, 0].tolist()
             self._host = places[self.rank]
             self._hosts = sorted(set(places))
+            self.num_hosts = len(self._hosts)
             self._words = collective.new_group(backend="gloo", timeout=_PATIENCE_FOR_WORDS)
             # Those that bring the data to their hosts.
             self._carriers = collective.new_group(self._hosts, backend="gloo") if len(self._hosts) > 1 else None
@@ -172,6 +179,19 @@ class Together:
                 return found
 
             return received(bytes(held.numpy()), receive)
+
+    # --- what outlives an attempt -------------------------------------------------------------------------------
+
+    def note_begun(self) -> None:
+        """Note that the run's folder is this training's, for the processes that are started where these are lost."""
+        if self.leads:
+            with _peers(self):
+                self._store.set(_BEGUN, "1")
+
+    def has_begun(self) -> bool:
+        """Whether an earlier attempt of the same torchrun noted it, and torchrun kept it."""
+        with _peers(self):
+            return bool(self._store.check([_BEGUN]))
 
     # --- the leading process' words -----------------------------------------------------------------------------
 
@@ -235,6 +255,8 @@ class Together:
                         collective.broadcast(sent, 0, group=self._carriers)
                 file.write(piece.data)
 
+
+_BEGUN = "bertwright/begun"
 
 # Of the tensors that are sent, by the names that they are sent under.
 _DTYPES = {
@@ -333,29 +355,37 @@ def is_launched() -> bool:
     return LAUNCHED_END in os.environ
 
 
+def tell_launcher(end: dict[str, Any]) -> bool:
+    """Whether ``--num-processes``, and not the user, started torchrun; then it is told how the training ended."""
+    path = os.environ.get(LAUNCHED_END)
+    if path is not None:
+        runs.write_json(Path(path), end)
+    return path is not None
+
+
 @dataclass(frozen=True)
 class Place:
     """What torchrun says of this process.
 
     Attributes:
-        size: processes of the training, which are all ``on_one_host`` or not.
+        size: processes of the training.
         restarts: how often all processes were started again; each host has a count of its own.
+        one_store: whether torchrun keeps one store for all attempts, or each has a new one.
     """
 
     size: int
     restarts: int
-    on_one_host: bool
+    one_store: bool
 
 
 def place() -> Place | None:
     """Where torchrun put this process; None: it was not started by torchrun."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return None
-    size = int(os.environ["WORLD_SIZE"])
     return Place(
-        size,
+        int(os.environ["WORLD_SIZE"]),
         int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")),
-        int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == size,
+        os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
 
@@ -372,9 +402,10 @@ def joined() -> Iterator[Alone | Together]:
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        # torchrun keeps one store for all its attempts: what those before a restart left in it leads astray.
+        # Where one store is kept, what earlier attempts left in it leads astray. A process that is lost ends all of
+        # them, so that the hosts count alike.
         store, rank, size = next(collective.rendezvous("env://", timeout=_PATIENCE))
-        own = collective.PrefixStore(f"bertwright/{here.restarts if here.on_one_host else 0}", store)
+        own = collective.PrefixStore(f"bertwright/{here.restarts if here.one_store else 0}", store)
         collective.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=_PATIENCE)
     except RuntimeError as error:
         raise TrainingError(
@@ -382,7 +413,7 @@ def joined() -> Iterator[Alone | Together]:
             "address and the port that torchrun was given reachable from every host?"
         ) from error
     try:
-        yield Together()
+        yield Together(store)
     finally:
         with contextlib.suppress(RuntimeError):
             collective.destroy_process_group()

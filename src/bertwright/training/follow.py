@@ -26,7 +26,7 @@ from bertwright.model.checkpoint import empty_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.heads import HEAD_BIAS, TextClassifier
 from bertwright.progress import Reporter
-from bertwright.training.distributed import Group, ProcessLost, Together, in_shares, is_launched
+from bertwright.training.distributed import Group, ProcessLost, Together, in_shares, tell_launcher
 from bertwright.training.learners import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features, learner_logits
 from bertwright.training.loop import fit, num_steps_of
 from bertwright.training.loss import objective_of
@@ -36,8 +36,6 @@ from bertwright.training.stop import Stop, StopNow
 
 # What the leading process says.
 LESSON, FIT, FEATURES, WEIGHTS, SCORE, DONE = "lesson", "fit", "features", "weights", "score", "done"
-# The texts that are learnt from, beside the splits by name.
-LEARNT = "learnt"
 
 
 @dataclass(frozen=True)
@@ -69,8 +67,8 @@ def lesson_of(prepared: Prepared) -> dict[str, Any]:
 
 
 def texts_of(prepared: Prepared) -> dict[str, Ragged]:
-    """All token ids that are computed with, by name."""
-    return {LEARNT: prepared.learnt, **{name: split.ragged for name, split in prepared.splits.items()}}
+    """All token ids that are computed with, by split."""
+    return {name: split.ragged for name, split in prepared.splits.items()}
 
 
 def learner_of(
@@ -110,15 +108,17 @@ def follow(group: Together, device_name: str) -> int:
     with Stop() as stop:
         try:
             with stop.deferred():
-                _Follower(group, device, stop).run()
+                return _Follower(group, device, stop).run()
         except StopNow as signal:
             return signal.exit_code
         except ProcessLost:
             return 128 + (stop.requested or 0)
         except UserError as error:
-            print(f"process {group.rank + 1} of {group.size}: {error}", file=sys.stderr)
-            return 0 if is_launched() else 2
-    return 0
+            said = f"process {group.rank + 1} of {group.size}: {error}"
+            if tell_launcher({"error": said}):  # the leading process, where it finds the same, tells it after this
+                return 0
+            print(f"error: {said}", file=sys.stderr)
+            return 2
 
 
 class _Follower:
@@ -127,7 +127,11 @@ class _Follower:
         self.reporter = Reporter(quiet=True, results=False)
         self.texts: dict[str, Ragged] = {}
 
-    def run(self) -> None:
+    def run(self) -> int:
+        """Until the leading process says that it is done; returns the exit code that it ends with.
+
+        That of a mistake is everybody's: torchrun starts again what failed, and on all hosts or on none.
+        """
         acts: dict[str, Callable[..., None]] = {
             LESSON: self._lesson,
             FIT: self._fit,
@@ -138,7 +142,7 @@ class _Follower:
         while True:
             word, *rest = self.group.hear()
             if word == DONE:
-                return
+                return int(rest[0])
             acts[word](*rest)
 
     def _lesson(self, lesson: dict[str, Any]) -> None:
@@ -161,7 +165,7 @@ class _Follower:
         if config.freeze_encoder:
             for parameter in model.encoder_parameters():
                 parameter.requires_grad_(False)
-        learnt, _ = self.texts[LEARNT].limited(self.token_budget)
+        learnt, _ = self.texts["train"].limited(self.token_budget)
         learner = learner_of(config, model, learnt, self.device, self.token_budget)
         num_steps = num_steps_of(config, len(learnt))
         learner.compile_for(training_batches(len(learnt), config.batch_size, config.seed, num_steps))

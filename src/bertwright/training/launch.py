@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,14 +21,13 @@ from bertwright.config.train import TrainConfig
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
 from bertwright.progress import Reporter
-from bertwright.training.distributed import LAUNCHED_END, ProcessLost
+from bertwright.training.distributed import LAUNCHED_END, ProcessLost, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
 
 # How often all processes are started again where one was lost.
 _MOST_RESTARTS = 3
 
-# Lets torchrun make a new store for every attempt (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py).
-_NEW_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+_LOOPBACK = "127.0.0.1"
 
 
 def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
@@ -51,7 +51,9 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
         runs.write_json(settings, {"settings": rerunnable(config)})
         flags = [flag for flag in ("resume", "overwrite") if getattr(config, flag)]
         command = [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            # Not --standalone: its rendezvous unpickles what anybody may send who reaches its port.
+            *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--node-rank=0", "--rdzv-backend=static"),
+            *(f"--master-addr={_LOOPBACK}", f"--master-port={free_port()}"),
             *(f"--nproc-per-node={config.num_processes}", f"--max-restarts={_MOST_RESTARTS}"),
             *("-m", "bertwright", "train", "--config", str(settings), "--output", str(output)),
             *(f"--{flag}" for flag in flags),
@@ -75,7 +77,21 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
 def _environment(config: TrainConfig, end: Path) -> dict[str, str]:
     threads = max(1, num_usable_cpus() // config.num_processes)
-    return {"OMP_NUM_THREADS": str(threads), _NEW_STORE: "1", **os.environ, LAUNCHED_END: str(end)}
+    return {"OMP_NUM_THREADS": str(threads), **_on_loopback(), **os.environ, LAUNCHED_END: str(end)}
+
+
+def _on_loopback() -> dict[str, str]:
+    """Lets gloo listen where only this machine can reach it."""
+    names = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}  # as Linux has it, and macOS
+    return {"GLOO_SOCKET_IFNAME": names.pop()} if names else {}
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on just now."""
+    with socket.socket() as found:
+        found.bind((_LOOPBACK, 0))
+        port: int = found.getsockname()[1]
+        return port
 
 
 def _results_of(reporter: Reporter) -> Any:
@@ -117,21 +133,21 @@ def telling_launcher() -> Iterator[None]:
     try:
         yield
     except ProcessLost:
+        if path is not None and Path(path).exists():  # the lost one told it
+            raise SystemExit(0) from None
         raise
     except UserError as error:
-        _tell(path, {"error": str(error)})
+        _tell({"error": str(error)})
         raise
     except Interrupted:
-        _tell(path, {"exit": Interrupted.exit_code})
+        _tell({"exit": Interrupted.exit_code})
         raise
     except SystemExit as stop:
-        _tell(path, {"exit": stop.code})
+        _tell({"exit": stop.code})
         raise
 
 
-def _tell(path: str | None, end: dict[str, Any]) -> None:
+def _tell(end: dict[str, Any]) -> None:
     """End with success, so that torchrun neither complains nor starts anything again: ``launch`` knows better."""
-    if path is None:
-        return
-    runs.write_json(Path(path), end)
-    raise SystemExit(0)
+    if tell_launcher(end):
+        raise SystemExit(0)

@@ -27,7 +27,6 @@ from bertwright.training.distributed import ALONE, Alone, Group, Together
 from bertwright.training.follow import (
     FEATURES,
     FIT,
-    LEARNT,
     LESSON,
     features_in_shares,
     learner_of,
@@ -93,7 +92,7 @@ def learn(
         f"compiled: {chosen['compile']} ({chosen['compile_reason']}); attention: {chosen['attention_kernel']}; "
         f"{torch.get_num_threads()} threads"
     )
-    writer = _begin(prepared, phases, stop)
+    writer = _begin(prepared, phases, stop, group)
     tracking.begin(phases.output, rerunnable(config))
     if trained is not None:
         reporter.say(f"the training is over: {trained.steps:,} steps, going on with {phases.output / runs.MODEL}")
@@ -102,7 +101,7 @@ def learn(
         for line in trained.history:
             tracking.line(line)
         return Learnt(trained, state, phases.losses(trained), writer)
-    writer.environment(_environment(prepared, chosen))
+    writer.environment(_environment(prepared, chosen, group))
     if prepared.teaching is not None:
         prepared = replace(prepared, objective=_taught(prepared, phases, reporter))
     # A signal between the last step and the saved model waits: what was learnt is not lost.
@@ -135,13 +134,14 @@ def _taught(prepared: Prepared, phases: Phases, reporter: Reporter) -> Objective
     return teaching.objective(prepared.objective, lessons, config, prepared.machine.device)
 
 
-def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
+def _begin(prepared: Prepared, phases: Phases, stop: Stop, group: Alone | Together) -> runs.RunWriter:
     """The run's folder, made or gone on with, and locked."""
     config = prepared.config
     if config.overwrite:
         with stop.uninterrupted():
             runs.clear_output(phases.output)
         stop.check()
+    group.note_begun()  # an old run is gone, so that a restart cannot take it for ours
     writer = runs.RunWriter(phases.output, config.act, rerunnable(config), phases.resumed, not phases.inputs_known)
     phases.begun = True
     if not phases.resumed:
@@ -150,10 +150,12 @@ def _begin(prepared: Prepared, phases: Phases, stop: Stop) -> runs.RunWriter:
     return writer
 
 
-def _environment(prepared: Prepared, chosen: dict[str, str]) -> dict[str, Any]:
+def _environment(prepared: Prepared, chosen: dict[str, str], group: Alone | Together) -> dict[str, Any]:
     machine, loaded = prepared.machine, prepared.loaded
     return {
         **hardware.describe(machine.device),
+        "num_processes": group.size,
+        "num_hosts": group.num_hosts,
         "dtype": machine.dtype_name,
         "dtype_reason": machine.dtype_reason,
         **chosen,
@@ -305,7 +307,7 @@ def _learners(
     phases.doing = "computing features"
     started = time.perf_counter()
     with stop.immediate():
-        on_training_texts = on_features(LEARNT, prepared.learnt)
+        on_training_texts = on_features("train", prepared.learnt)
         phases.spent("features", time.perf_counter() - started)
         on_validation_texts = None if validation is None else on_features("validation", validation.ragged)
     phases.doing = "training"

@@ -257,17 +257,19 @@ class Checkpoints:
         """
         for path in _found_in(self.folder):
             try:
-                saved = self._read(path, num_steps)
+                saved, best = self._read(path, num_steps)
                 use(saved)
             except Damaged as error:
                 self._refused.append(path)
                 self.reporter.warn(f"{path}: {error}; not used")
             else:
                 self.last_saved = saved.progress.steps
+                self._best = None if best is None else (saved.progress.best_step, best)
                 return saved
         return None
 
-    def _read(self, path: Path, num_steps: int) -> Saved:
+    def _read(self, path: Path, num_steps: int) -> tuple[Saved, FileRecord | None]:
+        """The checkpoint in a folder, and the file of its best state, if it has one."""
         manifest = read_sealed(path / _MANIFEST, _Manifest)
         progress = manifest.progress
         _check_progress(progress, num_steps)
@@ -286,8 +288,7 @@ class Checkpoints:
             raise Damaged("its averaged weights are not those of its steps")
         if manifest.best is not None:
             saved.best_state = read_tensors(self._best_path(progress.best_step), manifest.best)
-            self._best = progress.best_step, manifest.best
-        return saved
+        return saved, manifest.best
 
 
 def saved_inputs(folder: Path) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from bertwright.memory_trace import FILE as MEMORY
 from bertwright.memory_trace import MemorySampler, read_memory_trace, write_memory_trace
 from bertwright.progress import Reporter
 from bertwright.tracking import Tracking
-from bertwright.training.distributed import Alone, Together, joined, place
+from bertwright.training.distributed import Alone, Together, is_launched, joined, place
 from bertwright.training.follow import DONE, WEIGHTS, follow
 from bertwright.training.launch import launch, telling_launcher
 from bertwright.training.learn import learn
@@ -68,11 +68,15 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         if not group.leads:
             raise SystemExit(follow(group, config.device))
         with telling_launcher():
+            exit_code = 0
             try:
                 return _run(config, reporter, group)
+            except UserError:
+                exit_code = 0 if is_launched() else 2
+                raise
             finally:
                 if not group.busy:
-                    group.tell(DONE)
+                    group.tell(DONE, exit_code)
 
 
 def _for_group(config: TrainConfig, group: Together) -> TrainConfig:
@@ -91,7 +95,7 @@ def _for_group(config: TrainConfig, group: Together) -> TrainConfig:
     if config.device in ("auto", "cuda") and torch.cuda.is_available():
         update["device"] = f"cuda:{group.local_rank}"
     here = place()
-    if here is not None and here.restarts and (Path(config.output) / runs.CONFIG).exists():
+    if here is not None and here.restarts and group.has_begun():
         update |= {"resume": True, "overwrite": False}
     return config.model_copy(update=update)
 
@@ -200,8 +204,9 @@ def _run_tracked(
     scored, settled = score(prepared, predictor, phases, reporter, group)
     phases.doing = "writing the result"
     result = result_of(prepared, learnt.trained, scored, settled, phases, reporter)
-    # Of a run that was gone on with, nobody counted the earlier parts.
-    result["energy"] = {"joules": None if phases.resumed else meter.joules_since(counted), "source": meter.source}
+    # Of a run that was gone on with, nobody counted the earlier parts; of a group, nobody the other hosts and GPUs.
+    counted_all = not phases.resumed and group.num_hosts == 1 and (group.size == 1 or machine.device.type == "cpu")
+    result["energy"] = {"joules": meter.joules_since(counted) if counted_all else None, "source": meter.source}
     _write_memory(memory, phases, reporter)
     learnt.writer.result(result)
     tracking.result(result)

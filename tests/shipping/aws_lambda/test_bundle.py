@@ -185,6 +185,8 @@ for resource in template["Resources"].values():  # what `sam package` does: loca
 session = boto3.session.Session(region_name="us-east-1")
 made = Translator({}, Parser(), boto_session=session).translate(template, {})
 for resource in made["Resources"].values(): print(resource["Type"], resource["Properties"].get("Action", ""))
+(api,) = (one for one in made["Resources"].values() if one["Type"] == "AWS::ApiGatewayV2::Api")
+for path in api["Properties"]["Body"]["paths"]: print("path", path)
 """
 
 
@@ -199,6 +201,8 @@ def test_aws_sam_translates_the_template(bundled):
         assert expected in made
     for action in ("lambda:InvokeFunctionUrl", "lambda:InvokeFunction"):
         assert f"AWS::Lambda::Permission {action}" in made
+    paths = {line for line in made if line.startswith("path ")}
+    assert paths == {"path /", "path /{proxy+}"}, "the second does not match /"
 
 
 def test_the_dockerfiles_pass_their_linter(bundled):
@@ -232,6 +236,21 @@ def test_outputs_in_the_way(bundled, trained, wheels):
         bertwright.export_lambda(trained.path, "new", python_version="2.7", quiet=True)
     with pytest.raises(UserError, match="--architecture"):
         bertwright.export_lambda(trained.path, "new", architecture="sparc", quiet=True)
+
+
+def test_a_bundle_that_aws_cannot_start_is_said_at_once(trained, tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise UserError("far enough")
+
+    monkeypatch.setattr(act, "write_certified_graph", stop)
+    for name in ("numpy", "onnxruntime", "tokenizers"):
+        with zipfile.ZipFile(tmp_path / f"{name}-1.0-cp311-cp311-manylinux_2_28_x86_64.whl", "w") as archive:
+            archive.writestr(f"{name}/__init__.py", "")
+    with pytest.raises(UserError, match="far enough"):
+        bertwright.export_lambda(trained.path, "new", wheels=tmp_path, python_version="3.11", quiet=True)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("WARNING: this bundle will not start at AWS, where Python 3.11 has glibc 2.26: ")
 
 
 def test_equal_folders_make_equal_zip_files(tmp_path):

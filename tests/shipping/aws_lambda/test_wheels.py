@@ -52,6 +52,24 @@ def test_without_an_index_one_line_says_so(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("python_version", ["3.9", "3.11", "3.12"])
+def test_wheels_that_aws_has_too_old_a_glibc_for(python_version):
+    names = [
+        "numpy-2.4.6-cp311-cp311-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl",
+        "onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "onnxruntime-1.31.1-cp311-cp311-manylinux_2_28_aarch64.whl",
+        "tokenizers-0.23.3-cp310-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    ]
+    said = wheels.cannot_start(names, python_version)
+    if python_version == "3.12":
+        assert said is None
+    else:
+        needs = "numpy 2.4.6 needs 2.27, onnxruntime 1.31.1 needs 2.28. "
+        assert f"Python {python_version} has glibc 2.26: {needs}" in said
+    fitting = ["a-1-py3-none-any.whl", "b-1-cp39-abi3-manylinux2014_x86_64.whl"]
+    assert wheels.cannot_start([*names[3:], *fitting], "3.9") is None
+
+
 def test_a_wheel_never_writes_outside_its_folder(tmp_path):
     for number, name in enumerate(("../evil.py", "/etc/evil.py")):
         path = tmp_path / f"{number}.whl"

@@ -92,6 +92,9 @@ class PlainScorer:
     def summary(self) -> str:
         return "letters are counted"
 
+    def describe(self) -> dict[str, str]:
+        return {"dtype": "bfloat16"}
+
 
 class ScorerWithoutLogits:
     """Another scorer, as a cascade is one: what only the logits tell, it cannot."""
@@ -100,7 +103,7 @@ class ScorerWithoutLogits:
         inner = PlainScorer()
         self.settings, self.labels, self.token_budget = inner.settings, inner.labels, inner.token_budget
         self.tokenize, self.score_tokenized, self.score = inner.tokenize, inner.score_tokenized, inner.score
-        self.predictions, self.summary = inner.predictions, inner.summary
+        self.predictions, self.summary, self.describe = inner.predictions, inner.summary, inner.describe
 
 
 @dataclass

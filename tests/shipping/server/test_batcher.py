@@ -12,6 +12,7 @@ from tests.shipping.server.asking import Asking, PlainScorer, ScorerWithoutLogit
 
 from bertwright.shipping.server.batcher import Batcher, Job
 from bertwright.shipping.server.deal import deal
+from bertwright.shipping.server.pace import Pace
 from bertwright.shipping.server.refusal import Refusal
 
 
@@ -175,6 +176,90 @@ def test_tokens_are_bounded_too():
         ours.close()
 
     run(work())
+
+
+def test_a_small_batch_does_not_tell_how_long_a_large_one_takes():
+    pace = Pace()
+    assert pace.seconds(1_000) == 0
+    pace.computed(10, 1.0, 8_000)  # one text
+    assert pace.seconds(8) == pytest.approx(0.8)
+    assert pace.seconds(1_000) == 0
+    pace.computed(6_000, 3.0, 8_000)
+    assert pace.seconds(1_000) == pytest.approx(0.5)
+    assert pace.seconds(100_000) == pytest.approx(50)
+    assert pace.seconds(8) == pytest.approx(0.8)
+    pace.computed(6_000, 6.0, 8_000)  # slower now: the mean follows
+    assert 0.5 < pace.seconds(1_000) < 1
+
+
+def computing(work, **settings):
+    """Runs ``work(ours, scorer)`` with a batcher that is computing a first text until ``scorer.opened`` is set."""
+    scorer = PlainScorer()
+
+    async def worked():
+        ours = batcher(queue_texts=100, queue_tokens=1_000, max_request_tokens=1_000, **settings)
+        scorer.opened.clear()
+        ours.submit(Job(scorer, ["first"]))
+        await until(lambda: ours.waiting_texts == 0)
+        try:
+            return await work(ours, scorer)
+        finally:
+            scorer.opened.set()
+            ours.close()
+
+    return run(worked())
+
+
+def test_who_would_wait_too_long_is_told_at_once():
+    async def work(ours, scorer):
+        first = Job(scorer, ["a b c d e f"])
+        ours.submit(first)
+        await until(lambda: first.tokens_ahead == 6)
+        assert not ours.is_full, "no pace was measured yet"
+        ours._pace.computed(32, 32.0, scorer.token_budget)  # a second a token
+        assert ours.is_full
+        with pytest.raises(Refusal, match="too much is waiting") as refused:
+            ours.submit(Job(scorer, ["b"]))
+        assert (refused.value.kind, refused.value.retry_after_s) == ("overloaded", 6)
+        scorer.opened.set()
+        await first.future
+        long = Job(scorer, ["a b c d e f g h"] * 8)  # a minute, but nothing waits before it
+        ours.submit(long)
+        await long.future
+        assert (ours._tokens_ahead, ours._waiting_tokens, ours.waiting_texts) == (0, 0, 0)
+
+    computing(work, queue_s=5.0)
+
+
+def test_those_that_come_at_once_are_counted_too():
+    async def work(ours, scorer):
+        ours._pace.computed(32, 32.0, scorer.token_budget)
+        jobs = [Job(scorer, ["a"]) for _ in range(20)]
+        for job in jobs:  # none is tokenised yet, or hardly one
+            try:
+                ours.submit(job)
+            except Refusal as refusal:
+                job.future.set_exception(refusal)
+        await until(lambda: ours.waiting_texts == 6)
+        scorer.opened.set()
+        return await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+
+    found = computing(work, queue_s=5.0)
+    assert sum(one is None for one in found) == 6  # the last of them waits for the five before it
+    assert {one.kind for one in found if one is not None} == {"overloaded"}
+
+
+@pytest.mark.parametrize(("queue_s", "is_full"), [(20.0, False), (15.0, True), (0.0, False)])
+def test_of_a_large_request_counts_what_is_computed_before_a_small_one(queue_s, is_full):
+    async def work(ours, scorer):
+        ours._pace.computed(32, 32.0, scorer.token_budget)
+        large = Job(scorer, ["a b c d e f g h"] * 10)
+        ours.submit(large)
+        await until(lambda: large.left_tokens == 80)
+        assert large.tokens_ahead == 16  # a quarter of a batch
+        return ours.is_full
+
+    assert computing(work, queue_s=queue_s) == is_full
 
 
 def test_who_is_gone_is_not_computed():

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import struct
 
 import pytest
 from tests.shipping.server.asking import Asking, PlainScorer, ScorerWithoutLogits, run
 
+from bertwright.config.parts import ScoringMachineSettings
+from bertwright.evaluation.load_scorer import load_scorer
+from bertwright.model.checkpoint import load_classifier
+from bertwright.shipping.export_onnx import write_graph
+from bertwright.shipping.server.models import load_models
+
+FLOAT32 = ScoringMachineSettings(device="cpu", dtype="float32", compile="off")
 TEXT = "some words here"  # 13 letters: a logit of 1.25
 TOXIC = 1 / (1 + math.exp(-1.25))
 SHORT = "a"  # 1 letter: -1.75
@@ -81,6 +89,38 @@ def test_a_text_is_cut_as_the_model_was_trained_unless_that_is_refused():
         answer = ask("/predict", {"inputs": long, **more})
         assert (answer.status, answer.json()["error_type"]) == (413, "Validation")
         assert "more than 8 tokens" in answer.json()["error"]
+
+
+def test_what_a_cascades_large_model_would_cut_is_refused_too(tmp_path, tiny_model):
+    for name, reading in (("small", {"max_length": 16, "long_texts": "windows"}), ("large", {"max_length": 32})):
+        shutil.copytree(tiny_model, tmp_path / name)
+        settings = tmp_path / name / "bertwright.json"
+        settings.write_text(json.dumps(json.loads(settings.read_text()) | reading))
+    manifest = {"sureness": 1.0, "slopes": [1.0], "biases": [0.0, 0.0], "deferred_share": 0.5}
+    (tmp_path / "cascade.json").write_text(json.dumps(manifest))
+    both = {"both": load_scorer(str(tmp_path), FLOAT32)}
+    assert ask("/predict", {"inputs": "film " * 60}, both).status == 200
+    refused = ask("/predict", {"inputs": [["film"], ["film " * 60]], "truncate": False}, both)
+    assert refused.status == 413
+    assert "1 of 2 texts have more than 32 tokens" in refused.json()["error"]
+    assert ask("/predict", {"inputs": "film", "truncate": False}, both).status == 200
+
+
+def test_an_exported_graph_is_served(tmp_path, tiny_model):
+    pytest.importorskip("onnxruntime")
+    write_graph(tmp_path / "graph", load_classifier(str(tiny_model)), "float32")
+    models = load_models([str(tmp_path / "graph")], ScoringMachineSettings(), None)
+    assert models.first.name == "graph"
+    (line,) = models.described()
+    assert line.startswith("graph: computing on cpu in float32: an exported graph, by ONNX Runtime")
+    texts = [TEXT, SHORT, "film " * 200, "nobody asked you"]
+    expected = load_scorer(str(tiny_model), FLOAT32).score(texts)
+    assert expected.std() > 0.01, "nothing to tell apart"
+    answer = ask("/predict", {"inputs": [[text] for text in texts]}, {"graph": models.first.scorer})
+    assert answer.status == 200
+    for entries, row in zip(answer.json(), expected, strict=True):
+        found = {entry["label"]: entry["score"] for entry in entries}
+        assert found == pytest.approx(dict(zip(("clean", "toxic"), row, strict=True)), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +277,7 @@ def test_several_models():
     assert ask("/v1/moderations", {"input": TEXT, "model": "three"}, two).json()["error"]["code"] == "model_not_found"
     assert [model["id"] for model in get("/v1/models", two).json()["data"]] == ["one", "two"]
     info = get("/models/two", two).json()
+    assert info["model_dtype"] == "bfloat16"  # what is computed in, not the "auto" that was asked for
     assert (info["model_id"], info["model_type"]["classifier"]["id2label"]) == ("two", {"0": "no", "1": "yes"})
 
 
@@ -248,6 +289,7 @@ def test_words_add_up_to_the_text():
     one, two, three = (piece["effect"] for piece in pieces)
     assert three > one > 0
     assert two == pytest.approx(one)
+    assert ask("/explain", {"inputs": "one two three"}).headers["x-compute-tokens"] == str(3 + 3 * 2)
     many = ask("/explain", {"inputs": "word " * 1000}, max_batch_texts=10).json()["pieces"][0]
     assert len(many) == 10
     assert "".join(piece["text"] for piece in many) == "word " * 1000
@@ -410,5 +452,7 @@ def test_the_root_is_a_page_or_a_sign_of_health():
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert b"http" not in page.body.replace(b"http://www.w3.org/2000/svg", b"")
+    assert b'data-workers="1"' in page.body
+    assert b'data-workers="3"' in get("/", headers={"Accept": "text/html"}, workers=3).body
     for path in ("/health", "/ping"):
         assert get(path).status == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from types import SimpleNamespace
 
 import pytest
 from tests.shipping.server.asking import Asking, PlainScorer, run, wait_until
@@ -13,6 +14,7 @@ from bertwright.config.serve import ServeConfig
 from bertwright.errors import UserError
 from bertwright.shipping.server.api_keys import read_keys
 from bertwright.shipping.server.categories import read_label_map
+from bertwright.shipping.server.exchange import Exchange
 from bertwright.shipping.server.models import names_and_folders
 
 
@@ -226,6 +228,7 @@ def test_the_log_says_what_happened_but_no_text(capsys):
         await asking.post("/predict", {"inputs": "secret words"})
         await asking.post("/predict", {"inputs": "secret crash"})
         await asking.post("/secret", {"inputs": "secret"})
+        await asking.post("/explain", {"inputs": "three secret words"})
         await asking.post("/v2/models/secret/infer", {"inputs": "secret"})
         wait_until(lambda: not asking.log._lines)
 
@@ -238,7 +241,20 @@ def test_the_log_says_what_happened_but_no_text(capsys):
     assert (first["method"], first["path"], first["status"], first["model"]) == ("POST", "/predict", 200, "words")
     assert (first["texts"], first["tokens"]) == (1, 2)
     assert first["total_ms"] >= first["inference_ms"] > 0
-    assert [event["status"] for event in events if event["event"] == "request"] == [200, 500, 404, 404]
+    assert [event["status"] for event in events if event["event"] == "request"] == [200, 500, 404, 200, 404]
+    (explained,) = (event for event in events if event.get("path") == "/explain")
+    assert (explained["texts"], explained["tokens"]) == (1 + 3, 3 + 3 * 2)
+
+
+def test_what_the_jobs_of_a_request_took_is_added_up():
+    exchange = Exchange({}, None, None)
+    assert exchange.seconds is None
+    first = SimpleNamespace(done=1.0, num_tokens=3, seconds={"queue": 1.0, "inference": 2.0})
+    last = SimpleNamespace(done=2.0, num_tokens=4, seconds={"queue": 0.5, "inference": 0.25})
+    exchange.jobs = [first, last]
+    assert (exchange.num_tokens, exchange.seconds) == (7, {"queue": 1.5, "inference": 2.25})
+    last.done = 0.0
+    assert exchange.seconds is None
 
 
 def test_names_of_models():

@@ -19,6 +19,11 @@ from tests.shipping.server.asking import Server, wait_until
 
 import bertwright
 from bertwright.cli import main
+from bertwright.config.base import build
+from bertwright.config.serve import ServeConfig
+from bertwright.progress import Reporter
+from bertwright.shipping.server import worker
+from bertwright.shipping.server.act import run_server
 
 TEXTS = ["a kind word", "nobody asked you", "word " * 100]
 
@@ -35,6 +40,15 @@ def test_scores_are_those_of_the_model(server, expected):
         assert {one["label"]: one["score"] for one in answer} == pytest.approx(
             {"clean": row[0], "toxic": row[1]}, abs=1e-5
         )
+
+
+def test_what_was_chosen_is_said_and_told(server):
+    wait_until(lambda: any(line.startswith("serving tiny") for line in server.lines))
+    (line,) = (line for line in server.lines if "computing on" in line)
+    assert line.startswith("tiny: computing on cpu in float32; compiled: ")
+    info = server.ask("/info").json()
+    assert info["model_dtype"] == "float32"
+    assert line == f"tiny: {info['computes']}"
 
 
 def test_hugging_faces_client(server, expected, monkeypatch):
@@ -212,9 +226,42 @@ def test_workers_are_one_server(tiny_model):
     try:
         for _ in range(40):
             assert served.ask("/predict", {"inputs": "a"}).status == 200
+        assert sum("computing on" in line for line in served.lines) == 1, "said once, not by each worker"
         assert b"te_request_count 40.0" in served.ask("/metrics").body
     finally:
         assert served.stop() == 0
+
+
+def test_cores_are_shared_out_where_the_system_does_not_tell_which_may_be_used(monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # as on macOS
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    for settings, expected in (({}, 6), ({"workers": 4}, 1), ({"threads": 5, "workers": 4}, 5)):
+        assert worker.num_threads(build(ServeConfig, {"runs": ("a",), **settings})) == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "is_warned"),
+    [
+        ("0.0.0.0", None, True),
+        ("::", None, True),
+        ("0.0.0.0", "one", False),
+        ("127.0.0.1", None, False),
+        ("127.9.9.9", None, False),
+        ("localhost", None, False),
+        ("::1", None, False),
+    ],
+)
+def test_a_server_that_is_open_to_all_says_so_once(monkeypatch, capsys, host, keys, is_warned):
+    monkeypatch.delenv("BERTWRIGHT_API_KEYS", raising=False)
+    if keys is not None:
+        monkeypatch.setenv("BERTWRIGHT_API_KEYS", keys)
+    loaded = worker.Loaded(["tiny"], ["tiny: computing"])
+    monkeypatch.setattr(worker, "run_alone", lambda config, announce: announce(8000, loaded))
+    run_server(build(ServeConfig, {"runs": ("a",), "host": host}), Reporter())
+    said = capsys.readouterr().err
+    assert said.count("--api-keys") == said.count("WARNING") == is_warned
+    assert said.startswith("tiny: computing\n")
+    assert said.splitlines()[-1].startswith("serving tiny on http://")
 
 
 def refused(capsys, *arguments):

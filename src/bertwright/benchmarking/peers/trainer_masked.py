@@ -30,7 +30,7 @@ class Pretraining:
         self,
         case: Case,
         blocks: bool = True,
-        precision: Literal["bfloat16_autocast", "bfloat16_weights"] = "bfloat16_autocast",
+        precision: Literal["bfloat16_autocast", "bfloat16_weights", "float32"] = "bfloat16_autocast",
         attention: str = "sdpa",
         compiled: bool = False,
     ) -> None:

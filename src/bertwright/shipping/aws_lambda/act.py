@@ -16,7 +16,7 @@ from bertwright.model.classifier_settings import read_classifier_settings
 from bertwright.progress import Reporter
 from bertwright.shipping.aws_lambda import bundle
 from bertwright.shipping.aws_lambda.pruning import LeftOut, prune
-from bertwright.shipping.aws_lambda.wheels import fetch_wheels, find_wheels, unpack, wheel_versions
+from bertwright.shipping.aws_lambda.wheels import cannot_start, fetch_wheels, find_wheels, unpack, wheel_versions
 from bertwright.shipping.export_onnx import PARITY, check_output, show_certificate, write_certified_graph
 
 _RECORD = "bundle.json"
@@ -49,6 +49,9 @@ def run_lambda_export(config: ExportLambdaConfig, reporter: Reporter) -> dict[st
     with tempfile.TemporaryDirectory(prefix="bertwright-lambda-") as room:
         work = Path(room)
         runtimes = [_runtime(architecture, config, work, reporter) for architecture in config.architecture]
+        warning = cannot_start([name for runtime in runtimes for name in runtime.wheels], config.python_version)
+        if warning is not None:
+            reporter.warn(warning)
         certificate = write_certified_graph(work / "exported", config.run, config.dtype, config, reporter)
         bundle.write_function(work / "function")
         bundle.write_model(work / "exported", work / "model")

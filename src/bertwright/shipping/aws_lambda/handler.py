@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from bertwright.cpus import num_usable_cpus
 from bertwright.evaluation.predictions import Prediction
 from bertwright.shipping.aws_lambda.cascade import CascadeClassifier, load
 from bertwright.shipping.aws_lambda.classifier import Classifier
@@ -47,7 +48,7 @@ class Handler:
         """The classifier in the folder that BERTWRIGHT_MODEL names, with the limits that other variables set."""
         folder = Path(os.environ.get("BERTWRIGHT_MODEL", "/opt/model"))
         limits = [int(os.environ.get(name) or default) for name, default in _LIMITS.items()]
-        classifier = load(folder, len(os.sched_getaffinity(0)))
+        classifier = load(folder, num_usable_cpus())
         # Before the first event nobody waits for it, in part.
         classifier.warm_up(("a", "b") if classifier.settings.pairs else "a")
         return cls(classifier, *limits)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 
@@ -17,8 +18,9 @@ PACKAGES = ("onnxruntime", "numpy", "tokenizers")
 """What the function imports. What these want besides (protobuf, flatbuffers, ...) they import for other work alone."""
 
 _MACHINES: dict[Architecture, str] = {"x86_64": "x86_64", "arm64": "aarch64"}
-# Amazon Linux 2023, which Python 3.12 and later run on, has glibc 2.34; pip takes each older one by its own name.
-_NEWEST_GLIBC, _OLDEST_GLIBC = 34, 17
+# At AWS Python 3.12 and later run on Amazon Linux 2023 with glibc 2.34, older ones on Amazon Linux 2 with 2.26 (AWS
+# Lambda Developer Guide, "Lambda runtimes"). pip takes each older one by its own name.
+_NEWEST_GLIBC, _GLIBC_BEFORE_3_12, _OLDEST_GLIBC = 34, 26, 17
 
 
 def wheel_versions() -> dict[str, str]:
@@ -82,6 +84,29 @@ def _fits(name: str, architecture: Architecture, python_version: str) -> bool:
         "abi3" in abis and any(_minor(one) <= _minor(tag) for one in pythons)
     )
     return is_for_python and any(one.endswith("_" + _MACHINES[architecture]) for one in platforms)
+
+
+def cannot_start(names: Iterable[str], python_version: str) -> str | None:
+    """Why wheels of these file names will not start at AWS, in words; None where nothing is known against them."""
+    if _minor("cp" + python_version.replace(".", "")) >= 12:
+        return None
+    needed = ((name, _glibc(name)) for name in names)
+    needs = dict.fromkeys(
+        f"{' '.join(name.split('-')[:2])} needs 2.{glibc}" for name, glibc in needed if glibc > _GLIBC_BEFORE_3_12
+    )
+    if not needs:
+        return None
+    return (
+        f"this bundle will not start at AWS, where Python {python_version} has glibc 2.{_GLIBC_BEFORE_3_12}: "
+        f"{', '.join(needs)}. Pass --python-version 3.12 or later, which has 2.{_NEWEST_GLIBC}; as it is, the bundle "
+        "serves to try it out on this machine"
+    )
+
+
+def _glibc(name: str) -> int:
+    """With which glibc 2 a wheel of this file name runs, and with later ones; 0 where it does not say."""
+    minors = re.findall(r"manylinux_2_([0-9]+)_", name.replace("manylinux2014_", "manylinux_2_17_"))
+    return min(map(int, minors), default=0)
 
 
 def _minor(tag: str) -> int:

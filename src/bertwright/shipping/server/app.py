@@ -65,7 +65,8 @@ def make_app(service: Service) -> FastAPI:
         if b"text/html" not in (exchange.header(b"accept") or b""):
             await health(exchange)
             return
-        await exchange.respond(200, page.html(list(models.by_name.values())), page.headers())
+        shown = page.html(list(models.by_name.values()), service.config.workers)
+        await exchange.respond(200, shown, page.headers())
 
     async def health(exchange: Exchange) -> None:
         if service.draining:
@@ -131,7 +132,7 @@ def make_app(service: Service) -> FastAPI:
     get("/info", info, "What the first model is", schemas.INFO)
     get("/models/{model}", info, "What a model is", schemas.INFO)
     get("/v1/models", model_list, "All models, as OpenAI's clients ask", schemas.MODEL_LIST)
-    get("/latency", recent, "How long the requests of the last minute took", {"type": "object"})
+    get("/latency", recent, "How long the requests of the last minute took this worker", {"type": "object"})
     get("/metrics", show_metrics, "Prometheus metrics", None)
     get("/openapi.json", openapi, "This document", {"type": "object"})
     routes.close()
@@ -241,7 +242,7 @@ def _info(service: Service, model: ServedModel) -> dict[str, Any]:
     return {
         "model_id": model.name,
         "model_sha": None,
-        "model_dtype": config.dtype,
+        "model_dtype": model.dtype,
         "model_type": {
             "classifier": {
                 "id2label": {str(place): label for place, label in enumerate(labels)},

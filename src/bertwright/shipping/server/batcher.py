@@ -18,14 +18,14 @@ import numpy as np
 
 from bertwright.data.ragged import Ragged, joined_ragged
 from bertwright.errors import UserError
+from bertwright.evaluation.cascade import Cascade
 from bertwright.evaluation.scorer import LogitScorer, Scorer, TextOrPair
 from bertwright.hardware import release_openmp_threads
-from bertwright.shipping.server.deal import deal
+from bertwright.shipping.server.deal import deal, quantum_of
+from bertwright.shipping.server.pace import Pace
 from bertwright.shipping.server.refusal import Refusal
 
 LOGGER = logging.getLogger(__name__)
-# The weight of the last batch in the running mean of how many tokens a second are computed, for Retry-After.
-_LAST_WEIGHT = 0.2
 _LONGEST_RETRY_S = 60
 
 
@@ -37,6 +37,7 @@ class Job:
         want_logits: the logits are asked for too.
         cancelled: nobody waits for it any more: what is not computed yet will not be.
         lengths: (texts,) tokens of each text, once it is tokenised.
+        left_tokens: tokens that wait; ``tokens_ahead``, those of them that are computed before a job that comes now.
         scores: (texts, labels) float64; ``logits`` (texts, labels) float32 where they are wanted.
         submitted, tokenizing, tokenized, computing, done: moments, by ``time.perf_counter``.
     """
@@ -47,6 +48,7 @@ class Job:
         "done",
         "first",
         "future",
+        "left_tokens",
         "lengths",
         "logits",
         "missing",
@@ -60,6 +62,7 @@ class Job:
         "texts",
         "tokenized",
         "tokenizing",
+        "tokens_ahead",
         "uncut",
         "want_logits",
     )
@@ -79,7 +82,7 @@ class Job:
         self.order: Sequence[int] = ()  # longest first
         self.next = 0  # how many of ``order`` are dealt out
         self.missing = len(texts)  # scores that are still to come
-        self.num_tokens = 0
+        self.num_tokens = self.left_tokens = self.tokens_ahead = 0
         self.scores: np.ndarray | None = None
         self.logits: np.ndarray | None = None
         self.submitted = self.tokenizing = self.tokenized = self.computing = self.done = 0.0
@@ -104,6 +107,8 @@ class Batcher:
         queue_texts, queue_tokens: how much may wait; what comes on top is refused.
         max_request_tokens: tokens of one job, at most.
         max_wait_s: how long a batch that is not full waits for jobs that are being tokenised.
+        queue_s: refuse a job where the tokens that are computed before it would take longer, at the pace so far. Never
+            where none wait, nor before the pace is known. 0: however long it takes.
         on_batch: called from the computing thread with the texts and tokens of each batch, and the texts that wait.
     """
 
@@ -113,11 +118,13 @@ class Batcher:
         queue_tokens: int,
         max_request_tokens: int,
         max_wait_s: float,
+        queue_s: float = 0.0,
         on_batch: Callable[[int, int, int], None] | None = None,
     ) -> None:
         self._queue_texts, self._queue_tokens = queue_texts, queue_tokens
         self._max_request_tokens = max_request_tokens
         self._max_wait_s = max_wait_s
+        self._queue_s = queue_s
         self._on_batch = on_batch
         self._changed = threading.Condition()
         self._arrived: deque[Job] = deque()
@@ -125,7 +132,8 @@ class Batcher:
         self._num_tokenizing = 0  # jobs that arrived or are being tokenised
         self._waiting_texts = 0
         self._waiting_tokens = 0
-        self._tokens_per_s = 0.0
+        self._tokens_ahead = 0  # of those that wait: what is computed before a job that comes now
+        self._pace = Pace()
         self._closing = False
         self._loop = asyncio.get_running_loop()
         release_openmp_threads()  # this thread has loaded the models
@@ -143,11 +151,19 @@ class Batcher:
     @property
     def is_full(self) -> bool:
         """Whether not one more text would be taken."""
-        return self._waiting_texts >= self._queue_texts or self._waiting_tokens >= self._queue_tokens
+        return (
+            self._waiting_texts >= self._queue_texts
+            or self._waiting_tokens >= self._queue_tokens
+            or self._takes_too_long
+        )
+
+    @property
+    def _takes_too_long(self) -> bool:
+        return 0 < self._queue_s < self._pace.seconds(self._tokens_ahead)
 
     def overloaded(self) -> Refusal:
         """The refusal of a request for which there is no room, with when to come back."""
-        wait = self._waiting_tokens / self._tokens_per_s if self._tokens_per_s else 1.0
+        wait = self._pace.seconds(self._waiting_tokens) or 1.0
         return Refusal(
             "overloaded",
             f"too much is waiting ({self._waiting_texts} texts); come back later",
@@ -164,7 +180,7 @@ class Batcher:
         with self._changed:
             if self._closing:
                 raise _stopping()
-            if self._waiting_texts + len(job.texts) > self._queue_texts or self._waiting_tokens >= self._queue_tokens:
+            if self.is_full or self._waiting_texts + len(job.texts) > self._queue_texts:
                 raise self.overloaded()
             self._waiting_texts += len(job.texts)
             self._num_tokenizing += 1
@@ -202,11 +218,12 @@ class Batcher:
                 self._num_tokenizing -= len(jobs)
                 dropped = {id(job) for job in jobs}
                 for job in ready:
-                    if self._waiting_tokens and self._waiting_tokens + job.num_tokens > self._queue_tokens:
+                    no_room = self._waiting_tokens and self._waiting_tokens + job.num_tokens > self._queue_tokens
+                    if no_room or self._takes_too_long:
                         self._fail([job], self.overloaded())
                         continue
                     dropped.discard(id(job))
-                    self._waiting_tokens += job.num_tokens
+                    self._add_waiting(job, job.num_tokens)
                     self._ready.setdefault(id(job.scorer), deque()).append(job)
                 self._waiting_texts -= sum(len(job.texts) for job in jobs if id(job) in dropped)
                 self._changed.notify_all()
@@ -228,6 +245,7 @@ class Batcher:
         texts = [text for job in group for text in job.texts]
         try:
             ragged = group[0].scorer.tokenize(texts)
+            cut = _cut(group[0].scorer, texts, ragged) if group[0].uncut else ""  # such a job is a group of its own
         except UserError as error:
             if len(group) > 1:  # one of them is to blame
                 return [job for one in group for job in self._tokenize_group([one])]
@@ -247,10 +265,8 @@ class Batcher:
             job.order = (
                 np.argsort([-length for length in job.lengths], kind="stable").tolist() if len(job.texts) > 1 else (0,)
             )
-            if job.uncut and ragged.num_truncated:
-                most = job.scorer.settings.max_length
-                message = f"{ragged.num_truncated} of {len(job.texts)} texts have more than {most} tokens"
-                self._fail([job], Refusal("too_large", f"{message}; leave out truncate: false to have them cut"))
+            if cut:
+                self._fail([job], Refusal("too_large", f"{cut}; leave out truncate: false to have them cut"))
             elif job.num_tokens > self._max_request_tokens:
                 message = f"the texts have {job.num_tokens} tokens, expected at most {self._max_request_tokens}"
                 self._fail([job], Refusal("too_large", message))
@@ -291,9 +307,8 @@ class Batcher:
             if cancelled:
                 self._ready[key] = jobs = deque(job for job in jobs if not job.cancelled)
                 for job in cancelled:
-                    left = job.order[job.next :]
-                    self._waiting_texts -= len(left)
-                    self._waiting_tokens -= sum(job.lengths[row] for row in left)
+                    self._waiting_texts -= len(job.order) - job.next
+                    self._add_waiting(job, -job.left_tokens)
             if not jobs:
                 del self._ready[key]
         if not self._ready:
@@ -306,10 +321,11 @@ class Batcher:
         num_texts = num_tokens = 0
         for job, rows in shares:
             job.computing = job.computing or now
+            dealt_tokens = sum(job.lengths[row] for row in rows)
+            self._add_waiting(job, -dealt_tokens)
             num_texts += len(rows)
-            num_tokens += sum(job.lengths[row] for row in rows)
+            num_tokens += dealt_tokens
         self._waiting_texts -= num_texts
-        self._waiting_tokens -= num_tokens
         left_over = deque(job for job in jobs if job.next < len(job.order))
         if left_over:
             self._ready[key] = left_over
@@ -337,8 +353,8 @@ class Batcher:
                 self._fail([job], Refusal("internal", "the texts could not be scored"))
             return
         done = time.perf_counter()
-        rate = sum(job.lengths[row] for job, rows in shares for row in rows) / max(done - begun, 1e-6)
-        self._tokens_per_s += (rate - self._tokens_per_s) * (_LAST_WEIGHT if self._tokens_per_s else 1)
+        num_tokens = sum(job.lengths[row] for job, rows in shares for row in rows)
+        self._pace.computed(num_tokens, done - begun, scorer.token_budget)
         finished = []
         for job, rows in shares:
             job.missing -= len(rows)
@@ -375,6 +391,14 @@ class Batcher:
 
     # In any thread
 
+    def _add_waiting(self, job: Job, num_tokens: int) -> None:
+        """So many more of the job's tokens wait; fewer, if that is less than 0. To be called with the lock held."""
+        self._waiting_tokens += num_tokens
+        job.left_tokens += num_tokens
+        ahead = min(job.left_tokens, quantum_of(job.scorer.token_budget))
+        self._tokens_ahead += ahead - job.tokens_ahead
+        job.tokens_ahead = ahead
+
     def _fail(self, jobs: Sequence[Job], refusal: Refusal) -> None:
         if jobs:
             self._in_loop(_refuse, jobs, refusal)
@@ -386,6 +410,21 @@ class Batcher:
 
 def _stopping() -> Refusal:
     return Refusal("stopping", "the server is stopping", retry_after_s=1)
+
+
+def _cut(scorer: Scorer, texts: Sequence[TextOrPair], ragged: Ragged) -> str:
+    """In words, how many of the texts would be cut; "" where none. ``ragged`` is what ``scorer.tokenize`` gave.
+
+    The large model of a cascade reads those that it gets anew, and may cut what the small one does not. Which it gets
+    is known only when they are computed: here it could be all.
+    """
+    readers = [(ragged, scorer.settings.max_length)]
+    if isinstance(scorer, Cascade):
+        readers.append((scorer.large.tokenize(texts), scorer.large.settings.max_length))
+    for found, most in readers:
+        if found.num_truncated:
+            return f"{found.num_truncated} of {len(texts)} texts have more than {most} tokens"
+    return ""
 
 
 def _filled(found: np.ndarray | None, job: Job, rows: Sequence[int], values: np.ndarray) -> np.ndarray:

@@ -24,13 +24,18 @@ AnyDealt = TypeVar("AnyDealt", bound=Dealt)
 Share = tuple[AnyDealt, list[int]]
 
 
+def quantum_of(token_budget: int) -> int:
+    """Tokens that each job gets of a batch before the others have got theirs; or one row, if that has more."""
+    return max(1, token_budget // _QUANTUM_SHARE)
+
+
 def deal(jobs: Iterable[AnyDealt], token_budget: int) -> list[Share[AnyDealt]]:
     """Rows of at most ``token_budget`` tokens together, or one row, of ``jobs`` in their order of arrival.
 
     Round after round each gets up to a quarter of the budget, or one row. A row that does not fit any more is passed
     over for shorter ones of later jobs; its job is the first to get something the next time.
     """
-    room, quantum = token_budget, max(1, token_budget // _QUANTUM_SHARE)
+    room, quantum = token_budget, quantum_of(token_budget)
     shares: dict[int, Share[AnyDealt]] = {}
     waiting = list(jobs)
     while waiting and (room >= _LEAST_ROOM_TOKENS or not shares):

@@ -36,19 +36,19 @@ class Exchange:
 
     Attributes:
         scores: scores were asked for.
-        job: the texts that it scored, if it came so far; ``model``, by which model.
+        jobs: the texts that it scored, one batch after the other, if it came so far; ``model``, by which model.
         kind: why it was refused.
         held_bytes: what its body takes, or may come to take while it arrives.
     """
 
-    __slots__ = ("_receive", "_send", "begun", "held_bytes", "job", "kind", "model", "scope", "scores", "status")
+    __slots__ = ("_receive", "_send", "begun", "held_bytes", "jobs", "kind", "model", "scope", "scores", "status")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.begun = time.perf_counter()
         self.scope = scope
         self._receive, self._send = receive, send
         self.scores = False
-        self.job: Job | None = None
+        self.jobs: list[Job] = []
         self.model: str | None = None
         self.kind: str | None = None
         self.status = self.held_bytes = 0
@@ -156,16 +156,28 @@ class Exchange:
             if not self.status:
                 await self.refuse(Refusal("internal", "the server failed on this request"), [])
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(job.num_tokens for job in self.jobs)
+
+    @property
+    def seconds(self) -> dict[str, float] | None:
+        """Seconds that its texts waited, were tokenised and were computed, jobs added up; None until all are done."""
+        if not self.jobs or not all(job.done for job in self.jobs):
+            return None
+        first, *more = (job.seconds for job in self.jobs)
+        return {name: value + sum(other[name] for other in more) for name, value in first.items()}
+
     def timing(self) -> Headers:
         """text-embeddings-inference's headers, in whole milliseconds, and the standard one, which has decimals."""
-        job = self.job
-        if job is None or not job.done:
+        seconds = self.seconds
+        if seconds is None:
             return []
         total = self.elapsed_s() * 1e3
-        part = {name: value * 1e3 for name, value in job.seconds.items()}
+        part = {name: value * 1e3 for name, value in seconds.items()}
         listed = ", ".join(f"{name};dur={value:.3f}" for name, value in (*part.items(), ("total", total)))
         return [
-            (b"x-compute-tokens", b"%d" % job.num_tokens),
+            (b"x-compute-tokens", b"%d" % self.num_tokens),
             (b"x-compute-time", b"%d" % (total - part["queue"])),
             (b"x-queue-time", b"%d" % part["queue"]),
             (b"x-tokenization-time", b"%d" % part["tokenization"]),

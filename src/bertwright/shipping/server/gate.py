@@ -60,8 +60,7 @@ class Gate:
                 raise Refusal("encoding", "forms are not read: send Content-Type: application/json")
 
     def _record(self, exchange: Exchange) -> None:
-        metrics, job = self._service.metrics, exchange.job
-        seconds = job.seconds if job is not None and job.done else None
+        metrics, seconds = self._service.metrics, exchange.seconds
         total_s = exchange.elapsed_s()
         if exchange.status:
             metrics.response(exchange.status)
@@ -81,8 +80,9 @@ class Gate:
         }
         if exchange.kind is not None:
             facts["refused"] = exchange.kind
-        if job is not None:
-            facts |= {"model": exchange.model, "texts": len(job.texts), "tokens": job.num_tokens}
+        if exchange.jobs:
+            num_texts = sum(len(job.texts) for job in exchange.jobs)
+            facts |= {"model": exchange.model, "texts": num_texts, "tokens": exchange.num_tokens}
         if seconds is not None:
             facts |= {f"{name}_ms": round(value * 1e3, 3) for name, value in seconds.items()}
         self._log.event("request", "error" if exchange.status >= 500 else "info", **facts)

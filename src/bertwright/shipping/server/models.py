@@ -20,15 +20,26 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model with the name that it is asked for by. ``categories`` is None where it cannot moderate."""
+    """A model with the name that it is asked for by.
+
+    Attributes:
+        categories: None where it cannot moderate.
+        notes: what was found on loading.
+    """
 
     name: str
     scorer: Scorer
     categories: Categories | None
+    notes: tuple[str, ...] = ()
 
     @property
     def has_logits(self) -> bool:
         return isinstance(self.scorer, LogitScorer)
+
+    @property
+    def dtype(self) -> str:
+        """What it computes in, such as "bfloat16"; of a cascade, what its large model does."""
+        return self.scorer.describe()["dtype"]
 
 
 class Models:
@@ -51,6 +62,14 @@ class Models:
             known = ", ".join(self.by_name)
             raise Refusal("unknown", f"there is no model of that name; expected one of {known}", "model")
         return found
+
+    def described(self) -> list[str]:
+        """What was found on loading each model, and what was chosen for this machine, in lines that name it."""
+        return [
+            f"{model.name}: {line}"
+            for model in self.by_name.values()
+            for line in (*model.notes, model.scorer.summary())
+        ]
 
 
 def names_and_folders(runs: Sequence[str]) -> dict[str, str]:
@@ -84,7 +103,7 @@ def load_models(runs: Sequence[str], machine: MachineSettings, label_map: str | 
         text: list[TextOrPair] = [("a", "b") if scorer.settings.pairs else "a"]
         for part in scorer.parts if isinstance(scorer, Cascade) else (scorer,):
             part.score(text)
-        models.append(ServedModel(name, scorer, categories_of(scorer.settings, label_map)))
+        models.append(ServedModel(name, scorer, categories_of(scorer.settings, label_map), tuple(scorer.notes)))
     if label_map is not None and all(model.categories is None for model in models):
         raise UserError(f"{label_map}: none of its labels is a label of {', '.join(model.name for model in models)}")
     return Models(models)

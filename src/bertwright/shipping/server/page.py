@@ -23,15 +23,15 @@ def _files() -> tuple[Template, str, str]:
     return Template(page), style, script
 
 
-def html(models: Sequence[ServedModel]) -> bytes:
-    """The page for these models."""
+def html(models: Sequence[ServedModel], num_workers: int) -> bytes:
+    """The page for these models, which ``num_workers`` processes serve."""
     page, style, script = _files()
     options = "".join(
         f'<option value="{escaping.escape(model.name)}" data-pairs="{str(model.scorer.settings.pairs).lower()}">'
         f"{escaping.escape(model.name)}</option>"
         for model in models
     )
-    return page.substitute(style=style, script=script, options=options).encode()
+    return page.substitute(style=style, script=script, options=options, num_workers=num_workers).encode()
 
 
 def headers() -> list[tuple[bytes, bytes]]:

@@ -26,6 +26,7 @@ class Service:
             config.queue_tokens,
             config.max_request_tokens,
             config.max_wait_ms / 1e3,
+            config.queue_seconds,
             metrics.batch,
         )
         self.draining = False
@@ -64,7 +65,8 @@ class Service:
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(texts, labels) scores, and the logits if they are wanted."""
         job = Job(model.scorer, texts, want_logits=want_logits, uncut=uncut)
-        exchange.job, exchange.model = job, model.name
+        exchange.jobs.append(job)
+        exchange.model = model.name
         self.batcher.submit(job)
         await exchange.wait_for(job)
         if job.scores is None:
@@ -119,8 +121,7 @@ class Service:
         text, served = explain.read(await self.body(exchange), self.models.named)
         whole, _ = await self.score(exchange, served, [text])
         # What is left of a text has no more tokens than it: so many times it are not too large either.
-        num_tokens = exchange.job.num_tokens if exchange.job else 1
-        most = max(1, min(self.config.max_batch_texts, self.config.max_request_tokens // max(num_tokens, 1)))
+        most = max(1, min(self.config.max_batch_texts, self.config.max_request_tokens // max(exchange.num_tokens, 1)))
         occlusion = explain.Occlusion(text, most)
         texts = occlusion.texts  # of a pair two, also where only one has room in a request
         left = [(await self.score(exchange, served, texts[at : at + most]))[0] for at in range(0, len(texts), most)]

@@ -8,12 +8,14 @@ import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
 from bertwright.config.serve import ServeConfig
 from bertwright.shipping.server.api_keys import read_keys
 from bertwright.shipping.server.app import make_app
+from bertwright.shipping.server.connection import connections_with
 from bertwright.shipping.server.gate import Gate
 from bertwright.shipping.server.metrics import Metrics
 from bertwright.shipping.server.models import Models
@@ -53,20 +55,7 @@ async def serve(
     metrics = Metrics()
     service = Service(config, models, metrics)
     gate = Gate(make_app(service), service, read_keys(config.api_keys), log)
-    server = _Server(
-        uvicorn.Config(
-            gate,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=1,
-            timeout_keep_alive=_KEEP_ALIVE_S,
-        )
-    )
+    server = server_of(gate, config)
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []
 
@@ -106,6 +95,24 @@ async def serve(
         log.event("stopped")
         logging.getLogger().removeHandler(log)
         log.close()
+
+
+def server_of(app: Any, config: ServeConfig) -> uvicorn.Server:
+    """Uvicorn around an ASGI application."""
+    return _Server(
+        uvicorn.Config(
+            app,
+            loop="uvloop",
+            http=connections_with(config.read_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+    )
 
 
 async def _run(server: uvicorn.Server, sockets: list[socket.socket], on_ready: Callable[[], None]) -> None:

@@ -6,18 +6,36 @@ import gc
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bertwright.config.serve import ServeConfig
+from bertwright.cpus import num_usable_cpus
 from bertwright.errors import UserError
 
 # How many connections may wait to be accepted: a burst of clients must not be turned away by the system.
 BACKLOG = 2_048
 
 
-def run_alone(config: ServeConfig, announce: Callable[[int, list[str]], None]) -> None:
-    """Serve in this process; ``announce`` is called with the port and the models' names when it answers."""
+@dataclass(frozen=True)
+class Loaded:
+    """What a worker has loaded: the models' names, and lines on what was found and chosen."""
+
+    names: list[str]
+    lines: list[str]
+
+
+Announce = Callable[[int, Loaded], None]
+
+
+def run_alone(config: ServeConfig, announce: Announce) -> None:
+    """Serve in this process; ``announce`` is called with the port and what was loaded when it answers."""
     with bind(config, config.port) as listener:
-        run(config, listener, lambda names: announce(listener.getsockname()[1], names))
+        run(config, listener, lambda loaded: announce(listener.getsockname()[1], loaded))
+
+
+def num_threads(config: ServeConfig) -> int:
+    """With how many threads each worker computes."""
+    return config.threads or max(1, num_usable_cpus() // config.workers)
 
 
 def bind(config: ServeConfig, port: int, *, shared: bool = False) -> socket.socket:
@@ -47,26 +65,25 @@ def bind(config: ServeConfig, port: int, *, shared: bool = False) -> socket.sock
 
 
 def run(
-    config: ServeConfig, listener: socket.socket, on_ready: Callable[[list[str]], None], watched: int | None = None
+    config: ServeConfig, listener: socket.socket, on_ready: Callable[[Loaded], None], watched: int | None = None
 ) -> None:
     """Load the models, then answer on ``listener`` until a signal; see :func:`serving.serve`.
 
     Raises:
         UserError: a model or file that cannot be used.
     """
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // config.workers)
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # before torch is loaded: so it holds for the thread that computes
+    # Before torch is loaded: so it holds for the thread that computes.
+    os.environ["OMP_NUM_THREADS"] = str(num_threads(config))
 
     import uvloop
 
-    from bertwright.shipping.server.api_keys import read_keys
     from bertwright.shipping.server.models import load_models
     from bertwright.shipping.server.serving import serve
 
-    read_keys(config.api_keys)  # a mistake there is told before the models are loaded
     models = load_models(config.runs, config, config.label_map)
     # What is loaded stays: the collector need not look through it again and again while requests wait.
     gc.collect()
     gc.freeze()
     listener.listen(BACKLOG)
-    uvloop.run(serve(config, models, [listener], lambda: on_ready(list(models.by_name)), watched))
+    loaded = Loaded(list(models.by_name), models.described())
+    uvloop.run(serve(config, models, [listener], lambda: on_ready(loaded), watched))

@@ -9,14 +9,13 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from bertwright.config.serve import ServeConfig
 from bertwright.errors import UserError
-from bertwright.shipping.server.worker import bind, run
+from bertwright.shipping.server.worker import Announce, Loaded, bind, run
 
 # A worker that dies sooner than this is not started again: the next one would die too.
 _LEAST_LIFE_S = 5.0
@@ -37,10 +36,10 @@ class _Worker:
         self.process.start()
         telling.close()
         self.started = time.monotonic()
-        self.names: list[str] | None = None
+        self.loaded: Loaded | None = None  # once it answers
 
 
-def supervise(config: ServeConfig, announce: Callable[[int, list[str]], None]) -> None:
+def supervise(config: ServeConfig, announce: Announce) -> None:
     """Serve with several workers until SIGTERM or SIGINT; ``announce`` is called when all of them answer.
 
     A second signal ends them at once.
@@ -81,18 +80,18 @@ def _watch(
     workers: list[_Worker],
     stopping: list[int],
     woken: Connection,
-    announce: Callable[[int, list[str]], None],
+    announce: Announce,
 ) -> None:
     announced = False
     while not stopping:
         waiting: list[Any] = [
             woken,
-            *(w.told for w in workers if w.names is None),
+            *(w.told for w in workers if w.loaded is None),
             *(w.process.sentinel for w in workers),
         ]
         multiprocessing.connection.wait(waiting)
         for worker in list(workers):
-            if worker.names is None and worker.told.poll():
+            if worker.loaded is None and worker.told.poll():
                 try:
                     kind, what = worker.told.recv()
                 except EOFError:
@@ -100,12 +99,13 @@ def _watch(
                 if kind == "failed":
                     raise UserError(what)
                 if kind == "ready":
-                    worker.names = what
+                    worker.loaded = what
             if not worker.process.is_alive() and not stopping:
                 workers[workers.index(worker)] = _next_worker(config, port, worker)
-        if not announced and all(worker.names is not None for worker in workers):
+        loaded = [worker.loaded for worker in workers if worker.loaded is not None]
+        if not announced and len(loaded) == len(workers):
             announced = True
-            announce(port, workers[0].names or [])
+            announce(port, loaded[0])  # all of them have loaded the same
 
 
 def _next_worker(config: ServeConfig, port: int, dead: _Worker) -> _Worker:
@@ -118,7 +118,7 @@ def _next_worker(config: ServeConfig, port: int, dead: _Worker) -> _Worker:
 
     dead.process.join()
     code = dead.process.exitcode
-    if dead.names is None or time.monotonic() - dead.started < _LEAST_LIFE_S:
+    if dead.loaded is None or time.monotonic() - dead.started < _LEAST_LIFE_S:
         raise UserError(f"a worker ended with code {code} as soon as it was started; the lines above say why")
     print(f"a worker ended with code {code}; another one is started", file=sys.stderr)
     mark_process_dead(dead.process.pid)
@@ -143,7 +143,7 @@ def _work(config: ServeConfig, port: int, telling: Connection) -> None:
     """What a worker's process does."""
     try:
         with bind(config, port, shared=True) as listener:
-            run(config, listener, lambda names: telling.send(("ready", names)), watched=telling.fileno())
+            run(config, listener, lambda loaded: telling.send(("ready", loaded)), watched=telling.fileno())
     except UserError as error:
         telling.send(("failed", str(error)))
     except (KeyboardInterrupt, BrokenPipeError):

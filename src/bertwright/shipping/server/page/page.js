@@ -81,7 +81,10 @@ function showTimes(answer, timing, took) {
     [`Median of your last ${sorted.length}`, `${sorted[Math.floor(sorted.length / 2)].toFixed(1)} ms`],
   ];
   const { requests, p50_ms: half, p99_ms: nearlyAll } = answer.recent;
-  if (requests) known.push([`All of the last minute (${requests}): half`, `${half.toFixed(1)} ms`], ["99 of 100 within", `${nearlyAll.toFixed(1)} ms`]);
+  if (requests) {
+    const whose = Number($("latency").dataset.workers) > 1 ? "this worker’s" : "the"; // each knows its own requests alone
+    known.push([`All of ${whose} last minute (${requests}): half`, `${half.toFixed(1)} ms`], ["99 of 100 within", `${nearlyAll.toFixed(1)} ms`]);
+  }
   $("times").replaceChildren(...known.map(([name, value]) => {
     const box = made("div");
     box.append(made("dt", name), made("dd", value));
