@@ -1,11 +1,16 @@
 """Trainings that are killed at random moments and go on with --resume must end as one that was never disturbed.
 
     python benchmarks/kills.py --kills 50 --seed 0 --output kills.jsonl
+    python benchmarks/kills.py --kills 50 --num-processes 2 --output kills-2.jsonl
 
-Each run is disturbed several times, until it ends: by kill -9 or by SIGTERM at a random time, by files that may grow to
-a random size only, or by a disk that is full. After each disturbance nothing on disk may be half-written; at the end
-the weights, the predictions, the history and the metrics must be those of the undisturbed run, bit by bit. One JSON
-line for each run; with an --output that is there already, the kills in it count.
+Each run is disturbed several times, until it ends: by kill -9 or by SIGTERM at a random time, by kill -9 and damage to
+what the last checkpoint holds, by files that may grow to a random size only, or by a disk that is full. After each
+disturbance nothing on disk may be half-written; at the end the weights, the predictions, the history and the metrics
+must be those of the undisturbed run, bit by bit. One JSON line for each run; with an --output that is there already,
+the kills in it count.
+
+Of several processes that train together one is disturbed, drawn by chance. The others are then stopped as torchrun
+does it, by SIGTERM, where they do not end by themselves.
 """
 
 from __future__ import annotations
@@ -24,14 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from safetensors import safe_open
 
-from bertwright import hardware, runs
+from bertwright import hardware, runs, steps
 from bertwright.cli import main
 from bertwright.model.checkpoint import empty_model, initial_state, save_model
 from bertwright.model.classifier_settings import ClassifierSettings
@@ -39,13 +44,15 @@ from bertwright.model.encoder import ModelConfig
 from bertwright.model.sources import find_folder
 from bertwright.model.tokenizer import load_tokenizer
 from bertwright.progress import Reporter
+from bertwright.training import launch
 from bertwright.training.phases import Inputs, Parts, Trained
 from bertwright.training.state import Checkpoints, read_sealed
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-KINDS = ("kill", "term", "file size", "full disk")
+KINDS = ("kill", "term", "damage", "file size", "full disk")
 _MOST_S = 300.0
 _STOPS_WITHIN_S = 10.0
+_ENDS_BY_ITSELF_S = 1.0  # of the others, once one process of several is lost
 # Files of the tiny model's checkpoints and of the model itself have about 12 and 4 MB.
 _FILE_SIZES = (1 << 10, 14 << 20)
 _DISK_SIZES = (1 << 10, 60 << 20)
@@ -86,20 +93,30 @@ def prepare(folder: Path, num_texts: int = 240) -> list[str]:
 
 class Training:
     """A training in a process of its own, forked from this one, which has loaded everything already: what is killed is
-    the training, and not the start of Python.
+    the training, and not the start of Python. Or in several, whose place is told them as torchrun does it.
 
-    ``most_bytes``: that any of its files may grow to.
+    ``most_bytes``: that any file of the first process, the one that writes, may grow to.
     """
 
-    def __init__(self, arguments: list[str], output: Path, log: Path, most_bytes: int | None = None) -> None:
+    def __init__(
+        self, arguments: list[str], output: Path, log: Path, most_bytes: int | None = None, num_processes: int = 1
+    ) -> None:
         self.output, self.log = output, log
         self.started = time.perf_counter()
+        self.asked_to_end = 0
+        port = launch.free_port()
         context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=self._run, args=([*arguments, "--output", str(output)], most_bytes))
-        self.process.start()
+        self.processes = []
+        for rank in range(num_processes):
+            place = {} if num_processes == 1 else place_of(rank, num_processes, port)
+            given = ([*arguments, "--output", str(output)], rank, place, None if rank else most_bytes)
+            self._log_of(rank).touch()
+            self.processes.append(context.Process(target=self._run, args=given))
+            self.processes[-1].start()
 
-    def _run(self, arguments: list[str], most_bytes: int | None) -> None:
-        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    def _run(self, arguments: list[str], rank: int, place: dict[str, str], most_bytes: int | None) -> None:
+        os.environ |= place
+        log = os.open(self._log_of(rank), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
@@ -107,29 +124,65 @@ class Training:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
         main(["train", *arguments])
 
-    def signal_at(self, number: int, moment: dict[str, Any]) -> float:
-        """Send a signal at a moment, if the training still runs then; when it was sent."""
-        while self.process.exitcode is None and not self._is_at(moment):
+    def signal_at(self, number: int, moment: dict[str, Any], rank: int) -> float | None:
+        """Send a signal to one process at a moment, if all still run then; when it was sent."""
+        process, until = self.processes[rank], self.started + _MOST_S
+        while self._all_run() and not self._is_at(moment) and time.perf_counter() < until:
             time.sleep(0.001)
-        self.process.join(moment["then_s"])
-        if self.process.exitcode is None:
-            os.kill(self.process.pid or 0, number)
+        process.join(moment["then_s"])
+        if not self._all_run():
+            return None
+        os.kill(process.pid or 0, number)
         return time.perf_counter()
+
+    def _all_run(self) -> bool:
+        return all(process.exitcode is None for process in self.processes)
 
     def _is_at(self, moment: dict[str, Any]) -> bool:
         if "path" in moment:
             return (self.output / moment["path"]).exists()
-        steps = runs.checkpoint_steps(self.output)
-        return max(steps, default=0) >= moment.get("step", 0)
+        return max(runs.checkpoint_steps(self.output), default=0) >= moment.get("step", 0)
 
-    def wait(self) -> tuple[int, str]:
-        """Its exit code, as subprocess has it, and what it said."""
-        self.process.join(_MOST_S)
-        code = self.process.exitcode
-        if code is None:
-            self.process.kill()
-            raise TimeoutError(f"{self.output}: not done within {_MOST_S:.0f} s")
-        return code, self.log.read_text()
+    def wait(self) -> tuple[tuple[int, ...], str]:
+        """Their exit codes, as subprocess has them, and what the first one said.
+
+        ``asked_to_end`` is then how many others did not end by themselves when one was lost.
+        """
+        until = time.perf_counter() + _MOST_S
+        asked = False
+        while any(process.exitcode is None for process in self.processes):
+            if time.perf_counter() > until:
+                for process in self.processes:
+                    process.kill()
+                raise TimeoutError(f"{self.output}: not done within {_MOST_S:.0f} s")
+            if not asked and any(process.exitcode for process in self.processes):
+                asked = True
+                grace = time.perf_counter() + _ENDS_BY_ITSELF_S
+                for process in self.processes:
+                    process.join(max(0.0, grace - time.perf_counter()))
+                for process in self.processes:
+                    if process.exitcode is None:
+                        self.asked_to_end += 1
+                        process.terminate()
+            time.sleep(0.005)
+        for rank in range(1, len(self.processes)):
+            assert "Traceback" not in (text := self._log_of(rank).read_text()), text
+        return tuple(process.exitcode or 0 for process in self.processes), self.log.read_text()
+
+    def _log_of(self, rank: int) -> Path:
+        return self.log.with_name(f"{self.log.name}-{rank}") if rank else self.log
+
+
+def place_of(rank: int, num_processes: int, port: int) -> dict[str, str]:
+    """The variables by which torchrun tells a process its place."""
+    return {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(num_processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "kills",
+    }
 
 
 def record(output: Path) -> dict[str, Any]:
@@ -144,13 +197,18 @@ def record(output: Path) -> dict[str, Any]:
         "model": model,
         "predictions": pq.read_table(output / runs.PREDICTIONS).to_pydict(),
         "validation predictions": pq.read_table(output / runs.VALIDATION_PREDICTIONS).to_pydict(),
+        "steps of the training": pq.read_table(output / steps.FILE)["loss"].to_pylist(),
         "history": history,
         **result,
     }
 
 
-def check_folder(output: Path) -> None:
-    """Make sure that nothing in a run's folder is half-written; raises where something is."""
+def check_folder(output: Path, spoilt: Sequence[tuple[Path, int]] = ()) -> None:
+    """Make sure that nothing in a run's folder is half-written; raises where something is.
+
+    ``spoilt``: what ``damage`` damaged, folders of checkpoints and files of best states, and their inodes. They do not
+    count until they are written anew.
+    """
     if not output.exists() or runs.is_unborn(output):
         return
     run = runs.open_run(output)  # also reads its history
@@ -167,12 +225,24 @@ def check_folder(output: Path) -> None:
     for name, kind in (("inputs.json", Inputs), ("parts.json", Parts), ("trained.json", Trained)):
         if (folder / name).exists():
             read_sealed(folder / name, kind)
-    steps = sorted(runs.checkpoint_steps(output))
-    assert len(steps) <= 3, steps  # two, and the one that was just renamed into its place
-    for step in steps:
+    saved = sorted(runs.checkpoint_steps(output))
+    assert len(saved) <= 3, saved  # two, and the one that was just renamed into its place
+    for step in saved:
+        if any(_is_spoilt(folder / f"step-{step:08}", *one) for one in sorted(spoilt, reverse=True)):
+            continue
         checkpoints = Checkpoints(output, Reporter(quiet=True))
         checkpoints.inputs = read_sealed(folder / "inputs.json", Inputs).inputs
         checkpoints._read(folder / f"step-{step:08}", 10**6)
+
+
+def _is_spoilt(step: Path, path: Path, inode: int) -> bool:
+    """Whether a checkpoint needs what was damaged: a folder of its own, or the file of a best state."""
+    if path.exists() and path.stat().st_ino != inode:
+        return False
+    if path.name == step.name:
+        return True
+    best = json.loads((step / "manifest.json").read_text())["content"]["progress"]["best_step"]
+    return path.name == f"best-{best:08}.safetensors"
 
 
 @contextlib.contextmanager
@@ -205,14 +275,45 @@ def moment_of(draw: random.Random, step: int, duration_s: float) -> dict[str, An
     return {"path": draw.choice(_LANDMARKS), "then_s": round(draw.choice((0.003, 0.05)) * draw.random(), 4)}
 
 
+def damage(output: Path, draw: random.Random) -> tuple[dict[str, Any], tuple[Path, int] | None]:
+    """Change a byte of a file that the last checkpoint needs, or cut it short, or remove it.
+
+    What was done, if there is such a file, and what ``check_folder`` shall not count.
+    """
+    folder = output / runs.CHECKPOINTS
+    saved = sorted(folder.glob("step-*"))
+    found = [path for path in ([*saved[-1].rglob("*"), *folder.glob("best-*")] if saved else []) if path.is_file()]
+    if not found:
+        return {}, None
+    path = draw.choice(sorted(found))
+    within = folder / path.relative_to(folder).parts[0]
+    spoilt = within, within.stat().st_ino
+    held = path.read_bytes()
+    how = draw.choice(("changed", "cut", "removed")) if held else "removed"
+    if how == "removed":
+        path.unlink()
+    else:
+        place = draw.randrange(len(held))
+        after = bytes([held[place] ^ (1 << draw.randrange(8))]) + held[place + 1 :] if how == "changed" else b""
+        path.write_bytes(held[:place] + after)
+    return {"file": str(path.relative_to(folder)), "how": how}, spoilt
+
+
 def disturbed(
-    arguments: list[str], output: Path, draw: random.Random, duration_s: float, kinds: tuple[str, ...], most_kills: int
+    arguments: list[str],
+    output: Path,
+    draw: random.Random,
+    duration_s: float,
+    kinds: tuple[str, ...],
+    most_kills: int,
+    num_processes: int = 1,
 ) -> list[dict[str, Any]]:
     """Run the training in ``output`` to its end, disturbed up to ``most_kills`` times; what was done to it.
 
     ``duration_s``: how long it takes undisturbed.
     """
     kills: list[dict[str, Any]] = []
+    spoilt: list[tuple[Path, int]] = []
     log = output.with_name(f"{output.name}.log")
     while True:
         kind = draw.choice(kinds) if len(kills) < most_kills else None
@@ -223,31 +324,50 @@ def disturbed(
         elif kind == "full disk":
             kill["bytes"] = draw.randint(*_DISK_SIZES)  # that are free
             resize(output.parent, shutil.disk_usage(output.parent).used + kill["bytes"])
-        training = Training(arguments, output, log, most_bytes)
-        sent = 0.0
-        if kind in ("kill", "term"):
+        training = Training(arguments, output, log, most_bytes, num_processes)
+        sent = None
+        if kind in ("kill", "term", "damage"):
             kill |= moment_of(draw, max(runs.checkpoint_steps(output), default=0), duration_s)
-            sent = training.signal_at(signal.SIGKILL if kind == "kill" else signal.SIGTERM, kill)
-        code, said = training.wait()
-        kill["code"] = code
-        if code == 143:
+            kill["rank"] = draw.randrange(num_processes)
+            number = signal.SIGTERM if kind == "term" else signal.SIGKILL
+            sent = training.signal_at(number, kill, kill["rank"])
+        codes, said = training.wait()
+        kill["codes"] = codes
+        if sent is not None and any(codes):
             kill["stopped_in_s"] = round(time.perf_counter() - sent, 3)
+            kill["asked_to_end"] = training.asked_to_end
             assert kill["stopped_in_s"] < _STOPS_WITHIN_S, kill
-        if code == 143:
-            assert said.strip().splitlines()[-1].startswith("stopped by SIGTERM while "), said
-            kill["while"] = said.strip().splitlines()[-1].split("stopped by SIGTERM while ")[1].split(":")[0]
+        last = said.strip().splitlines()[-1] if said.strip() else ""
+        if codes[0] == 143:
+            assert last.startswith("stopped by SIGTERM while "), said
+            kill["while"] = last.split("stopped by SIGTERM while ")[1].split(":")[0]
         if kind == "full disk":
             resize(output.parent, _ROOM)
-        assert code in {"kill": (0, -9), "term": (0, 143, -15), None: (0,)}.get(kind, (0, 2)), (kill, said)
+        assert all_expected(kind, codes, kill.get("rank", 0)), (kill, said)
         assert "Traceback" not in said, said
         if "steps" not in kill:
             kill["steps"] = max(runs.checkpoint_steps(output), default=None)
         kill["warned"] = "no checkpoint could be written" in said
-        check_folder(output)
-        if kind is not None and (code != 0 or kill["warned"]):
+        check_folder(output, spoilt)
+        came = sent is not None or kind in ("file size", "full disk")
+        if kind == "damage" and any(codes):
+            done, damaged = damage(output, draw)
+            kill |= done
+            spoilt += [damaged] if damaged else []
+        if came and (any(codes) or kill["warned"]):
             kills.append(kill)
-        if code == 0:
+        elif any(codes):
+            raise AssertionError(f"it ended by itself: {kill}, {said}")
+        if not any(codes):
             return kills
+
+
+def all_expected(kind: str | None, codes: tuple[int, ...], rank: int) -> bool:
+    """Whether processes may end so. Those that lose another one end with 2 or 128, or by the SIGTERM that follows."""
+    if kind is None:
+        return not any(codes)
+    own = {"kill": (0, -9), "damage": (0, -9), "term": (0, 143, -15)}.get(kind, (0, 2))
+    return all(code in (own if place == rank else (0, 2, 128, 143, -15)) for place, code in enumerate(codes))
 
 
 def run_kills() -> None:
@@ -255,16 +375,20 @@ def run_kills() -> None:
     parser.add_argument("--kills", type=int, default=50, help="how many in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True, help="file of lines, added to")
+    parser.add_argument("--num-processes", type=int, default=1, help="that train together")
     parser.add_argument("--most", type=int, default=5, help="kills of one run, at most")
     given = parser.parse_args()
-    lines = given.output.read_text().splitlines() if given.output.exists() else []
-    done = sum(len(json.loads(line)["kills"]) for line in lines)
+    asked = {"case": "kills", "seed": given.seed, "processes": given.num_processes}
+    there = map(json.loads, given.output.read_text().splitlines() if given.output.exists() else [])
+    lines = [line for line in there if asked.items() <= line.items()]
+    done = sum(len(line["kills"]) for line in lines)
     with tempfile.TemporaryDirectory(prefix="kills-") as temporary, small_disk(Path(temporary, "disk")) as disk:
         folder = Path(temporary)
         arguments = prepare(folder)
         started = time.perf_counter()
-        code, said = Training(arguments, folder / "whole", folder / "log").wait()
-        assert code == 0, said
+        size = given.num_processes
+        codes, said = Training(arguments, folder / "whole", folder / "log", num_processes=size).wait()
+        assert not any(codes), said
         duration_s = time.perf_counter() - started
         expected = record(folder / "whole")
         while done < given.kills:
@@ -272,24 +396,23 @@ def run_kills() -> None:
             draw = random.Random(f"{given.seed} {number}")
             output = (disk or folder) / f"run-{number}"
             kinds = KINDS if disk else KINDS[:-1]
-            kills = disturbed(arguments, output, draw, duration_s, kinds, min(given.most, given.kills - done))
+            most = min(given.most, given.kills - done)
+            kills = disturbed(arguments, output, draw, duration_s, kinds, most, size)
             found = record(output)
             differing = [name for name in expected if found[name] != expected[name]]
-            line = {
-                "case": "kills",
+            line = asked | {
                 "commit": hardware.source_commit(),
                 "run": number,
-                "seed": given.seed,
                 "kills": kills,
                 "resumed": runs.read_json(output / runs.RESULT)["resumed"],
                 "same": not differing,
                 "differing": differing,
                 "disk": disk is not None,
             }
-            lines.append(json.dumps(line))
+            lines.append(line)
             with open(given.output, "a", encoding="utf-8") as file:
-                file.write(lines[-1] + "\n")
-            print(lines[-1], flush=True)
+                file.write(json.dumps(line) + "\n")
+            print(json.dumps(line), flush=True)
             assert not differing, line
             done += len(kills)
             shutil.rmtree(output)

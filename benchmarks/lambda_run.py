@@ -4,13 +4,16 @@
 
 The bundle must be for this machine and this Python. It is unpacked as AWS does, and started with nothing else
 importable. Each start is a new process: "init" is from its start to its first question for an event, "first" its first
-answer. The files are in the system's cache from the second start on, which is not so at AWS. Prints one line of JSON.
+answer. Before every other start the system forgets the bundle's files, so that they are read from the disk again
+("from_disk"); before the rest they are in its memory ("cached"). Prints one line of JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -18,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bertwright import cpus, hardware
 from bertwright.shipping.aws_lambda.local_function import local_function, unpack_bundle
 
 SHAPES = {
@@ -33,27 +37,41 @@ SHAPES = {
 }
 
 
+def forget_files(folder: Path) -> None:
+    """Let the system drop its copies of all files in ``folder`` from memory: they are read from the disk again."""
+    os.sync()  # what was not written yet cannot be dropped
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--architecture", default={"aarch64": "arm64"}.get(platform.machine(), platform.machine()))
-    parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--starts", type=int, default=5, help="of each kind")
     parser.add_argument("--calls", type=int, default=200, help="of each shape of event, in the last start")
     parser.add_argument("--text", default="You are a clueless clown, and nobody asked you for your opinion.")
     asked = parser.parse_args()
     body = json.dumps({"inputs": asked.text})
     record = json.loads((asked.bundle / "bundle.json").read_text(encoding="utf-8"))
     (of_architecture,) = (one for one in record["architectures"] if one["architecture"] == asked.architecture)
-    init_s, first_s, warm_ms, answers = [], [], {}, {}
+    starts: dict[str, dict[str, list[float]]] = {
+        name: {"init_s": [], "first_s": []} for name in ("from_disk", "cached")
+    }
+    warm_ms, answers = {}, {}
     peak_bytes = 0
     with tempfile.TemporaryDirectory(prefix="lambda-run-") as folder:
         room = Path(folder)
         unpack_bundle(asked.bundle, asked.architecture, room)
-        for start in range(asked.starts):
+        for start, kind in itertools.product(range(asked.starts), starts):
+            if kind == "from_disk":
+                forget_files(room)
             with local_function(room) as function:
-                init_s.append(function.init_s)
-                first_s.append(function.api.invoke(SHAPES["direct"](body)).seconds)
-                for shape, event_of in SHAPES.items() if start == asked.starts - 1 else ():
+                starts[kind]["init_s"].append(function.init_s)
+                starts[kind]["first_s"].append(function.api.invoke(SHAPES["direct"](body)).seconds)
+                for shape, event_of in SHAPES.items() if (start, kind) == (asked.starts - 1, "cached") else ():
                     made = [function.api.invoke(event_of(body)) for _ in range(asked.calls)]
                     if any(one.error for one in made):
                         sys.exit(f"{shape}: {next(one.error for one in made if one.error)}")
@@ -66,6 +84,8 @@ def main() -> None:
     print(
         json.dumps(
             {
+                "case": "lambda",
+                "commit": hardware.source_commit(),
                 "bundle": str(asked.bundle),
                 "run": record["run"],
                 "dtype": record["dtype"],
@@ -74,9 +94,10 @@ def main() -> None:
                 "limit_bytes": record["limit_bytes"],
                 "machine": platform.machine(),
                 "python": platform.python_version(),
-                "starts": asked.starts,
-                "init_s": init_s,
-                "first_s": first_s,
+                "cores": cpus.num_usable_cpus(),
+                "wheels": of_architecture["wheels"],
+                "load_average": os.getloadavg()[0],
+                "starts": starts,
                 "calls": asked.calls,
                 "warm": warm_ms,
                 "peak_process_bytes": peak_bytes,

@@ -16,37 +16,59 @@ will. A contender whose environment is not given is left out, and said. The envi
     infinity   python -m venv VENV; VENV/bin/pip install "infinity-emb[server,torch]" "transformers<4.49" "optimum<2" \\
                "click<8.2"   (infinity-emb 0.0.78 pins none of these, but needs them so old)
 
-``overload``: the capacity is measured with 64 clients, then texts are sent at five times that rate. Counted are answers
-by status, answers that never came ("lost") and texts for which no connection was free ("unsent"); memory is measured
-every second, and how long it takes afterwards until a text is answered as fast as before.
+``overload``: the capacity is measured with 64 clients. Then texts are sent at five times that rate, to a new server
+whose queue is bounded by ``--queue-seconds`` (the first has no such bound: it would refuse some of the 64). Counted are
+answers by status, answers that never came ("lost") and texts for which no connection was free ("unsent"). From the
+moment when sending ends, one client sends a short text after the other: "recovery_s" is how long it takes until the
+first that is answered with 200 within a second has its answer, and "recovery" lists all until then. Memory is measured
+every second.
+
+Each line also says its case, the commit of bertwright, and the versions of what computes.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import bertwright
+from bertwright.cpus import num_usable_cpus
+from bertwright.hardware import source_commit
+from bertwright.training.launch import free_port
+
 HERE = Path(__file__).resolve()
 LOAD = HERE.with_name("serving_load.py")
 CONTENDERS = ("bertwright", "fastapi", "litserve", "infinity")
+# Of each contender, the packages that its speed comes from.
+PACKAGES = {
+    "bertwright": ("torch", "uvicorn"),
+    "fastapi": ("torch", "transformers", "fastapi", "uvicorn"),
+    "litserve": ("torch", "transformers", "litserve"),
+    "infinity": ("torch", "transformers", "optimum", "infinity-emb"),
+}
 NUM_TEXTS = 4_000
 NUM_COMPARED = 20
 START_S = 300.0
+CAPACITY_CLIENTS = 64
+RECOVERED_S = 1.0
+MOST_RECOVERY_S = 120.0
+PAUSE_S = 0.02
 
 
 def command_of(contender: str, python: str, model: str, port: int, more: list[str]) -> list[str]:
@@ -67,9 +89,7 @@ def command_of(contender: str, python: str, model: str, port: int, more: list[st
 @contextmanager
 def started(contender: str, python: str, model: str, more: list[str]) -> Iterator[tuple[str, int]]:
     """The address of a server that answers, and its process id."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {**os.environ, "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile() as log:
@@ -115,6 +135,19 @@ def answer(url: str, contender: str, text: str) -> dict[str, float]:
     return {one["label"]: one["score"] for one in (found["data"][0] if infinity else found)}
 
 
+def versions_of(contender: str, python: str) -> dict[str, str]:
+    """The versions of what a contender computes with, by the name of the package, from its own environment."""
+    code = (
+        "import json, sys\n"
+        "from importlib.metadata import distributions\n"
+        "found = {(one.metadata['Name'] or '').lower().replace('_', '-'): one.version for one in distributions()}\n"
+        "print(json.dumps({name: found[name] for name in sys.argv[1:] if name in found}))"
+    )
+    done = subprocess.run([python, "-c", code, *PACKAGES[contender]], stdout=subprocess.PIPE, check=True)
+    ours = {"bertwright": bertwright.__version__} if contender == "bertwright" else {}
+    return ours | json.loads(done.stdout)
+
+
 def load(mode: str, url: str, texts: Path, contender: str, **flags: Any) -> dict[str, Any]:
     given = [text for name, value in flags.items() for text in (f"--{name.replace('_', '-')}", str(value))]
     kind = ["--kind", "infinity" if contender == "infinity" else "predict"]
@@ -153,7 +186,8 @@ def model_folder(run: str) -> str:
 def compare(given: argparse.Namespace) -> None:
     output = Path(given.output)
     lines = [json.loads(line) for line in output.read_text().splitlines()] if output.exists() else []
-    done = {(line["contender"], line["clients"], line["turn"]) for line in lines}
+    done = {(line["contender"], line["clients"], line["turn"]) for line in lines if line.get("case") == "serving"}
+    commit = source_commit()
     pythons = {"bertwright": sys.executable, "fastapi": sys.executable}
     for pair in given.venv:
         name, _, folder = pair.partition("=")
@@ -167,15 +201,14 @@ def compare(given: argparse.Namespace) -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         texts = texts_of(given.data)
         (folder / "texts.json").write_text(json.dumps(texts))
-        import bertwright
-
         exact = bertwright.load(model, dtype="float32", device="cpu")
         expected = exact.score(texts[:NUM_COMPARED])
-        urls, differences = {}, {}
+        urls, differences, versions = {}, {}, {}
         for name in contenders:
             urls[name], _ = stack.enter_context(
                 started(name, pythons[name], model, given.ours if name == "bertwright" else [])
             )
+            versions[name] = versions_of(name, pythons[name])
             scores = [answer(urls[name], name, text) for text in texts[:NUM_COMPARED]]
             found = np.array([[one[label] for label in exact.labels] for one in scores])
             differences[name] = float(np.abs(found - expected).max())
@@ -189,12 +222,15 @@ def compare(given: argparse.Namespace) -> None:
                         "closed", urls[name], folder / "texts.json", name, clients=clients, seconds=given.seconds
                     )
                     line = {
+                        "case": "serving",
+                        "commit": commit,
                         "contender": name,
+                        "versions": versions[name],
                         "clients": clients,
                         "turn": turn,
                         "largest_score_difference": differences[name],
                         "load_average": os.getloadavg()[0],
-                        "cores": len(os.sched_getaffinity(0)),
+                        "cores": num_usable_cpus(),
                         **({"flags": given.ours} if name == "bertwright" else {}),
                         **measured,
                     }
@@ -206,42 +242,93 @@ def compare(given: argparse.Namespace) -> None:
 
 def overload(given: argparse.Namespace) -> None:
     model = model_folder(given.model)
-    with tempfile.TemporaryDirectory() as made, started("bertwright", sys.executable, model, given.ours) as (url, pid):
-        texts = Path(made) / "texts.json"
+    with ExitStack() as stack:
+        texts = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "texts.json"
         texts.write_text(json.dumps(texts_of(given.data)))
-        capacity = load("closed", url, texts, "bertwright", clients=64, seconds=min(10.0, given.seconds))
+        seconds = min(10.0, given.seconds)
+        with started("bertwright", sys.executable, model, [*given.ours, "--queue-seconds", "0"]) as (url, _):
+            capacity = load("closed", url, texts, "bertwright", clients=CAPACITY_CLIENTS, seconds=seconds)
+        rate = 5 * capacity["per_s"]
+        flags = [*given.ours, "--queue-seconds", str(given.queue_seconds)]
+        url, pid = stack.enter_context(started("bertwright", sys.executable, model, flags))
         usual = usual_seconds(url)
-        flags = [f"--rate={5 * capacity['per_s']}", f"--clients={given.connections}", f"--seconds={given.seconds}"]
-        process = subprocess.Popen(
-            [sys.executable, str(LOAD), "open", url, str(texts), *flags], stdout=subprocess.PIPE, text=True
-        )
-        memory = []
-        began = time.perf_counter()
-        while process.poll() is None and time.perf_counter() - began < given.seconds:
-            memory.append(process_bytes(pid))
-            time.sleep(1)
-        loaded, _ = process.communicate()
-        ended = time.perf_counter()
-        while True:
-            asked = time.perf_counter()
-            try:
-                answer(url, "bertwright", "a")
-            except OSError:
-                continue
-            now = time.perf_counter()
-            if now - asked < 2 * usual:
-                break
+        command = [sys.executable, str(LOAD), "open", url, str(texts)]
+        command += [f"--rate={rate}", f"--clients={given.connections}", f"--seconds={given.seconds}"]
+        with memory_of(pid) as memory, subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            ended = process.stdout.readline()
+            if not ended:
+                raise SystemExit("serving_load.py ended before it had sent anything; the lines above say why")
+            recovery_s, recovery = recovered(lambda: status_of(url), json.loads(ended)["sending_ended_s"])
+            loaded = process.stdout.read()
         line = {
+            "case": "serving-overload",
+            "commit": source_commit(),
+            "versions": versions_of("bertwright", sys.executable),
+            "cores": num_usable_cpus(),
+            "queue_seconds": given.queue_seconds,
+            "capacity_clients": CAPACITY_CLIENTS,
             "capacity_per_s": capacity["per_s"],
             "usual_ms": usual * 1e3,
             **json.loads(loaded),
-            "recovery_s": now - ended,
+            "recovery_s": recovery_s,
+            "recovery_is": "from the end of sending to the answer of the first text that has its 200 within a second",
+            "recovery": recovery,
             "memory_bytes": memory,
             "flags": given.ours,
         }
         with open(given.output, "a") as file:
             file.write(json.dumps(line) + "\n")
         print(json.dumps(line))
+
+
+def recovered(ask: Callable[[], int], ended_s: float) -> tuple[float | None, list[dict[str, float]]]:
+    """How long after ``ended_s`` (by time.monotonic) the first request that is answered 200 within a second has its
+    answer, in seconds, or None if that takes too long; and all requests until then, one after the other.
+
+    Args:
+        ask: sends a request and returns the status of the answer.
+    """
+    asked = []
+    while (sent := time.monotonic()) < ended_s + MOST_RECOVERY_S:
+        status = ask()
+        now = time.monotonic()
+        asked.append({"sent_s": round(sent - ended_s, 4), "took_s": round(now - sent, 4), "status": status})
+        if status == 200 and now - sent <= RECOVERED_S:
+            return now - ended_s, asked
+        time.sleep(PAUSE_S)  # or refusals would be asked for as fast as they come
+    return None, asked
+
+
+def status_of(url: str) -> int:
+    """The status of the answer to a short text; 0 if none came."""
+    try:
+        answer(url, "bertwright", "a")
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, http.client.HTTPException):
+        return 0
+    return 200
+
+
+@contextmanager
+def memory_of(pid: int) -> Iterator[list[int]]:
+    """The resident memory of a process and all its children, every second as long as this is open."""
+    found: list[int] = []
+    ended = threading.Event()
+
+    def measure() -> None:
+        found.append(process_bytes(pid))
+        while not ended.wait(1):
+            found.append(process_bytes(pid))
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    try:
+        yield found
+    finally:
+        ended.set()
+        thread.join()
 
 
 def usual_seconds(url: str) -> float:
@@ -264,6 +351,7 @@ def main() -> None:
     parser.add_argument("--contenders", default=",".join(CONTENDERS))
     parser.add_argument("--clients", default="1,16,64")
     parser.add_argument("--connections", type=int, default=512)
+    parser.add_argument("--queue-seconds", type=float, default=0.8, help="of the server that is overloaded")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--ours", nargs=argparse.REMAINDER, default=[], help="flags of bertwright serve; comes last")

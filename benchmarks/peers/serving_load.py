@@ -4,7 +4,10 @@
     python benchmarks/peers/serving_load.py open URL TEXTS.json --rate 5000 --clients 512 --seconds 60
 
 ``closed``: each client sends its next text when it has the answer to the last one. ``open``: texts are sent at a rate,
-whatever the answers take; where all connections are busy, a text is counted as unsent. Prints one object of JSON.
+whatever the answers take; where all connections are busy, a text is counted as unsent. Prints one object of JSON;
+``open`` prints one before it, as soon as it sends no more: {"sending_ended_s": the moment by time.monotonic(), which is
+that of all processes of the machine}. Times and rates are those of answers with 200.
+
 Speaks HTTP over plain sockets: a client library would cost more than the server does.
 """
 
@@ -103,7 +106,8 @@ async def closed(url: str, asked: list[bytes], num_clients: int, seconds: float,
             now = time.perf_counter()
             if sent >= begun and now <= until:
                 statuses[str(status)] += 1
-                taken.append(now - sent)
+                if status == 200:
+                    taken.append(now - sent)
         if client.transport is not None:
             client.transport.close()
 
@@ -112,7 +116,7 @@ async def closed(url: str, asked: list[bytes], num_clients: int, seconds: float,
 
 
 async def open_loop(url: str, asked: list[bytes], rate: float, num_clients: int, seconds: float) -> dict:
-    """Requests at a rate. All answers are waited for, 60 seconds at most."""
+    """Requests at a rate. Tells when it sends no more; then all answers are waited for, 60 seconds at most."""
     idle = [await connect(url) for _ in range(num_clients)]
     statuses: Counter[str] = Counter()
     taken: list[float] = []
@@ -145,6 +149,7 @@ async def open_loop(url: str, asked: list[bytes], rate: float, num_clients: int,
             tasks.add(task)
             task.add_done_callback(tasks.discard)
         await asyncio.sleep(0.001)
+    print(json.dumps({"sending_ended_s": time.monotonic()}), flush=True)
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=60)
         statuses["lost"] += len(late)
