@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import io
 import json
@@ -23,7 +24,7 @@ from typing import Any
 
 MOST_SECONDS = 10.0
 MOST_BYTES = 1 << 30
-_MORE_ADDRESSES = 6 << 30  # beyond what is mapped at the start: the system's memory is not ours to fill
+_MORE_ADDRESSES = 6 << 30  # beyond what is mapped before a target's turn: the system's memory is not ours to fill
 _SHRINK_SECONDS = 5.0
 _HEARTBEAT = struct.Struct("<dq")  # since when, by its clock, the input is read (0: none is), and how many were
 
@@ -64,6 +65,14 @@ def _status_bytes(name: str) -> int:
             if line.startswith(name):
                 return int(line.split()[1]) << 10
     return 0
+
+
+def _limit_memory() -> None:
+    """Room for one target beside what is mapped now: what the one before left mapped is not held against it."""
+    gc.collect()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = _status_bytes("VmSize") + _MORE_ADDRESSES
+    resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
 
 
 def _forget_peak() -> None:
@@ -256,10 +265,9 @@ def main() -> None:
     with _own_output() as out:
         from tests.fuzz.targets import TARGETS
 
-        limit = _status_bytes("VmSize") + _MORE_ADDRESSES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         worker = Worker(work)
         for name in given.targets:
+            _limit_memory()
             print(json.dumps({"begins": name}), file=out, flush=True)
             print(json.dumps(worker.fuzz(TARGETS[name], given.seconds, given.seed)), file=out, flush=True)
 
