@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 import shutil
@@ -42,9 +43,14 @@ def test_the_readme_links_every_page():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A folder with what a reader's checkout holds of data."""
+    """A folder with what a reader's checkout holds of data, a third of it: trainings take their time."""
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(REPOSITORY / "examples", folder / "examples")
+    for path in (folder / "examples").glob("*.csv"):
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([rows[0], *rows[1::3]])
     return folder
 
 

@@ -97,7 +97,7 @@ def test_logits_equal_transformers_on_real_weights_and_texts(minilm, texts, tmp_
 
 def test_logits_equal_transformers_on_toxic_comments(minilm, real_data, tmp_path):
     with open(real_data / "toxic_comments" / "train_1.csv", encoding="utf-8", newline="") as file:
-        texts = [row["comment_text"] for row in csv.DictReader(file)][:256]
+        texts = [row["comment_text"] for row in csv.DictReader(file)][:128]
     lengths = check_parity(minilm, texts, tmp_path)
     assert lengths.min() < 12
     assert lengths.max() == 512
