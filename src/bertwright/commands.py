@@ -224,8 +224,10 @@ def predict(
             _print_json(scored)
         return
     if files and "-" not in files and not text and settings.output is not None:
+        from bertwright.hardware import keep_few_compiled_products
         from bertwright.shipping.bulk import run_bulk_prediction
 
+        keep_few_compiled_products()
         done = run_bulk_prediction(run, files, settings, _reporter(True, quiet))
         if json_line:
             _print_json(done)

@@ -32,6 +32,21 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
 }
 
 
+_ROWS_STEP = 32
+
+
+def linear_of_any_rows(layer: nn.Linear, x: Tensor) -> Tensor:
+    """(rows, outputs): ``layer`` of ``x`` (rows, inputs), where the number of rows differs from batch to batch.
+
+    In half precision PyTorch's library for a CPU compiles code for each new number of rows and keeps 1,024 of them: it
+    gets multiples of 32, as from ``CpuEncoder``.
+    """
+    missing = -x.shape[0] % _ROWS_STEP
+    if not missing or x.device.type != "cpu" or x.dtype == torch.float32:
+        return functional.linear(x, layer.weight, layer.bias)
+    return functional.linear(functional.pad(x, (0, 0, 0, missing)), layer.weight, layer.bias)[: x.shape[0]]
+
+
 class Pooler(nn.Module):
     """tanh(x W + b) of the first token (arXiv 1810.04805, section 3.2 and the authors' released code)."""
 
@@ -41,7 +56,7 @@ class Pooler(nn.Module):
 
     def forward(self, first: Tensor) -> Tensor:
         """(sequences, hidden)."""
-        return torch.tanh(self.dense(first))
+        return torch.tanh(linear_of_any_rows(self.dense, first))
 
 
 class Classifier(nn.Module):
