@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -95,3 +96,31 @@ assert float(torch.ones(1000, 1000).add(1).sum()) == 2e6
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, env=environment, timeout=120
     )
     assert (made.stdout, made.stderr) == (f"{left}\n", "")
+
+
+def test_memory_that_is_free_between_what_is_used_goes_back_to_the_system():
+    program = """
+import ctypes, os, re
+from bertwright.hardware import give_back_free_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+
+def resident():
+    return int(re.search(r"^VmRSS:\\s*(\\d+)", open("/proc/self/status").read(), re.M)[1]) >> 10
+
+blocks = [libc.malloc(ctypes.c_size_t(4096)) for _ in range(25_000)]
+for block in blocks:
+    libc.memset(ctypes.c_void_p(block), 1, ctypes.c_size_t(4096))
+for block in blocks[:-1]:
+    libc.free(ctypes.c_void_p(block))
+before = resident()
+give_back_free_memory()
+print(before - resident())
+"""
+    if sys.platform != "linux":
+        hardware.give_back_free_memory()  # which does nothing, and does not fail
+        return
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    if platform.libc_ver()[0] == "glibc":
+        assert int(done.stdout) > 80  # MiB, of 100

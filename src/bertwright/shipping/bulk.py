@@ -30,7 +30,7 @@ from bertwright.evaluation.judge import say_notes
 from bertwright.evaluation.predict import FORMATS, expect, load_and_say, say_deferred, tables_of
 from bertwright.evaluation.score_texts import ids_of, score_in_portions, texts_or_pairs
 from bertwright.evaluation.scorer import Scorer
-from bertwright.hardware import is_out_of_memory
+from bertwright.hardware import give_back_free_memory, is_out_of_memory
 from bertwright.progress import Advance, Reporter
 from bertwright.shipping.bulk_manifest import check_unchanged, check_unmoved, file_stamps, manifest_of
 from bertwright.shipping.shard_folder import NUM_SHARDS, ShardFolder, is_ours, locked, read_manifest, shard_folder_of
@@ -280,6 +280,7 @@ class _Work:
                         if written is not None:
                             written.result()
                         written = writer.submit(self._write, ready.shard, ready.ragged, scores)
+                        give_back_free_memory()
                     if progress is not None:
                         progress.reached(ready)
                     before = ready.units
