@@ -106,6 +106,7 @@ class Training:
         self.asked_to_end = 0
         port = launch.free_port()
         context = multiprocessing.get_context("fork")
+        hardware.release_openmp_threads()  # a forked process would wait for those of this one for ever
         self.processes = []
         for rank in range(num_processes):
             place = {} if num_processes == 1 else place_of(rank, num_processes, port)

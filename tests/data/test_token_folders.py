@@ -213,6 +213,8 @@ def test_later_files_that_are_not_whole(copy, name):
         {"group_columns": ["group"]},
         {"num_skipped_rows": None},
         {"num_skipped_rows": 2},
+        {"num_skipped_rows": 2**31 - 1},
+        {"skipped_rows": []},
         {"num_texts": 34},
     ],
 )

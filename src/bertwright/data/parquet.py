@@ -52,7 +52,8 @@ def tables_in(
     """
     columns = columns_of(path, file.schema_arrow)
     texts = [name for name, kind in columns.kept.items() if pa.types.is_large_string(kind)]
-    repeated = [name for name in texts if _is_repeated(file.metadata, name)]
+    chosen = range(file.metadata.num_row_groups) if row_groups is None else row_groups
+    repeated = _repeated_in(file, texts, chosen) if texts else []
     with ExitStack() as stack:
         if repeated:
             # Texts of which there is one in the file, and a million in the table, are then not copied by pyarrow.
@@ -64,14 +65,23 @@ def tables_in(
         yield from tables_of(path, "parquet", columns, batches, source.size(), first_row)
 
 
-def _is_repeated(metadata: pq.FileMetaData, name: str) -> bool:
-    """Whether a column has a row group in which the different values take more room than where each of them stands."""
-    place = next((at for at in range(metadata.num_columns) if metadata.schema.column(at).path == name), None)
-    if place is None:
-        return False
-    for number in range(metadata.num_row_groups):
-        chunk = metadata.row_group(number).column(place)
-        start, size = chunk.dictionary_page_offset, chunk.total_compressed_size
-        if start is not None and chunk.data_page_offset - start > size / 2:
-            return True
-    return False
+def _repeated_in(file: pq.ParquetFile, texts: Sequence[str], row_groups: Sequence[int]) -> list[str]:
+    """Which of the columns ``texts`` have a row group in which the different values take more room than where each of
+    them stands.
+
+    Raises:
+        pa.ArrowException, OSError: what the file says of them is damaged.
+    """
+    places = {file.metadata.schema.column(at).path: at for at in reversed(range(file.metadata.num_columns))}
+    repeated: set[str] = set()
+    for number in row_groups:
+        # pyarrow's ``column`` ends the process where what is written of a column is damaged; reading says it instead.
+        next(file.iter_batches(batch_size=1, row_groups=[number], columns=list(texts), use_threads=False), None)
+        row_group = file.metadata.row_group(number)
+        for name in texts:
+            chunk = row_group.column(places[name]) if name in places else None
+            if chunk is None or chunk.dictionary_page_offset is None:
+                continue
+            if chunk.data_page_offset - chunk.dictionary_page_offset > chunk.total_compressed_size / 2:
+                repeated.add(name)
+    return [name for name in texts if name in repeated]

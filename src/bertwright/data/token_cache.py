@@ -178,8 +178,10 @@ class Manifest(Settings):
             raise ValueError(f"a pair_column in format {self.format}, or none from format 3 on")
         if (self.num_pair_marks is None) == (self.format == 4):
             raise ValueError(f"num_pair_marks in format {self.format}, or none in format 4")
-        if self.num_skipped < len(self.skipped_rows):
+        if self.num_skipped < len(self.skipped_rows) or self.num_skipped > self.num_source_rows - self.num_texts:
             raise ValueError("more skipped rows than there are")
+        if self.num_skipped and not self.skipped_rows:
+            raise ValueError("skipped rows of which not even the first is named")
         return self
 
     @property
