@@ -54,7 +54,8 @@ def predict_files(
     """Score the texts in ``files`` by a run's classifier into the file ``output``, or into a folder if it ends in "/".
 
     ``settings`` are those of ``bertwright predict``. Returns the output's name and how many texts and bad rows there
-    were.
+    were. Call ``bertwright.hardware.keep_few_compiled_products`` first, as the command does, where memory must stay
+    flat over a large file: it changes the process's environment, and so is left to you.
 
     Raises:
         UserError: bad settings, a run without a classifier, files that cannot be read, an output in the way.
