@@ -32,6 +32,7 @@ _OUT_OF_MEMORY = (
     "DefaultCPUAllocator",
     "can't allocate memory",
     "not enough memory",
+    "could not create a primitive",  # oneDNN, which has no room for its code
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )

@@ -38,11 +38,11 @@ _ROWS_STEP = 32
 def linear_of_any_rows(layer: nn.Linear, x: Tensor) -> Tensor:
     """(rows, outputs): ``layer`` of ``x`` (rows, inputs), where the number of rows differs from batch to batch.
 
-    In half precision PyTorch's library for a CPU compiles code for each new number of rows and keeps 1,024 of them: it
-    gets multiples of 32, as from ``CpuEncoder``.
+    In half precision PyTorch's library for a CPU compiles code for each new number of rows and keeps 1,024 of them. To
+    score it gets multiples of 32, as from ``CpuEncoder``; a training's batches have one size, nearly all.
     """
     missing = -x.shape[0] % _ROWS_STEP
-    if not missing or x.device.type != "cpu" or x.dtype == torch.float32:
+    if not missing or x.device.type != "cpu" or x.dtype == torch.float32 or torch.is_grad_enabled():
         return functional.linear(x, layer.weight, layer.bias)
     return functional.linear(functional.pad(x, (0, 0, 0, missing)), layer.weight, layer.bias)[: x.shape[0]]
 
