@@ -385,7 +385,7 @@ def compare(
         return
 
     from bertwright.experiments.agreement import agreement as agreement_of
-    from bertwright.experiments.agreement import show_agreement
+    from bertwright.experiments.show_agreement import show_agreement
 
     found = agreement_of(*runs)
     show_agreement(found, reporter)

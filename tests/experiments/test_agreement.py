@@ -17,7 +17,9 @@ import bertwright
 from bertwright.data import batches
 from bertwright.data.batches import training_batches
 from bertwright.errors import RunError, UserError
-from bertwright.experiments.agreement import Agreement, agreement, show_agreement
+from bertwright.experiments.agreement import agreement
+from bertwright.experiments.agreement_record import Agreement
+from bertwright.experiments.show_agreement import show_agreement
 from bertwright.progress import Reporter
 from bertwright.runs import open_run
 from bertwright.steps import FILE, Trace, read_trace, write_trace

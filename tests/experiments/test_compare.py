@@ -17,8 +17,9 @@ import bertwright
 from bertwright import runs as write_runs
 from bertwright.errors import UserError
 from bertwright.evaluation.judge import write_predictions
-from bertwright.experiments.agreement import _known, _side_by_side
+from bertwright.experiments.agreement import _known
 from bertwright.experiments.compare import compare
+from bertwright.experiments.show_agreement import side_by_side
 from bertwright.experiments.show_comparison import quality_tables, rich_table
 
 
@@ -215,7 +216,7 @@ def test_the_columns_of_a_comparison_are_those_of_the_labels(tmp_path, task, met
         "-",
         *(f"{metrics[name]:.4f}" for name in metrics_of(headings)),
     ]
-    sides = dict(_side_by_side([_known(bertwright.open_run(path)) for path in paths], []))
+    sides = dict(side_by_side([_known(bertwright.open_run(path)) for path in paths], []))
     assert all(sides[f"test {name}"] == [f"{metrics[name]:.6f}"] * 2 for name in metrics_of(headings))
 
 

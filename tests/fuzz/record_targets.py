@@ -18,8 +18,9 @@ from bertwright.config.bench import BenchMergeConfig
 from bertwright.data.tokenize import LongTextCounts
 from bertwright.evaluation.show import show_run
 from bertwright.evaluation.stored import read_predictions, stored_scores
-from bertwright.experiments.agreement import agreement, show_agreement
+from bertwright.experiments.agreement import agreement
 from bertwright.experiments.compare import compare
+from bertwright.experiments.show_agreement import show_agreement
 from bertwright.experiments.show_comparison import show_comparison
 from bertwright.memory_trace import FILE as MEMORY
 from bertwright.memory_trace import read_memory_trace
