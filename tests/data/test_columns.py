@@ -16,7 +16,7 @@ import pytest
 
 from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_labelled, read_unlabelled
-from bertwright.data.labels import show_labels
+from bertwright.data.label_cells import show_labels
 from bertwright.errors import DataError
 
 

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from bertwright.config.parts import DataSettings
+from bertwright.data import class_labels as class_labels_module
 from bertwright.data import columns as columns_module
-from bertwright.data import labels as labels_module
 from bertwright.data import reading as reading_module
 from bertwright.data import rows as rows_module
+from bertwright.data import stored_labels as stored_labels_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled, read_unsettled
 from bertwright.data.read import read_table
@@ -514,7 +515,7 @@ def test_a_part_without_the_column_is_refused(file, monkeypatch):
 
 def test_of_many_bad_rows_the_first_are_kept_and_all_are_counted(file, monkeypatch):
     monkeypatch.setattr(reading_module, "MOST_BAD_ROWS", 5)
-    monkeypatch.setattr(labels_module, "MOST_BAD_ROWS", 5)
+    monkeypatch.setattr(class_labels_module, "MOST_BAD_ROWS", 5)
     monkeypatch.setattr(rows_module, "MOST_BAD_ROWS", 5)
     rows = "".join(f"{'' if row % 3 == 0 else 't'},{'nan' if row % 3 == 1 else row % 2}\n" for row in range(40))
     paths = [file(name, "text,label\n" + rows) for name in ("a.csv", "b.csv")]
@@ -529,7 +530,8 @@ def test_of_many_bad_rows_the_first_are_kept_and_all_are_counted(file, monkeypat
 
 
 def test_columns_of_very_many_different_labels_stop_early(file, monkeypatch):
-    monkeypatch.setattr(labels_module, "MOST_DISTINCT", 30)
+    monkeypatch.setattr(class_labels_module, "MOST_DISTINCT", 30)
+    monkeypatch.setattr(stored_labels_module, "MOST_DISTINCT", 30)
     monkeypatch.setattr(columns_module, "read_parts", in_parts(10))
     ids = file("a.csv", "text,label\n" + "".join(f"t{row},id{row}\n" for row in range(200)))
     assert "found more than 30 different labels on 40 rows" in refusal(ids)

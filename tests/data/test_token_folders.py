@@ -17,8 +17,9 @@ from tests.data.test_token_cache import change_manifest, ipc, replace_file
 
 import bertwright
 from bertwright.config.parts import DataSettings
-from bertwright.data import labels as labels_module
+from bertwright.data import class_labels as class_labels_module
 from bertwright.data import rows as rows_module
+from bertwright.data import stored_labels as stored_labels_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled
 from bertwright.data.token_cache import open_token_cache, read_manifest
@@ -68,7 +69,7 @@ KINDS = {
 @pytest.mark.parametrize("as_numbers", [False, True])
 def test_every_kind_from_the_folder_is_that_of_the_file(case, as_numbers, made, monkeypatch):
     if as_numbers:
-        monkeypatch.setattr(labels_module, "MOST_DISTINCT", 2)
+        monkeypatch.setattr(stored_labels_module, "MOST_DISTINCT", 2)
     path, folder = made()
     monkeypatch.undo()
     data = DataSettings(**{"on_bad_row": "skip", "group_columns": "group,age", **KINDS[case]})
@@ -129,7 +130,7 @@ def test_what_is_said_of_labels(made, tmp_path, capsys):
 def test_of_many_skipped_rows_all_are_counted(made, monkeypatch):
     from bertwright.data import reading as reading_module
 
-    for module in (reading_module, rows_module, labels_module):
+    for module in (reading_module, rows_module, class_labels_module):
         monkeypatch.setattr(module, "MOST_BAD_ROWS", 2)
     _, folder = made(label_column="x", group_columns=())
     manifest = read_manifest(Path(folder))
@@ -174,7 +175,7 @@ def test_the_same_columns_are_not_tokenised_twice(made, tmp_path):
 
 @pytest.fixture
 def copy(made, monkeypatch) -> Path:
-    monkeypatch.setattr(labels_module, "MOST_DISTINCT", 6)
+    monkeypatch.setattr(stored_labels_module, "MOST_DISTINCT", 6)
     _, folder = made()
     assert {"label_numbers.bin", "label_codes.bin", "groups.arrow"} <= {path.name for path in Path(folder).iterdir()}
     return Path(folder)

@@ -13,10 +13,12 @@ import numpy as np
 from bertwright.config.parts import DataSettings, LabelKind
 from bertwright.data.choose import Asked, choose, choose_any_labels, choose_texts, named_columns
 from bertwright.data.label_map import MappedLabels, label_map
-from bertwright.data.labels import LabelReader, LabelRules, StoredLabels, label_reader
+from bertwright.data.label_rules import LabelReader, LabelRules
+from bertwright.data.labels import label_reader
 from bertwright.data.read import read_line_parts, read_parts
 from bertwright.data.reading import FilePath, LabelledTexts, Reading
 from bertwright.data.rows import SourceColumns, UnsettledTexts
+from bertwright.data.stored_labels import StoredLabels
 from bertwright.data.table import Table, show
 from bertwright.data.token_cache import is_token_cache
 from bertwright.errors import DataError

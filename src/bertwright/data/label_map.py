@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bertwright.data.labels import LabelReader, Settled
+from bertwright.data.label_rules import LabelReader, Settled
 from bertwright.data.numbers import number_text
 from bertwright.data.rows import Part
 from bertwright.data.table import BadRow
