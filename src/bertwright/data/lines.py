@@ -13,6 +13,8 @@ from bertwright.data.text_stream import TextStream
 
 _SEPARATOR = " ||| "
 _EXPECTED = "expected label ||| text"
+_MOST_BLANK = 1 << 20
+"""So many blank lines are one part of a table, if a text follows them."""
 
 
 def read_lines_of_text(stream: TextStream, plain_text: bool) -> Iterator[Table]:
@@ -37,26 +39,27 @@ def is_plain(data: bytes, line_end: bytes) -> bool:
 def read_plain(stream: TextStream) -> Iterator[Table]:
     """One text a line, in column "text".
 
-    Blank lines are (bad) rows too, so that row and line agree, but for those at the end.
+    Blank lines are (bad) rows too, so that row and line agree, but for those at the end: they wait for another text.
     """
-    rows = 0
+    rows = waiting = 0
     while not stream.done:
-        data = stream.peek(_after_last_text)
+        data = stream.peek()
         assert data is not None
         starts, ends = line_bounds(data, stream.line_end)
         full = np.flatnonzero(ends > starts)
-        if len(full):
-            last = int(full[-1]) + 1
+        last = int(full[-1]) + 1 if len(full) else 0
+        if last:
+            while waiting:
+                num = min(waiting, _MOST_BLANK)
+                nothing, lines = np.zeros(num, np.int64), np.arange(num)
+                yield _table(stream, data, {"text": (nothing, nothing)}, lines - waiting, lines + rows, num)
+                rows += num
+                waiting -= num
             lines = np.arange(last)
             yield _table(stream, data, {"text": (starts[:last], ends[:last])}, lines, lines + rows, last)
             rows += last
+        waiting += len(starts) - last
         stream.take(data)
-
-
-def _after_last_text(data: bytes, start: int, stop: int, line_end: bytes) -> int:
-    """After the last line that is ended and not blank; 0 if there is none."""
-    text_end = start + len(data[start : data.rfind(line_end, start, stop) + 1].rstrip(b"\r\n"))
-    return data.find(line_end, text_end) + 1 if text_end > start else 0
 
 
 def read_separated(stream: TextStream) -> Iterator[Table]:
