@@ -77,8 +77,8 @@ class ScoringMachineSettings(MachineSettings):
 
     dtype: ScoringDtype = Field(  # type: ignore[assignment]  # scoring can do what training can, and int8
         "auto",
-        description="What the encoder computes in; auto takes bfloat16 where it is fast; int8 is faster on CPUs, "
-        "and coarser.",
+        description="What the encoder computes in; auto takes bfloat16 where it is fast; int8 is coarser, and faster "
+        "than bfloat16 on CPUs with AVX512-VNNI but not on those with AMX.",
     )
 
 

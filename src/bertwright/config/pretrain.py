@@ -48,7 +48,9 @@ class PretrainSettings(CostSettings, MachineSettings):
     )
     batch_tokens: int = Field(16_384, ge=1, description="Tokens per optimizer step, at most.")
     learning_rate: float | None = Field(
-        None, gt=0, description="If not given, by the model's width and whether its weights are new (docs/pretrain.md)."
+        None,
+        gt=0,
+        description="If not given: 1e-3 from nothing, less for widths from 512 on; 1e-4 for weights that learn on.",
     )
     initializer_range: float | None = Field(
         None, gt=0, lt=1, description="From nothing: the weights' standard deviation at the start; 0.02 if not given."

@@ -46,7 +46,8 @@ class LearningSettings(Settings):
     overwrite: bool = Field(False, description="Replace the output folder if it is a run.")
     recipe: Recipe = Field(
         "fast",
-        description="What is not given: fast, one epoch; best, what did best on validation texts (docs/train.md).",
+        description="How settings that are not given are chosen: fast, for a short training; best, for quality (more "
+        "epochs, averaged weights, long texts in windows; with --freeze-encoder the mean of all tokens).",
     )
     max_length: int = Field(220, ge=3, description="Most tokens of a text, [CLS] and [SEP] included; the rest is cut.")
     long_texts: LongTexts = Field(
