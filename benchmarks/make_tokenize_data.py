@@ -3,9 +3,10 @@
     python benchmarks/make_tokenize_data.py tokenize_1500k.csv
 
 The articles and reviews are read from ``wikipedia/articles.parquet`` and ``imdb/*.parquet`` in the folder that
-``--data`` or BERTWRIGHT_DATA names, mixed, and cut at white space into pieces whose lengths vary as those of comments
-do: most are short, a few are long. The columns are ``text`` and ``label`` (1: from a review, 0: from an article),
-quoted where need be. The same seed and files give the same bytes. No more than a few hundred articles are held at once.
+``--data`` or BERTWRIGHT_DATA names (``data``, if neither does), mixed, and cut at white space into pieces whose lengths
+vary as those of comments do: most are short, a few are long. The columns are ``text`` and ``label`` (1: from a review,
+0: from an article), quoted where need be. The same seed and files give the same bytes. No more than a few hundred
+articles are held at once.
 """
 
 from __future__ import annotations
@@ -73,10 +74,13 @@ def mixed(data: Path, seed: int) -> Iterator[tuple[str, int]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--data", type=Path, default=os.environ.get("BERTWRIGHT_DATA", "../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTWRIGHT_DATA", "data")))
     parser.add_argument("--texts", type=int, default=NUM_TEXTS)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    for name in (*_ARTICLES, *_REVIEWS):
+        if not (given.data / name).is_file():
+            raise SystemExit(f"{given.data / name}: no such file; name the folder that holds the data with --data")
     seen: set[bytes] = set()
     characters = 0
     partial = given.output.with_name(given.output.name + ".partial")

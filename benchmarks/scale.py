@@ -2,10 +2,11 @@
 
     python benchmarks/scale.py --work /var/tmp/scale --output scale.jsonl --plot scale.svg
 
-The comments are those of ``toxic_comments/train_1.csv`` in the folder that ``--data`` or BERTWRIGHT_DATA names, again
-and again: each time another word of each is changed for a word of another one, so that no text stands there twice.
-Their labels and, nearly, their lengths stay. All are judged on ``train_2.csv``, which nothing is repeated from. What
-the model learns from repeated comments is no measure of quality: only time and memory are looked at.
+The comments are those of ``toxic_comments/train_1.csv`` in the folder that ``--data`` or BERTWRIGHT_DATA names
+(``data``, if neither does), again and again: each time another word of each is changed for a word of another one, so
+that no text stands there twice. Their labels and, nearly, their lengths stay. All are judged on ``train_2.csv``, which
+nothing is repeated from. What the model learns from repeated comments is no measure of quality: only time and memory
+are looked at.
 
 One ``bertwright train`` for each size, in a process of its own; a line of JSON for each; sizes that --output already
 has are not repeated. At the end seconds = a + b x rows is fitted so that the differences in percent are small, and a
@@ -212,7 +213,7 @@ def _short(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTWRIGHT_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("BERTWRIGHT_DATA", "data")))
     parser.add_argument("--work", type=Path, required=True, help="folder for the files of comments and the runs")
     parser.add_argument("--output", type=Path, required=True, help="file of lines, added to")
     parser.add_argument("--rows", type=int, nargs="+", default=list(SIZES))
@@ -221,8 +222,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="file for a picture, .svg or .png")
     parser.add_argument("--prepare-only", action="store_true", help="write the files of comments, and nothing else")
     given = parser.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
     comments = given.data / "toxic_comments"
+    for path in (comments / "train_1.csv", comments / "train_2.csv"):
+        if not path.is_file():
+            raise SystemExit(f"{path}: no such file; name the folder that holds the data with --data")
+    given.work.mkdir(parents=True, exist_ok=True)
     paths = write_files(read_rows(comments / "train_1.csv"), given.rows, given.work, given.seed)
     if given.prepare_only:
         return
