@@ -252,7 +252,7 @@ def quality_beside_trainer(lines: list[dict[str, Any]]) -> list[str]:
         found += [
             "`--recipe best` beside Trainer with its default hyperparameters, and beside these in a training by "
             "bertwright. "
-            "Differences are over the seeds that both have.",
+            "Differences are over the seeds that both have; none was tested, and so few seeds tell little apart.",
             "",
             "| task | metric | `best` | Trainer's defaults | difference | | the same by bertwright | difference | |",
             "|---" * 9 + "|",
@@ -304,7 +304,7 @@ def same_settings_row(task: str, sides: Sides) -> str | None:
 
 
 def own_settings_row(task: str, sides: Sides) -> str | None:
-    """A task's means and deviations, and whether ours is above theirs, over the seeds that both have."""
+    """A task's means and deviations, and which mean is higher over the seeds that both have, which is no test."""
     if not values_of(sides, "ours"):
         return None
     cells = [task, next(iter(sides["ours"].values()))["row"]["metric"], mean_and_spread(values_of(sides, "ours"))]
@@ -316,7 +316,9 @@ def own_settings_row(task: str, sides: Sides) -> str | None:
         shared = [seed for seed in sides["ours"] if seed in sides[other]]
         both = {name: {seed: sides[name][seed] for seed in shared} for name in ("ours", other)}
         gap = statistics.mean(values_of(both, "ours")) - statistics.mean(values_of(both, other))
-        cells += [mean_and_spread(theirs), f"{gap:+.4f}", "better" if gap > 0 else "NOT BETTER"]
+        which = "higher" if gap > 0 else "lower" if gap < 0 else "the same"
+        seeds = f"{len(shared)} seed" + ("s" if len(shared) > 1 else "")
+        cells += [mean_and_spread(theirs), f"{gap:+.4f}", f"{which}: {seeds}, not tested"]
     return f"| {' | '.join(cells)} |"
 
 
@@ -348,13 +350,12 @@ def pretrained(lines: list[dict[str, Any]]) -> list[str]:
             continue
         found += [f"### {title}", "", "| task | model | metric | mean ± sd (seeds) | beside | difference | 95 % | |"]
         found.append("|---" * 8 + "|")
-        for (task, name), of_seeds in seeds.items():
+        for (task, name), of_seeds in sorted(seeds.items()):
             metric = next(iter(next(iter(of_seeds.values()))["metrics"]))
             values = [line["metrics"][metric] for line in of_seeds.values()]
             cells = [task, name, metric, f"{statistics.mean(values):.4f} ± {deviation(values):.4f} ({len(values)})"]
-            first, *others = list(differences.get((task, name), {}).values()) or [None]
-            found.append(f"| {' | '.join(cells + beside(first))} |")
-            found += [f"| {' | '.join(['', '', '', '', *beside(other)])} |" for other in others]
+            others = list(differences.get((task, name), {}).values()) or [None]
+            found += [f"| {' | '.join(cells + beside(other))} |" for other in others]
         found.append("")
     return found
 
