@@ -27,11 +27,12 @@ _NAME = r"([\w.-]+/[\w.-]+)"
 
 @dataclass
 class Fault:
-    """What happens to the next requests of ``method`` whose path holds ``path``.
+    """What happens to the next requests of ``method`` whose path holds ``path``, but for the first ``spared``.
 
     ``status``: refused with it, and with the hub's ``code`` for the reason. ``cut_after``: so many bytes are read of
     what is sent (PUT, POST) or written of what is asked for (GET), then the connection ends, with ``reset`` abruptly.
     ``unanswered``: done, but the connection ends in place of an answer. ``damage``: one byte of the file is changed.
+    ``body``: answered with it, as by a login page that stands before all others.
     """
 
     method: str
@@ -43,9 +44,11 @@ class Fault:
     reset: bool = False
     unanswered: bool = False
     damage: bool = False
+    body: bytes | None = None
+    spared: int = 0
 
     def __str__(self) -> str:
-        what = [self.status, self.cut_after and f"cut after {self.cut_after}"]
+        what = [self.status, self.cut_after and f"cut after {self.cut_after}", self.body]
         what += [name for name in ("reset", "unanswered", "damage") if getattr(self, name)]
         return " ".join([self.method, self.path, *(str(part) for part in what if part)])
 
@@ -54,10 +57,12 @@ class Fault:
 class Hub:
     """Models' files by repository, data sets' files by repository and revision; the faults still to come; the requests
     so far, each with the part of the file that it asks for. ``large`` holds large files by the name that they were
-    sent under, their SHA-256, which nobody compares with what came."""
+    sent under, their SHA-256, which nobody compares with what came. With ``xet`` large files are offered in the way of
+    hf_xet, by a store that answers nothing."""
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     data_sets: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    data_set_commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     large: dict[str, bytes] = field(default_factory=dict)
     visibility: dict[str, str] = field(default_factory=dict)
     default_visibility: str = "public"
@@ -65,10 +70,14 @@ class Hub:
     asked: list[str] = field(default_factory=list)
     commits: int = 0
     url: str = ""
+    xet: bool = False
 
     def fault(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
             if fault.method == method and fault.path in path and fault.times:
+                if fault.spared:
+                    fault.spared -= 1
+                    continue
                 fault.times -= 1
                 return fault
         return None
@@ -110,6 +119,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.fault is not None and self.fault.status is not None:
             code = {"X-Error-Code": self.fault.code} if self.fault.code else {}
             return self.send(self.fault.status, b"", {"X-Error-Message": "out of order", **code})
+        if self.fault is not None and self.fault.body is not None:
+            return self.send(200, self.fault.body, {})
         if found := re.fullmatch(r"/api/repos/create", path):
             return self.create(json.loads(body))
         if path == "/api/validate-yaml":
@@ -145,8 +156,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.file(hub.repositories.get(found[1], {}), found[3], f"{hub.commits:040x}")
         if found := re.fullmatch(rf"/api/datasets/{_NAME}/revision/(.+)", path):
             return self.list_data_set(found[1], found[2])
-        if found := re.fullmatch(rf"/datasets/{_NAME}/resolve/(main|refs/convert/parquet)/(.+)", path):
-            return self.file(hub.data_sets.get(found[1], {}).get(found[2], {}), found[3], _commit_of(found[2]))
+        if found := re.fullmatch(rf"/datasets/{_NAME}/resolve/([0-9a-f]{{40}})/(.+)", path):
+            return self.file(hub.data_set_commits.get(found[2], {}), found[3], found[2])
+        if path == "/xet-token":
+            store = {
+                "X-Xet-Cas-Url": f"{hub.url}/xet",
+                "X-Xet-Access-Token": "t",
+                "X-Xet-Token-Expiration": "9999999999",
+            }
+            return self.send(200, b"", store)
+        if path.startswith("/xet/"):
+            return self.send(403, b"", {})
         return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
     def create(self, asked):
@@ -181,6 +201,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 if value["oid"] not in self.hub.large:
                     return self.send_json({"error": "no such object"}, 422)
                 files[value["path"]] = self.hub.large[value["oid"]]
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
         self.hub.repositories[repository] = files
         self.hub.commits += 1
         oid = f"{self.hub.commits:040x}"
@@ -224,8 +246,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
         if revision not in revisions:
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        commit = hashlib.sha1(repr(revisions[revision]).encode(), usedforsecurity=False).hexdigest()
+        self.hub.data_set_commits[commit] = dict(revisions[revision])
         siblings = [{"rfilename": name} for name in revisions[revision]]
-        return self.send_json({"id": repository, "sha": _commit_of(revision), "siblings": siblings})
+        return self.send_json({"id": repository, "sha": commit, "siblings": siblings})
 
     def file(self, files, name, commit):
         data = files.get(name)
@@ -234,6 +258,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {"ETag": f'"{etag(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if len(data) >= LARGE_BYTES:
             headers |= {"X-Linked-Etag": f'"{etag(data)}"', "X-Linked-Size": str(len(data))}
+            if self.hub.xet:
+                headers |= {"X-Xet-Hash": etag(data), "X-Xet-Refresh-Route": f"{self.hub.url}/xet-token"}
         data = self.as_it_comes(data)
         start = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if start is None:
@@ -278,10 +304,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *arguments):
         pass
-
-
-def _commit_of(revision: str) -> str:
-    return hashlib.sha1(revision.encode(), usedforsecurity=False).hexdigest()
 
 
 class StandIn:

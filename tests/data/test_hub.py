@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -94,10 +95,96 @@ def test_data_sets_are_fetched_and_then_found_offline(served, monkeypatch, tmp_p
     assert [texts_of(name) for name in NAMES] == TEXTS
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert [texts_of(name) for name in NAMES] == TEXTS
-    # part of what a split is: said, not read as if it were all
-    next(tmp_path.rglob("train-00001-of-00002.parquet")).unlink()
-    with pytest.raises(DataError, match=r"found 1 files for split .*, expected 2 as their names say"):
-        hub.local_files(NAMES[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "last", "found"), [(NAMES[0], "train-00001-of-00002.parquet", (1, 2)), (NAMES[2], "0002.parquet", (2, 3))]
+)
+@pytest.mark.parametrize("offline", [False, True])
+def test_part_of_a_split_is_not_taken_for_all_of_it(served, monkeypatch, tmp_path, name, last, found, offline):
+    hub.local_files(name)
+    next(tmp_path.rglob(last)).unlink()
+    if offline:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    else:
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    there, wanted = found
+    with pytest.raises(
+        DataError, match=f"^{name}: found {there} files of the split .* on this machine, expected {wanted}"
+    ):
+        hub.local_files(name)
+
+
+def test_a_first_fetch_that_is_cut_leaves_nothing_that_is_taken_for_a_split(served, monkeypatch):
+    served.faults.append(Fault("GET", "0001.parquet", times=1_000, status=503))
+    with pytest.raises(DataError, match="the hub answered with an error"):
+        hub.local_files(NAMES[2])
+    with monkeypatch.context() as patched:
+        patched.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(DataError, match="not in the hub's cache on this machine, and HF_HUB_OFFLINE is set"):
+            hub.local_files(NAMES[2])
+    served.faults.clear()
+    assert texts_of(NAMES[2]) == TEXTS[2]
+
+
+def test_what_another_program_fetched_in_part_is_not_taken_for_all(served, monkeypatch, tmp_path):
+    hub.local_files(NAMES[2])
+    folder = next(tmp_path.rglob("snapshots/*"))
+    (folder.parents[1] / "refs/refs/convert").mkdir(parents=True)
+    (folder.parents[1] / "refs/refs/convert/parquet").write_text(folder.name)
+    for path in (folder.parents[1] / "bertwright").iterdir():
+        path.unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts_of(NAMES[2]) == TEXTS[2]
+    next(tmp_path.rglob("0000.parquet")).unlink()
+    with pytest.raises(
+        DataError, match=r"found 2 files of the split .*, expected more, as their names say \(0001 to 0002\)"
+    ):
+        hub.local_files(NAMES[2])
+
+
+def test_all_files_are_of_one_commit(served, monkeypatch):
+    asked = huggingface_hub.HfApi.dataset_info
+
+    def changed_at_once(*arguments, **more):
+        found = asked(*arguments, **more)
+        served.data_sets["own/shards"]["main"] |= {"data/train-00001-of-00002.parquet": parquet(["new"])}
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(huggingface_hub.HfApi, "dataset_info", changed_at_once)
+        assert texts_of("hub:own/shards") == ["0", "1"]
+    assert texts_of("hub:own/shards") == ["0", "new"]
+
+
+def test_an_update_that_is_cut_leaves_the_commit_of_before(served, monkeypatch):
+    assert texts_of("hub:own/shards") == ["0", "1"]
+    served.data_sets["own/shards"]["main"] |= {"data/train-00001-of-00002.parquet": parquet(["new"])}
+    served.faults.append(Fault("GET", "train-00001", times=1_000, status=503))
+    with pytest.raises(DataError, match="the hub answered with an error"):
+        hub.local_files("hub:own/shards")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts_of("hub:own/shards") == ["0", "1"]
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b"[" * 100_000, b"\xff\xfe", b""])
+def test_an_answer_that_is_not_the_hubs_is_one_line(served, body):
+    served.faults.append(Fault("GET", "/api/datasets/", times=1_000, body=body))
+    with pytest.raises(
+        DataError, match=r"^hub:own/shards: the hub's answer cannot be read \(.*\)\. Is a login page"
+    ) as caught:
+        hub.local_files("hub:own/shards")
+    assert "\n" not in str(caught.value)
+
+
+def test_where_hf_xet_gives_up_the_files_come_without_it(served, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    served.xet = True
+    words = " ".join(map(str, range(1_000)))
+    served.data_sets["own/large"] = {"main": {"train.parquet": parquet([words])}}
+    assert texts_of("hub:own/large") == [words]
+    assert any("/xet/" in line for line in served.asked)
+    assert constants.HF_HUB_DISABLE_XET
 
 
 def test_the_environment_says_where_the_hub_and_its_cache_are(served, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bertwright.data import delimited, lines, jsonl, record_batches, text_stream
+from bertwright.data import delimited, jsonl, lines, record_batches, text_stream
 from bertwright.data.read import read_line_parts, read_lines, read_parts, read_table
 from bertwright.data.table import joined
 from bertwright.errors import DataError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,51 @@ def test_the_card_says_what_is_on_record_and_no_more(run, hub):
     assert first[:30] not in card
 
 
+def test_folders_of_this_machine_do_not_stand_in_the_card(run):
+    material = read_material(bertwright.open_run(run.path))
+    settings = {
+        **material.run.settings,
+        "train": ["data/acme-secret/train.csv"], "test": ["C:\\acme-secret\\test.csv", "hub:own/texts"],
+        "validation": ["acme-secret/validation.csv"], "model": "acme-secret/tiny", "tokenizer": "acme-secret/tokens",
+    }  # fmt: skip
+
+    def card(described):
+        changed = {**run.result, "model": described}
+        return model_card(
+            replace(material, run=replace(material.run, result=changed, settings=settings)), NAME, PushSettings()
+        )
+
+    shown = card("folder acme-secret/tiny")
+    assert "acme-secret" not in shown
+    for words in ("train.csv", "test.csv", "hub:own/texts", "--model tiny", "--validation validation.csv"):
+        assert words in shown
+    assert huggingface_hub.ModelCard(shown).data.base_model is None
+    shown = card("acme-secret/tiny from the hub")  # which is public
+    assert "--model acme-secret/tiny" in shown
+    assert huggingface_hub.ModelCard(shown).data.base_model == "acme-secret/tiny"
+
+
+def test_the_card_says_what_transformers_makes_of_it(run, tmp_path):
+    def use(**changes):
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(run.path, folder)
+        path = folder / "model" / "bertwright.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+        shown = model_card(read_material(bertwright.open_run(folder)), NAME, PushSettings())
+        return shown.partition("## Use")[2].partition("## Data")[0]
+
+    assert "`transformers` reads it too:\n" in use()
+    assert "pipeline(" in use()
+    assert "pipeline(" not in use(pooling="mean")
+    assert "has no head: it would draw a random one" in use(pooling="mean")
+    assert (
+        "nothing of the threshold, which was tuned (0.3) and the temperature that calibrates the scores (1.7)"
+        in use(threshold=0.3, temperature=1.7)
+    )
+    assert "how long texts are read (windows)" in use(long_texts="windows")
+
+
 def test_groups_stand_in_the_card(examples, hub):
     judged = bertwright.train(
         examples / "comments_train.csv", test=examples / "comments_test.csv", model="bert-tiny", max_length=16, steps=2,
@@ -143,7 +189,7 @@ def test_what_never_arrives_is_one_line_and_nothing_is_published(run, hub, fault
 
 
 def test_published_but_not_looked_at_is_said(run, hub):
-    hub.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, status=503))
+    hub.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, status=503, spared=1))
     with pytest.raises(UserError, match=rf"It is published \({hub.url}/{NAME}/commit/0+1\), but whether"):
         bertwright.push(run.path, NAME, quiet=True)
     assert published_model(hub) == files_of(run)
@@ -171,6 +217,26 @@ def test_a_large_file_that_arrives_damaged_is_sent_anew_once_it_is_deleted_there
     del hub.large[oid], hub.repositories[NAME]["model.safetensors"]
     bertwright.push(run.path, NAME, quiet=True)
     assert published_model(hub) == files_of(run)
+
+
+def test_what_another_model_left_there_is_removed(run, hub, capsys):
+    ours = files_of(run)
+    assert "added_tokens.json" not in ours
+    kept = {"README.md": b"# old", ".gitattributes": b"*.bin", "onnx/model.onnx": b"x", "notes.txt": b"mine"}
+    left = {"added_tokens.json": b'{"<user>": 30522}', "pytorch_model.bin": b"old", "vocab.txt": b"old"}
+    hub.repositories[NAME] = {**kept, **left}
+    bertwright.push(run.path, NAME)
+    assert "removing what another model left there: added_tokens.json, pytorch_model.bin\n" in capsys.readouterr().err
+    assert hub.commits == 1
+    card = hub.repositories[NAME]["README.md"]
+    assert hub.repositories[NAME] == {**kept, **ours, "README.md": card}
+
+
+def test_an_answer_that_is_not_the_hubs_is_one_line(run, hub):
+    hub.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, body=b"<html>log in</html>"))
+    with pytest.raises(UserError, match=r"^me/comments: the hub's answer cannot be read \(.*\)\. Is a login page"):
+        bertwright.push(run.path, NAME, quiet=True)
+    assert hub.commits == 0
 
 
 def test_private_is_what_a_new_repository_becomes(run, hub):
@@ -259,6 +325,32 @@ def test_a_listing_that_fails_for_good_is_named_unless_there_is_a_copy(published
     fetched()
     fails()
     assert fetched() == published_model(published)
+
+
+@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b"[" * 100_000])
+def test_a_listing_that_is_not_the_hubs_is_one_line(published, body):
+    published.faults.append(Fault("GET", f"/api/models/{NAME}", times=1_000, body=body))
+    unreadable = r"^me/comments: the hub's answer cannot be read \(.*\)\. Is a login page"
+    with pytest.raises(CheckpointError, match=unreadable) as caught:
+        fetched()
+    assert "\n" not in str(caught.value)
+
+
+def test_where_hf_xet_gives_up_the_files_come_without_it(published, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    published.xet = True
+    assert fetched() == published_model(published)
+    assert any("/xet/" in line for line in published.asked)
+    assert is_whole(tmp_path / "cache")
+
+
+def test_files_that_are_no_part_of_the_model_are_left_alone(published, tmp_path):
+    folder = find_folder(NAME)[0]
+    blob = tmp_path / "cache" / ("0" * 64)
+    blob.write_bytes(b"another program's, damaged")
+    (folder / "tf_model.h5").symlink_to(blob)
+    assert find_folder(NAME)[0] == folder
+    assert blob.exists()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "vocab.txt", "bertwright.json"])

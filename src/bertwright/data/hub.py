@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 from collections.abc import Collection
@@ -10,14 +12,17 @@ from pathlib import Path, PurePosixPath
 
 from bertwright.data.table import show
 from bertwright.errors import DataError
-from bertwright.model.hub_failure import http_error, hub_failure
-from bertwright.model.hub_transfer import damage_of, named, passes, patiently
+from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, named
+from bertwright.model.hub_transfer import damage_of, passes, patiently
 from bertwright.progress import Reporter
 
 _PREFIX = "hub:"
 _CONVERTED = "refs/convert/parquet"
 _SHARD = re.compile(r"(?P<split>.+?)-(?P<number>\d{4,6})-of-(?P<count>\d{4,6})(-[0-9a-f]+)?")
+_REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_COMMIT = re.compile("[0-9a-f]{40}")
 _NO_CONFIG = "default"
+_NOTES = "bertwright"
 
 Files = dict[str, dict[str, list[str]]]
 """The parquet files of a data set, by configuration and split, in the order of their rows."""
@@ -48,16 +53,27 @@ def local_files(name: str | os.PathLike[str]) -> list[str]:
     if constants.HF_HUB_OFFLINE:
         silent = errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     for revision in ("main", _CONVERTED):
-        folder, files, silent = _look_up(name, repository, revision, silent)
+        if silent is None:
+            try:
+                commit, files = _listing(name, repository, revision)
+            except _Silent as error:
+                silent = error.reason
+        if silent is not None:
+            kept = _kept(name, repository, revision, config, split)
+            if kept is not None:
+                if not constants.HF_HUB_OFFLINE:
+                    Reporter().warn(
+                        f"{name}: the hub does not tell which files there are ({named(silent)}); what was fetched "
+                        "before is taken, and may be older"
+                    )
+                return kept
+            continue
         grouped = group_files(files)
         if grouped:
-            if silent is not None and not constants.HF_HUB_OFFLINE:
-                Reporter().warn(
-                    f"{name}: the hub does not tell which files there are ({named(silent)}); what was fetched before "
-                    "is taken, and may be older"
-                )
-            chosen = _chosen(name, grouped, config, split)
-            return _fetched(name, repository, revision, folder, chosen)
+            paths = _fetched(name, repository, commit or revision, _chosen(name, grouped, config, split))
+            if commit is not None:
+                _note(repository, revision, commit, [file for file in files if file.endswith(".parquet")])
+            return paths
         nothing_on_main = nothing_on_main or _extensions(files)
     if silent is not None:
         raise _refusal(name, silent)
@@ -90,7 +106,7 @@ def group_files(files: list[str]) -> Files:
 
 def _parsed(name: str) -> tuple[str, str | None, str | None]:
     pieces = name.removeprefix(_PREFIX).split(":")
-    if len(pieces) > 3 or not all(pieces) or pieces[0].count("/") > 1:
+    if len(pieces) > 3 or not all(pieces) or not _REPOSITORY.fullmatch(pieces[0]):
         raise DataError(
             f"{name}: not the name of a data set, expected hub:NAME, hub:NAME:SPLIT or hub:NAME:CONFIG:SPLIT"
         )
@@ -134,31 +150,114 @@ def _listed(names: Collection[str], most: int = 20) -> str:
     return shown if len(names) <= most else f"{shown} ... ({len(names):,} in all)"
 
 
-def _look_up(
-    name: str, repository: str, revision: str, silent: Exception | None
-) -> tuple[Path | None, list[str], Exception | None]:
-    """The files of a revision, none where there is no such revision. Where the hub is ``silent``, which is why it tells
-    nothing, those that were fetched before, with their folder."""
+class _Silent(Exception):
+    """The hub tells nothing now."""
+
+    def __init__(self, reason: Exception) -> None:
+        self.reason = reason
+
+
+def _listing(name: str, repository: str, revision: str) -> tuple[str | None, list[str]]:
+    """The commit of a revision and its files, none where there is no such revision.
+
+    Raises:
+        _Silent: the hub cannot be reached, or fails for longer than was waited.
+        DataError: there is no such data set, or it is not for everybody.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
-    if silent is None:
-        try:
-            # one request; list_repo_files asks again and again, for half a minute, where the hub is not reached
-            found = patiently(lambda: huggingface_hub.HfApi().dataset_info(repository, revision=revision))
-            return None, [file.rfilename for file in found.siblings or ()], None
-        except errors.RevisionNotFoundError:
-            return None, [], None
-        except errors.HFValidationError as error:
+    try:
+        # one request; list_repo_files asks again and again, for half a minute, where the hub is not reached
+        found = patiently(lambda: huggingface_hub.HfApi().dataset_info(repository, revision=revision))
+        commit = found.sha if _COMMIT.fullmatch(found.sha or "") else None
+        return commit, [file.rfilename for file in found.siblings or ()]
+    except errors.RevisionNotFoundError:
+        return None, []
+    except hub_errors() as error:
+        if not isinstance(error, OSError | http_error()) or (
+            isinstance(error, errors.HfHubHTTPError) and not passes(error)
+        ):
             raise _refusal(name, error) from None
-        except (OSError, http_error()) as error:
-            if isinstance(error, errors.HfHubHTTPError) and not passes(error):
-                raise _refusal(name, error) from None
-            silent = error
-    folder = _cached(repository, revision)
+        raise _Silent(error) from None
+
+
+def _kept(name: str, repository: str, revision: str, config: str | None, split: str | None) -> list[str] | None:
+    """The files of the split that were fetched before, all of them; None where the cache holds none of the revision.
+
+    Which files there are in all is known from when they were fetched. Of several commits the last one is taken of which
+    the split is whole.
+
+    Raises:
+        DataError: only some of them were fetched, or one is damaged.
+    """
+    missing = ""
+    for commit, files in _noted(repository, revision):
+        grouped = group_files(files)
+        if not grouped:
+            continue
+        chosen = _chosen(name, grouped, config, split)
+        paths = [_folder(repository) / "snapshots" / commit / file for file in chosen]
+        there = sum(path.is_file() for path in paths)
+        if there == len(paths):
+            return _sound(name, chosen, paths)
+        missing = missing or _incomplete(name, there, f"{len(paths):,}")
+    if missing:
+        raise DataError(missing)
+    folder = _cached(repository, revision)  # by another program
     if folder is None:
-        return None, [], silent
-    return folder, [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()], silent
+        return None
+    grouped = group_files([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
+    if not grouped:
+        return None
+    chosen = _chosen(name, grouped, config, split)
+    numbers = [PurePosixPath(file).stem for file in chosen]
+    if all(map(str.isdecimal, numbers)) and [int(number) for number in numbers] != list(range(len(numbers))):
+        raise DataError(_incomplete(name, len(chosen), f"more, as their names say ({numbers[0]} to {numbers[-1]})"))
+    return _sound(name, chosen, [folder / file for file in chosen])
+
+
+def _incomplete(name: str, found: int, expected: str) -> str:
+    return (
+        f"{name}: found {found:,} files of the split in the hub's cache on this machine, expected {expected}. Fetch it "
+        "again while the hub can be reached"
+    )
+
+
+def _folder(repository: str) -> Path:
+    """Where the cache keeps a data set."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE, "--".join(["datasets", *repository.split("/")]))
+
+
+def _note(repository: str, revision: str, commit: str, files: list[str]) -> None:
+    """Remember which parquet files the commit has: the cache itself does not tell what it lacks."""
+    folder = _folder(repository) / _NOTES
+    record = {"revision": revision, "files": files}
+    with contextlib.suppress(OSError):  # a cache that may only be read: then nothing was fetched into it either
+        folder.mkdir(exist_ok=True)
+        partial = folder / f".{commit}-{os.getpid()}"
+        partial.write_text(json.dumps(record), encoding="utf-8")
+        os.replace(partial, folder / f"{commit}.json")
+
+
+def _noted(repository: str, revision: str) -> list[tuple[str, list[str]]]:
+    """The commits of the revision of which files were fetched, the last one first, and which files each has."""
+    found = []
+    for path in (_folder(repository) / _NOTES).glob("*.json"):
+        try:
+            record, when = json.loads(path.read_bytes()), path.stat().st_mtime_ns
+            if record["revision"] == revision and _COMMIT.fullmatch(path.stem):
+                found.append((when, path.stem, [file for file in record["files"] if _is_plain(file)]))
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            continue  # damaged: as if it were not there
+    return [(commit, files) for _, commit, files in sorted(found, reverse=True)]
+
+
+def _is_plain(file: object) -> bool:
+    """Whether it names a file below the folder."""
+    return isinstance(file, str) and not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts
 
 
 def _cached(repository: str, revision: str) -> Path | None:
@@ -178,24 +277,33 @@ def _cached(repository: str, revision: str) -> Path | None:
     return None
 
 
-def _fetched(name: str, repository: str, revision: str, folder: Path | None, files: list[str]) -> list[str]:
+def _fetched(name: str, repository: str, commit: str, files: list[str]) -> list[str]:
+    """All of one commit, whatever happens to the data set meanwhile."""
     import huggingface_hub
 
     def fetch(file: str) -> str:
-        return huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=revision)
+        return huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=commit)
 
-    paths = []
     try:
-        # the first file last: where the others are not counted by their names, it shows that all of them were fetched
-        for file in reversed(files):
-            path = os.fspath(folder / file) if folder is not None else patiently(partial(fetch, file))
-            damage = damage_of(Path(path))
-            if damage is not None:
-                raise DataError(f"{name}: {file} came damaged from the hub: {damage}; it was removed. Try again")
-            paths.append(path)
-    except (OSError, ValueError, http_error()) as error:
+        return _sound(name, files, [Path(patiently(partial(fetch, file))) for file in files])
+    except hub_errors() as error:
         raise _refusal(name, error) from None
-    return paths[::-1]
+
+
+def _sound(name: str, files: list[str], paths: list[Path]) -> list[str]:
+    """The paths, as none is damaged.
+
+    Raises:
+        DataError: one is; it is removed.
+    """
+    for file, path in zip(files, paths, strict=True):
+        try:
+            damage = damage_of(path)
+        except OSError as error:
+            raise _refusal(name, error) from None
+        if damage is not None:
+            raise DataError(f"{name}: {file} came damaged from the hub: {damage}; it was removed. Try again")
+    return [os.fspath(path) for path in paths]
 
 
 def _refusal(name: str, error: BaseException) -> DataError:

@@ -30,11 +30,10 @@ def scores_of(logits: np.ndarray, kind: LabelKind, temperature: float = 1.0) -> 
     Of classes and shares of them the softmax of the logits over ``temperature``, of any number of labels the sigmoid of
     each, of a regression the number itself, which has no temperature.
     """
+    wide = logits.astype(np.float64)  # in which no logit overflows, whatever the temperature
     if kind == "regression":
-        return logits.astype(np.float64)
-    if kind == "multi-label":
-        return sigmoid(logits / temperature)
-    return softmax(logits / temperature)
+        return wide
+    return (sigmoid if kind == "multi-label" else softmax)(wide / temperature)
 
 
 def logits_of(scores: np.ndarray, kind: LabelKind) -> np.ndarray:

@@ -35,7 +35,7 @@ class ClassifierSettings(Settings):
     hard_labels: bool = False
     threshold: Share | tuple[Share, ...] = 0.5
     """Of the last of two classes, or of any number of labels: one for all, or one for each in their order."""
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(1.0, ge=1e-3, le=1e3)
 
     @model_validator(mode="after")
     def _labels_differ(self) -> Self:

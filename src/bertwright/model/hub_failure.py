@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# What comes of an answer that is no JSON, or JSON of something else.
+_UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+
 
 def hub_failure(name: str, error: BaseException, what: str, expected: str, *, may_be_local: bool = False) -> str:
     """One line on why ``name`` could not be fetched, from the ``error`` that huggingface_hub raised.
@@ -24,10 +27,29 @@ def hub_failure(name: str, error: BaseException, what: str, expected: str, *, ma
         return f"{name}: {no_folder}not the name of a {what} on the hub. {expected}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{name}: the hub answered with an error: {(str(error) or type(error).__name__).splitlines()[0]}"
+    if isinstance(error, _UNREADABLE) and not isinstance(error, OSError):
+        return (
+            f"{name}: the hub's answer cannot be read ({named(error)}). Is a login page or a proxy between this "
+            "machine and the hub?"
+        )
+    if isinstance(error, RuntimeError):
+        return f"{name}: the transfer failed ({named(error)}). Try again"
     if isinstance(error, OSError) and type(error) in (OSError, PermissionError) and error.strerror:
         return f"{name}: cannot be kept in the hub's cache on this machine ({error.strerror.lower()})"
     reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
     return f"{name}: not in the hub's cache on this machine, and {reason}" + (f". {expected}" if may_be_local else "")
+
+
+def named(error: BaseException) -> str:
+    """What happened, in a few words."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return f"status {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """All that a bad hub, line or cache makes huggingface_hub raise: by an answer that is not the hub's, too, and the
+    plain RuntimeError of hf_xet."""
+    return (OSError, RuntimeError, *_UNREADABLE, http_error())
 
 
 def http_error() -> type[Exception]:

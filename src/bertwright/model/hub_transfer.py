@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from bertwright.model.hub_failure import http_error
+from bertwright.model.hub_failure import http_error, named
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0)
 _PASSING = (408, 429, 500, 502, 503, 504)
@@ -26,7 +27,8 @@ def patiently(
     """What ``transfer`` gives; done again, later and later, while what it meets is a thing that passes.
 
     That is a server which is overloaded or fails, or a connection that is cut; not one that was never there. What a
-    transfer has done it must be able to find done: huggingface_hub keeps the files that came whole.
+    transfer has done it must be able to find done: huggingface_hub keeps the files that came whole. Where hf_xet, its
+    way for large files, gives up, it goes on without, from then on.
 
     Raises:
         Exception: what the hub or the line did where it does not pass, or has not passed after all ``waits_s``; so the
@@ -36,8 +38,11 @@ def patiently(
     while True:
         try:
             return transfer()
-        except (OSError, http_error()) as error:
+        except (OSError, RuntimeError, http_error()) as error:
             reason = _reason(error)
+        if _is_of_xet(reason) and _leave_out_xet():
+            say(f"hf_xet: {named(reason)}; once more without it")
+            continue
         wait_s = next(waits, None)
         if wait_s is None or not passes(reason):
             raise reason
@@ -46,13 +51,33 @@ def patiently(
 
 
 def _reason(error: Exception) -> Exception:
-    """What happened: of a listing that failed huggingface_hub says only that there is no copy on this machine."""
+    """What happened: of a listing that failed huggingface_hub says only that there is no copy on this machine, and of a
+    file that was sent that it was not."""
     from huggingface_hub import errors
 
     cause = error.__cause__
-    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(cause, (OSError, http_error())):
+    wraps = isinstance(error, errors.LocalEntryNotFoundError | RuntimeError)  # RuntimeError: of a file that was sent
+    if wraps and isinstance(cause, (OSError, http_error())):
         return cause
     return error
+
+
+def _is_of_xet(error: BaseException) -> bool:
+    """Whether it may be hf_xet that gave up, over a status or a connection: it has few names of its own for that."""
+    module = type(error).__module__
+    return module == "hf_xet" or (
+        module == "builtins" and isinstance(error, RuntimeError | ConnectionError | TimeoutError)
+    )
+
+
+def _leave_out_xet() -> bool:
+    """Whether hf_xet was in use until now."""
+    from huggingface_hub import constants
+
+    if getattr(constants, "HF_HUB_DISABLE_XET", True) or importlib.util.find_spec("hf_xet") is None:
+        return False
+    constants.HF_HUB_DISABLE_XET = True
+    return True
 
 
 def passes(error: BaseException) -> bool:
@@ -67,12 +92,6 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno is None and "Consistency check failed" in str(error)
     return "connect" not in type(error).__name__.lower()  # nobody is there: waiting does not help
-
-
-def named(error: BaseException) -> str:
-    """What happened, in a few words."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return f"status {status}" if status else (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def damage_of(path: Path) -> str | None:
@@ -97,11 +116,13 @@ def damage_of(path: Path) -> str | None:
     return f"its checksum is {found[:12]}..., expected {expected[:12]}..."
 
 
-def damage_in(folder: Path) -> str | None:
-    """The first file in ``folder`` that is damaged, with what is wrong; all that are damaged are removed."""
-    found = [
-        f"{path.name}: {damage}" for path in sorted(folder.rglob("*")) if path.is_file() and (damage := damage_of(path))
-    ]
+def damage_in(folder: Path, patterns: Collection[str]) -> str | None:
+    """The first file in ``folder`` that is damaged, with what is wrong; all that are damaged are removed.
+
+    Only those whose names fit one of ``patterns`` are read: the others are other programs'.
+    """
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    found = [f"{path.name}: {damage}" for path in paths if (damage := damage_of(path))]
     return found[0] if found else None
 
 

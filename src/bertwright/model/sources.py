@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bertwright.errors import CheckpointError
 from bertwright.model.foreign import find_foreign
-from bertwright.model.hub_failure import http_error, hub_failure
+from bertwright.model.hub_failure import hub_errors, hub_failure
 from bertwright.model.hub_transfer import damage_in, patiently
 from bertwright.runs import is_run
 
@@ -24,7 +24,7 @@ MINILM_SHA256 = {
     "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
 }
-_HUB_FILES = (
+_FILES = (
     "config.json",
     "bertwright.json",
     "head.safetensors",
@@ -39,7 +39,8 @@ _HUB_FILES = (
     "vocab.json",
     "merges.txt",
 )
-_HUB_FILES_WITHOUT_SAFETENSORS = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+HUB_FILES = (*_FILES, "pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+"""What is read of a model of the hub; the last ones only where it has no safetensors."""
 
 
 def find_folder(name: str) -> tuple[Path, str]:
@@ -127,7 +128,6 @@ def _minilm_package() -> Path | None:
 
 def _fetch_from_hub(name: str) -> Path:
     import huggingface_hub
-    from huggingface_hub import errors
 
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise CheckpointError(f"{name}: no such folder, and not a hub name (owner/name)")
@@ -137,11 +137,11 @@ def _fetch_from_hub(name: str) -> Path:
         return Path(patiently(lambda: huggingface_hub.snapshot_download(name, allow_patterns=list(patterns))))
 
     try:
-        folder = fetch(*_HUB_FILES)
+        folder = fetch(*_FILES)
         if not any(folder.glob("model*.safetensors")):
-            folder = fetch(*_HUB_FILES, *_HUB_FILES_WITHOUT_SAFETENSORS)
-        damage = damage_in(folder)
-    except (OSError, errors.HFValidationError, http_error()) as error:
+            folder = fetch(*HUB_FILES)
+        damage = damage_in(folder, HUB_FILES)
+    except hub_errors() as error:
         raise CheckpointError(hub_failure(name, error, "model", known, may_be_local=True)) from None
     if damage is not None:
         raise CheckpointError(f"{name}: a file came damaged from the hub: {damage}; it was removed. Try again")

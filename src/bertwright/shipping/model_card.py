@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bertwright import __version__
 from bertwright.config.push import PushSettings
+from bertwright.model.classifier_settings import read_classifier_settings
 from bertwright.reporting.material import Material, number_in, object_in
 from bertwright.reporting.page import Page, Section
 from bertwright.reporting.run_page import reproduction, run_page
@@ -19,6 +20,8 @@ from bertwright.runs import Run
 
 _METRICS = ("roc_auc", "accuracy", "macro_f1", "average_precision", "f1", "micro_f1", "log_loss", "spearman", "r2")
 _ENVIRONMENT = ("bertwright", "torch", "python", "cpu", "gpu", "dtype")
+# Settings that name files or folders.
+_FILES = ("train", "validation", "test", "unlabelled", "teacher_scores", "output")
 _SPLITS = (("train", "learnt from"), ("validation", "chosen by"), ("test", "judged on"))
 
 
@@ -38,7 +41,7 @@ def model_card(material: Material, name: str, settings: PushSettings) -> str:
         *(_plain(sentence) for sentence in page.summary),
         f"Made with bertwright {__version__}.",
         "## Use",
-        _use(name),
+        _use(name, material.run.model_folder),
         "## Data",
         _data(material),
         *_quality(page),
@@ -88,14 +91,35 @@ def _hub_name(model: str) -> str | None:
     return model if model.count("/") == 1 and not model.startswith((".", "/", "~")) else None
 
 
-def _use(name: str) -> str:
-    return (
+def _use(name: str, folder: Path) -> str:
+    ours = (
         f"```python\nimport bertwright\n\nclassifier = bertwright.load({name!r})\n"
         'classifier.predict(["a text"])\n```\n\n'
-        f"or, for files, `bertwright predict {name} texts.csv --output scores.parquet`. `transformers` reads it "
-        "too:\n\n"
+        f"or, for files, `bertwright predict {name} texts.csv --output scores.parquet`."
+    )
+    settings = read_classifier_settings(folder)
+    if settings is None or settings.pooling != "first":
+        return (
+            f"{ours} `transformers` reads the encoder alone: this classifier takes the mean over all tokens, and "
+            "for that `transformers` has no head: it would draw a random one."
+        )
+    missing = []
+    if settings.kind != "regression" and settings.threshold != 0.5:
+        missing.append(f"the threshold, which was tuned ({_threshold_words(settings.threshold)})")
+    if settings.temperature != 1:
+        missing.append(f"the temperature that calibrates the scores ({settings.temperature:.4g})")
+    if settings.long_texts != "head":
+        missing.append(f"how long texts are read ({settings.long_texts})")
+    though = f", but knows nothing of {' and '.join(missing)}" if missing else ""
+    return (
+        f"{ours} `transformers` reads it too{though}:\n\n"
         f'```python\nfrom transformers import pipeline\n\npipeline("text-classification", {name!r})\n```'
     )
+
+
+def _threshold_words(threshold: float | tuple[float, ...]) -> str:
+    values = threshold if isinstance(threshold, tuple) else (threshold,)
+    return ", ".join(f"{value:.4g}" for value in values)
 
 
 def _data(material: Material) -> str:
@@ -190,24 +214,27 @@ def _environment(material: Material) -> str:
 
 def _without_paths(run: Run) -> Run:
     """The run with the folders of this machine cut from its settings: only names of files are for others."""
-    return replace(run, settings={key: _name_only(value) for key, value in run.settings.items()})
+    settings = dict(run.settings)
+    for key in _FILES:
+        settings[key] = _name_only(settings.get(key))
+    result = run.result or {}
+    sources = {
+        "model": result.get("model"),
+        "teacher": object_in(result, "teacher").get("model"),
+        "tokenizer": None,  # where it came from is not on record: owner/name may be a folder too
+    }
+    for key, source in sources.items():
+        if not str(source).endswith(" from the hub"):
+            settings[key] = _name_only(settings.get(key))
+    return replace(run, settings=settings)
 
 
 def _name_only(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_name_only(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: _name_only(item) for key, item in value.items()}
-    if isinstance(value, str) and not value.startswith("hub:") and (Path(value).is_absolute() or _is_here(value)):
-        return Path(value).name
+    if isinstance(value, str) and not value.startswith("hub:"):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
-
-
-def _is_here(value: str) -> bool:
-    try:
-        return ("/" in value or "\\" in value) and (value.startswith((".", "~")) or Path(value).exists())
-    except (OSError, ValueError):
-        return False
 
 
 def _plain(text: str) -> str:

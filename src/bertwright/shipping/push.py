@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 import shutil
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ from bertwright import runs
 from bertwright.config.base import build
 from bertwright.config.push import PushConfig
 from bertwright.errors import RunError, UserError
-from bertwright.model.hub_failure import http_error, hub_failure
-from bertwright.model.hub_transfer import checksums, named, passes, patiently
+from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, named
+from bertwright.model.hub_transfer import checksums, passes, patiently
+from bertwright.model.sources import HUB_FILES
 from bertwright.progress import Reporter
 from bertwright.reporting.material import read_material
 from bertwright.reporting.words import size_words
@@ -93,11 +96,19 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
     # Unasked, a new repository is what its owner has chosen for new ones: an organisation may keep them private.
     visibility: dict[str, Any] = {"private": True} if config.private else {}
 
+    def listed() -> dict[str, Any]:
+        """The files there, by name."""
+        found = patiently(lambda: hub.model_info(config.name, revision=config.revision, files_metadata=True), say)
+        return {file.rfilename: file for file in found.siblings or ()}
+
     def commit() -> Any:
         # Anew each time: an operation remembers what the last attempt made of it.
-        operations = [
-            huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
-            for name, path in files.items()
+        operations: list[Any] = [
+            *(
+                huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
+                for name, path in files.items()
+            ),
+            *(huggingface_hub.CommitOperationDelete(path_in_repo=name) for name in stale),
         ]
         message = config.message or "Publish a classifier made with bertwright"
         return hub.create_commit(config.name, operations, commit_message=message, revision=config.revision)
@@ -111,21 +122,29 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
             )
         if config.revision != "main":
             patiently(lambda: hub.create_branch(config.name, branch=config.revision, exist_ok=True), say)
+        stale = _stale(files, listed())
+        if stale:
+            say(f"removing what another model left there: {', '.join(stale)}")
         done = patiently(commit, say)
-    except (OSError, ValueError, RuntimeError, http_error()) as error:
+    except hub_errors() as error:
         raise UserError(_refusal(config.name, error)) from None
     try:
-        listed = patiently(
-            lambda: hub.model_info(config.name, revision=config.revision, files_metadata=True), say
-        ).siblings
-    except (OSError, ValueError, http_error()) as error:
+        arrived = listed()
+    except hub_errors() as error:
         raise UserError(
             f"{_refusal(config.name, error)}. It is published ({done.commit_url}), but whether all of it arrived whole "
             "is not known; push again"
         ) from None
-    _check_arrived(config.name, files, {file.rfilename: file for file in listed or ()})
+    _check_arrived(config.name, files, arrived)
     say(f"published: {done.commit_url}")
     return {"name": config.name, "url": str(done.commit_url), "commit": done.oid, "files": sorted(files)}
+
+
+def _stale(files: dict[str, Path], listed: Collection[str]) -> list[str]:
+    """Files there that would be read as parts of this model, and are not."""
+    return sorted(
+        name for name in listed if name not in files and any(fnmatch.fnmatchcase(name, part) for part in HUB_FILES)
+    )
 
 
 def _check_arrived(name: str, files: dict[str, Path], listed: dict[str, Any]) -> None:
@@ -155,19 +174,15 @@ def _refusal(name: str, error: BaseException) -> str:
     """Why the hub took it not, in one line."""
     from huggingface_hub import errors
 
-    if isinstance(error, RuntimeError):  # huggingface_hub's own, of an upload that failed
-        if isinstance(error.__cause__, Exception):
-            return _refusal(name, error.__cause__)
-        return f"{name}: the upload failed ({named(error)})"
+    if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):  # of a file that was not sent
+        return _refusal(name, error.__cause__)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{name}: the hub lets only its owner publish there; log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, errors.HfHubHTTPError | errors.HFValidationError):
+    if isinstance(error, errors.HfHubHTTPError) or not isinstance(error, OSError | http_error()):
         return hub_failure(name, error, "model", "Expected owner/name")
     if isinstance(error, OSError) and error.errno is not None:
         return f"{name}: a file cannot be read ({error.strerror})"
-    if isinstance(error, ValueError):
-        return f"{name}: the hub's answer cannot be read ({error})"
     if passes(error):
         return f"{name}: the connection to the hub was cut ({named(error)})"
     return f"{name}: the hub cannot be reached ({named(error)})"
