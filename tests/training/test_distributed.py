@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from bertwright.config.base import build
 from bertwright.config.train import TrainConfig
 from bertwright.errors import UserError
 from bertwright.progress import Reporter
-from bertwright.training import distributed, launch, learners, loop
+from bertwright.training import distributed, follow, launch, learners, loop
 from bertwright.training.distributed import Alone, in_shares, shares
 from bertwright.training.train import run_training
 
@@ -421,7 +422,10 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     shutil.copytree(alone, tmp_path / "run")  # an old run, that is to be replaced
     arguments = command(folder, tmp_path / "run", "--num-processes", "2", "--checkpoint-steps", "1", "--overwrite")
     arguments[arguments.index("--steps") + 1] = "60"
-    process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        arguments, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
 
     def workers():
         return [worker for torchrun in children_of(process.pid) for worker in children_of(torchrun)]
@@ -430,10 +434,17 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     os.kill(min(workers()), signal.SIGKILL)  # before the old run is gone: nothing to go on with
     wait_until(lambda: max(runs.checkpoint_steps(tmp_path / "run"), default=0) > 4, process)
     os.kill(max(workers()), signal.SIGKILL)
-    shown, said = process.communicate(timeout=200)
-    assert process.returncode == 0, said
+    step = max(runs.checkpoint_steps(tmp_path / "run"))
+    wait_until(lambda: max(runs.checkpoint_steps(tmp_path / "run")) > step + 4, process)
+    os.kill(process.pid, signal.SIGINT)  # for it alone, as by kill and not by a terminal
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 130, said
     assert "going on after step" in said
-    assert "roc_auc" in shown
+    assert "stopped by Ctrl-C while training" in said
+    arguments[arguments.index("--overwrite")] = "--resume"
+    done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "roc_auc" in done.stdout
     whole = settings_of(folder, tmp_path / "whole", steps=60)
     train_by(2, whole, tmp_path / "logs")
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
@@ -455,6 +466,49 @@ def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tm
     assert json.loads(end.read_text()) == told
     with pytest.raises(distributed.ProcessLost):
         lose()  # told by nobody: torchrun starts all again
+
+
+def test_nor_by_those_who_only_lose_the_others(tmp_path, monkeypatch):
+    end = tmp_path / "end.json"
+    monkeypatch.setenv(distributed.LAUNCHED_END, str(end))
+
+    class Lost:
+        rank, size = 1, 2
+
+        def hear(self):
+            raise distributed.ProcessLost("gone")
+
+    assert follow.follow(Lost(), "cpu") == 128
+    end.write_text("{}")
+    assert follow.follow(Lost(), "cpu") == 0
+
+
+def test_a_single_process_that_torchrun_starts_again_goes_on(folder, tmp_path, monkeypatch, alone):
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setattr(launch, "free_port", lambda: store.port)
+    settings = settings_of(folder, tmp_path / "run", checkpoint_steps=3)
+    shutil.copytree(alone, tmp_path / "run")  # of somebody: nothing is begun while it is there
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert "exists" in train_by(1, settings, tmp_path / "logs", exit_codes=(2,))[0]
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with monkeypatch.context() as context:
+        kill_after_steps(context, 0, 8, signal.SIGKILL)
+        train_by(1, settings, tmp_path / "logs", exit_codes=(-signal.SIGKILL,))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert "going on after step 6" in train_by(1, settings, tmp_path / "logs")[0]
+    assert_same_bits(tmp_path / "run", alone)
+
+
+def test_no_room_for_the_token_ids_is_one_line(folder, tmp_path, monkeypatch):
+    def full(self, file, source, dtype, shape):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(distributed.Together, "_carry", full)
+    said = train_by(2, settings_of(folder, tmp_path / "run"), tmp_path / "logs", exit_codes=(2, 128))[0]
+    assert "error: process 1 of 2: the token ids cannot be kept in" in said
+    assert "(No space left on device); name a folder with more room by TMPDIR" in said
 
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):

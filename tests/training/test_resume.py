@@ -24,7 +24,9 @@ from bertwright.errors import DataError, Interrupted, RunError, UserError
 from bertwright.evaluation.predictor import Predictor
 from bertwright.runs import CHECKPOINTS, checkpoint_steps
 from bertwright.training import learn, learners, loop, phases, prepare, record
+from bertwright.training.phases import Phases, Settled, Trained
 from bertwright.training.resume import train_config
+from bertwright.training.state import Damaged, FileRecord, file_record
 from bertwright.training.stop import Stop, StopNow
 
 needs_signals = pytest.mark.skipif(os.name != "posix", reason="signals of Unix")
@@ -255,6 +257,15 @@ def test_what_is_damaged_is_said_and_made_anew(kills, scored, whole, monkeypatch
     if name != "model/model.safetensors":  # the same weights come out: scores of them are used again
         assert made == again
     assert "made anew" in capsys.readouterr().err
+
+
+def test_a_file_settled_after_the_training_that_is_gone_is_damage(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    files = {"model.safetensors": file_record(tmp_path / "model.safetensors")}
+    settled = Settled(name="bertwright.json", file=FileRecord(bytes=1, sha256="0" * 64))
+    files[settled.name] = FileRecord(bytes=2, sha256="1" * 64)  # as it was before
+    with pytest.raises(Damaged, match=r"bertwright\.json is missing"):
+        Phases._check_model(tmp_path, Trained.model_construct(files=files), settled)
 
 
 def test_pickles_in_place_of_scores_are_not_opened(kills, scored, whole, tmp_path):

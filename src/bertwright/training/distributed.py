@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -94,8 +94,24 @@ class Alone:
     def note_begun(self) -> None:
         pass
 
+    def has_begun(self) -> bool:
+        return False
+
 
 ALONE = Alone()
+
+
+class AloneOfTorchrun(Alone):
+    """A single process that torchrun started, and may start again."""
+
+    def __init__(self, store: collective.Store) -> None:
+        self._store = store
+
+    def note_begun(self) -> None:
+        _note_begun(self._store)
+
+    def has_begun(self) -> bool:
+        return _has_begun(self._store)
 
 
 class Together:
@@ -116,6 +132,8 @@ class Together:
         with _peers(self):
             places = self.exchange(np.array([self.rank - self.local_rank]))[:, 0].tolist()
             self._host = places[self.rank]
+            # Whether a process of this host reads the texts from a file: all do but the leading one.
+            self._is_read = not self.leads or places.count(self._host) > 1
             self._hosts = sorted(set(places))
             self.num_hosts = len(self._hosts)
             self._words = collective.new_group(backend="gloo", timeout=_PATIENCE_FOR_WORDS)
@@ -186,12 +204,12 @@ class Together:
         """Note that the run's folder is this training's, for the processes that are started where these are lost."""
         if self.leads:
             with _peers(self):
-                self._store.set(_BEGUN, "1")
+                _note_begun(self._store)
 
     def has_begun(self) -> bool:
         """Whether an earlier attempt of the same torchrun noted it, and torchrun kept it."""
         with _peers(self):
-            return bool(self._store.check([_BEGUN]))
+            return _has_begun(self._store)
 
     # --- the leading process' words -----------------------------------------------------------------------------
 
@@ -217,7 +235,19 @@ class Together:
         """The leading process' token ids, in all processes: one copy on each host, in a file that all of it map.
 
         The files have no names any more by the time this returns: nothing is left of them, however a process ends.
+
+        Raises:
+            TrainingError: there is no room for them.
         """
+        try:
+            return self._share_texts(texts)
+        except OSError as error:
+            raise TrainingError(
+                f"process {self.rank + 1} of {self.size}: the token ids cannot be kept in {tempfile.gettempdir()} "
+                f"({error.strerror or error}); name a folder with more room by TMPDIR on that machine"
+            ) from error
+
+    def _share_texts(self, texts: dict[str, Ragged] | None) -> dict[str, Ragged]:
         with tempfile.TemporaryDirectory(prefix="bertwright-") as own:
             folder = Path(self.gather_text(own)[self._host])
             layout = self.broadcast(None if texts is None else {name: _layout(each) for name, each in texts.items()})
@@ -225,7 +255,8 @@ class Together:
                 for field, (dtype, shape) in parts["arrays"].items():
                     source = None if texts is None else getattr(texts[name], field)
                     if self.rank in self._hosts:
-                        self._carry(folder / f"{name}.{field}.npy", source, np.dtype(dtype), tuple(shape))
+                        with open(folder / f"{name}.{field}.npy" if self._is_read else os.devnull, "wb") as file:
+                            self._carry(file, source, np.dtype(dtype), tuple(shape))
             self.exchange(np.zeros(1, np.int64))  # all is there
             found = texts or {
                 name: Ragged(
@@ -237,26 +268,32 @@ class Together:
             self.exchange(np.zeros(1, np.int64))  # all have it open
         return found
 
-    def _carry(self, path: Path, source: np.ndarray | None, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    def _carry(self, file: IO[bytes], source: np.ndarray | None, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         """Write an array of the leading process to a file of this host."""
         size = int(np.prod(shape, dtype=np.int64))
-        with open(path, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            step = max(1, _CHUNK_BYTES // dtype.itemsize)
-            for first in range(0, size, step):
-                count = min(step, size - first)
-                piece = (
-                    np.empty(count, dtype) if source is None else np.ascontiguousarray(source[first : first + count])
-                )
-                if self._carriers is not None:
-                    sent = torch.from_numpy(piece.view(np.uint8))
-                    with _peers(self):
-                        collective.broadcast(sent, 0, group=self._carriers)
-                file.write(piece.data)
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        step = max(1, _CHUNK_BYTES // dtype.itemsize)
+        for first in range(0, size, step):
+            count = min(step, size - first)
+            piece = np.empty(count, dtype) if source is None else np.ascontiguousarray(source[first : first + count])
+            if self._carriers is not None:
+                sent = torch.from_numpy(piece.view(np.uint8))
+                with _peers(self):
+                    collective.broadcast(sent, 0, group=self._carriers)
+            file.write(piece.data)
 
 
 _BEGUN = "bertwright/begun"
+
+
+def _note_begun(store: collective.Store) -> None:
+    store.set(_BEGUN, "1")
+
+
+def _has_begun(store: collective.Store) -> bool:
+    return bool(store.check([_BEGUN]))
+
 
 # Of the tensors that are sent, by the names that they are sent under.
 _DTYPES = {
@@ -355,6 +392,12 @@ def is_launched() -> bool:
     return LAUNCHED_END in os.environ
 
 
+def is_end_told() -> bool:
+    """Whether a process has told ``--num-processes`` how the training ended: then nothing need be started again."""
+    path = os.environ.get(LAUNCHED_END)
+    return path is not None and Path(path).exists()
+
+
 def tell_launcher(end: dict[str, Any]) -> bool:
     """Whether ``--num-processes``, and not the user, started torchrun; then it is told how the training ended."""
     path = os.environ.get(LAUNCHED_END)
@@ -394,29 +437,43 @@ def joined() -> Iterator[Alone | Together]:
     """The group that this process is of: those that torchrun started, or itself alone."""
     here = place()
     if here is None or here.size == 1:
-        yield ALONE
+        yield ALONE if here is None or not here.one_store else AloneOfTorchrun(_rendezvous()[0])
         return
     backend = "gloo"
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank < torch.cuda.device_count():
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    try:
-        # Where one store is kept, what earlier attempts left in it leads astray. A process that is lost ends all of
-        # them, so that the hosts count alike.
-        store, rank, size = next(collective.rendezvous("env://", timeout=_PATIENCE))
-        own = collective.PrefixStore(f"bertwright/{here.restarts if here.one_store else 0}", store)
+    store, rank, size = _rendezvous()
+    # Where one store is kept, what earlier attempts left in it leads astray. A process that is lost ends all of them,
+    # so that the hosts count alike.
+    own = collective.PrefixStore(f"bertwright/{here.restarts if here.one_store else 0}", store)
+    with _finding():
         collective.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=_PATIENCE)
-    except RuntimeError as error:
-        raise TrainingError(
-            f"the processes of the training did not find each other ({_reason(error)}). Are the "
-            "address and the port that torchrun was given reachable from every host?"
-        ) from error
     try:
         yield Together(store)
     finally:
         with contextlib.suppress(RuntimeError):
             collective.destroy_process_group()
+
+
+def _rendezvous() -> tuple[collective.Store, int, int]:
+    """The store that torchrun's processes meet at, the rank of this one, and how many there are."""
+    with _finding():
+        store, rank, size = next(collective.rendezvous("env://", timeout=_PATIENCE))
+        return store, rank, size
+
+
+@contextlib.contextmanager
+def _finding() -> Iterator[None]:
+    """What torch says where processes do not find each other, in words of ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TrainingError(
+            f"the processes of the training did not find each other ({_reason(error)}). Are the "
+            "address and the port that torchrun was given reachable from every host?"
+        ) from error
 
 
 def shares(lengths: np.ndarray, size: int) -> list[np.ndarray]:
@@ -429,6 +486,11 @@ def shares(lengths: np.ndarray, size: int) -> list[np.ndarray]:
     there, back = turn % (2 * size), 2 * size - 1 - turn % (2 * size)
     owner = np.minimum(there, back)
     return [np.sort(order[owner == rank]) for rank in range(size)]
+
+
+def own_share(group: Group, lengths: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Of the rows of a batch, those that this process computes; ``lengths`` (texts,) are those of all texts."""
+    return rows if group.size == 1 else rows[shares(lengths[rows], group.size)[group.rank]]
 
 
 def in_shares(group: Group, lengths: np.ndarray, compute: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

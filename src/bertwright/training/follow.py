@@ -26,7 +26,15 @@ from bertwright.model.checkpoint import empty_model
 from bertwright.model.encoder import ModelConfig
 from bertwright.model.heads import HEAD_BIAS, TextClassifier
 from bertwright.progress import Reporter
-from bertwright.training.distributed import Group, ProcessLost, Together, in_shares, tell_launcher
+from bertwright.training.distributed import (
+    Group,
+    ProcessLost,
+    Together,
+    in_shares,
+    is_end_told,
+    own_share,
+    tell_launcher,
+)
 from bertwright.training.learners import HeadOnEncoder, HeadOnFeatures, WholeModel, compute_features, learner_logits
 from bertwright.training.loop import fit, num_steps_of
 from bertwright.training.loss import objective_of
@@ -112,6 +120,8 @@ def follow(group: Together, device_name: str) -> int:
         except StopNow as signal:
             return signal.exit_code
         except ProcessLost:
+            if is_end_told():  # by the lost one: torchrun is to start nothing again
+                return 0
             return 128 + (stop.requested or 0)
         except UserError as error:
             said = f"process {group.rank + 1} of {group.size}: {error}"
@@ -168,7 +178,8 @@ class _Follower:
         learnt, _ = self.texts["train"].limited(self.token_budget)
         learner = learner_of(config, model, learnt, self.device, self.token_budget)
         num_steps = num_steps_of(config, len(learnt))
-        learner.compile_for(training_batches(len(learnt), config.batch_size, config.seed, num_steps))
+        batches = training_batches(len(learnt), config.batch_size, config.seed, num_steps)
+        learner.compile_for(own_share(self.group, learner.lengths, rows) for rows in batches)
         evaluate: Callable[[], dict[str, Any]] | None = None
         if "validation" in self.texts:
             judged = WholeModel(model, self.texts["validation"], self.device, self.token_budget)

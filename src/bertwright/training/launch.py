@@ -21,11 +21,16 @@ from bertwright.config.train import TrainConfig
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
 from bertwright.progress import Reporter
-from bertwright.training.distributed import LAUNCHED_END, ProcessLost, tell_launcher
+from bertwright.training.distributed import LAUNCHED_END, ProcessLost, is_end_told, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
 
 # How often all processes are started again where one was lost.
 _MOST_RESTARTS = 3
+
+# How long torchrun waits for processes that were asked to stop; by itself 30 s.
+_PATIENCE_TO_STOP_S = 3600
+# What is passed on to torchrun, and as what: at SIGHUP, when a terminal is closed, the state is saved too.
+_PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 
 _LOOPBACK = "127.0.0.1"
 
@@ -77,7 +82,11 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
 
 def _environment(config: TrainConfig, end: Path) -> dict[str, str]:
     threads = max(1, num_usable_cpus() // config.num_processes)
-    return {"OMP_NUM_THREADS": str(threads), **_on_loopback(), **os.environ, LAUNCHED_END: str(end)}
+    more = {}
+    # What is asked to stop while texts are judged does so after that. On a GPU, what is stuck there must be killed.
+    if hardware.choose_device(config.device).type == "cpu":
+        more = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_PATIENCE_TO_STOP_S)}
+    return {"OMP_NUM_THREADS": str(threads), **_on_loopback(), **more, **os.environ, LAUNCHED_END: str(end)}
 
 
 def _on_loopback() -> dict[str, str]:
@@ -103,24 +112,29 @@ def _results_of(reporter: Reporter) -> Any:
 
 def _wait(command: list[str], environment: dict[str, str], results: Any) -> tuple[int, bool]:
     """Run the command to its end; its exit code, and whether a signal came. Signals are its to answer."""
-    process = subprocess.Popen(command, env=environment, stdout=results)
-    before: dict[int, Any] = {}
-    came: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+    came: list[signal.Signals] = []
 
     def pass_on(number: int, frame: Any) -> None:
-        came.append(number)
-        # A terminal sends Ctrl-C to all of us; others send their signals here alone.
-        if number != signal.SIGINT:
-            process.send_signal(number)
+        came.append(_PASSED_ON[signal.Signals(number)])
+        if process is not None:
+            process.send_signal(came[-1])
 
+    before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread
-        before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in _PASSED_ON:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored on purpose: nohup, a background job
+                before[number] = signal.signal(number, pass_on)
     try:
+        # In a session of its own, so that a terminal's Ctrl-C reaches it by us alone, and once.
+        process = subprocess.Popen(command, env=environment, stdout=results, start_new_session=True)
+        for early in came:
+            process.send_signal(early)
         return process.wait(), bool(came)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if process.poll() is None:
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
+        if process is not None and process.poll() is None:
             process.terminate()
 
 
@@ -133,7 +147,7 @@ def telling_launcher() -> Iterator[None]:
     try:
         yield
     except ProcessLost:
-        if path is not None and Path(path).exists():  # the lost one told it
+        if is_end_told():  # by the lost one
             raise SystemExit(0) from None
         raise
     except UserError as error:

@@ -23,7 +23,7 @@ from bertwright.evaluation.judge import judge
 from bertwright.model.checkpoint import load_classifier, save_model
 from bertwright.progress import Reporter
 from bertwright.tracking import Tracking
-from bertwright.training.distributed import ALONE, Alone, Group, Together
+from bertwright.training.distributed import ALONE, Alone, Group, Together, own_share
 from bertwright.training.follow import (
     FEATURES,
     FIT,
@@ -85,7 +85,7 @@ def learn(
     model = loaded.model.to(machine.device).compute_in(machine.dtype, config.compile == "auto").train()
     learner = None
     if trained is None and not (config.freeze_encoder and config.cache_features):
-        learner = whole_model(prepared, reporter)
+        learner = whole_model(prepared, reporter, group)
     chosen = model.describe()
     reporter.say(
         f"computing on {machine.device} in {machine.dtype_name}: {machine.dtype_reason}; "
@@ -174,7 +174,7 @@ def _all_texts(prepared: Prepared) -> list[LabelledTexts]:
     return [*(split.texts for split in prepared.splits.values()), *more]
 
 
-def whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
+def whole_model(prepared: Prepared, reporter: Reporter, group: Group = ALONE) -> WholeModel:
     """What trains the whole model on the training texts, or its classifier on what a frozen encoder gives of them."""
     config, machine = prepared.config, prepared.machine
     learnt, num_limited = prepared.learnt.limited(machine.token_budget)
@@ -192,7 +192,8 @@ def whole_model(prepared: Prepared, reporter: Reporter) -> WholeModel:
         learner = learner_of(config, model, learnt, machine.device, machine.token_budget)
     num_learnt = len(learnt)
     num_steps = num_steps_of(config, num_learnt)
-    learner.compile_for(training_batches(num_learnt, config.batch_size, config.seed, num_steps))
+    batches = training_batches(num_learnt, config.batch_size, config.seed, num_steps)
+    learner.compile_for(own_share(group, learner.lengths, rows) for rows in batches)
     return learner
 
 

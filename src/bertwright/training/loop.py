@@ -24,7 +24,7 @@ from bertwright.model.memory import settled_objects
 from bertwright.progress import Reporter
 from bertwright.randomness import purpose_seed
 from bertwright.training.average import WeightAverage
-from bertwright.training.distributed import ALONE, Group, shares
+from bertwright.training.distributed import ALONE, Group, own_share
 from bertwright.training.learners import Learner, rows_on
 from bertwright.training.loss import Objective
 from bertwright.training.optimizer import make_optimizer
@@ -283,7 +283,7 @@ class _Training:
         rate = self.learning_rate * (factor := rate_factor(self.config.schedule, step, self.num_steps, self.num_warmup))
         mine = rows
         if self.group.size > 1:
-            mine = rows[shares(self.learner.lengths[rows], self.group.size)[self.group.rank]]
+            mine = own_share(self.group, self.learner.lengths, rows)
         while not self._have_gradients(mine, len(rows)):
             pass
         self._update_weights(factor)

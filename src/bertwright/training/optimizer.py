@@ -141,6 +141,8 @@ class MasterOptimizer:
         # gradients overflow is left out (Micikevicius et al. 2018, arXiv 1710.03740, section 3.2).
         low = any(parameter.dtype == torch.float16 for parameter in self._parameters)
         self._scaler = torch.amp.GradScaler(self._parameters[0].device.type) if low else None
+        if self._scaler is not None:  # makes its factor now: a process whose share is empty scales no loss
+            self._scaler.scale(torch.zeros((), device=self._parameters[0].device))
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss, scaled up where float16 needs it."""

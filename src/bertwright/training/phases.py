@@ -215,7 +215,7 @@ class Phases:
         for name, file in record.files.items():
             if Path(name).name != name:
                 raise Damaged(f"{name!r} is no plain file name")
-            if settled is not None and name == settled.name and file_record(folder / name) == settled.file:
+            if settled is not None and name == settled.name and _is_file(folder / name, settled.file):
                 continue
             check_file(folder / name, file)
 
@@ -374,3 +374,11 @@ def _read_array(path: Path, record: FileRecord, shape: tuple[int, ...]) -> np.nd
 def _short(value: Any) -> str:
     text = "none" if value is None else shown(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _is_file(path: Path, record: FileRecord) -> bool:
+    try:
+        check_file(path, record)
+    except Damaged:
+        return False
+    return True

@@ -63,7 +63,7 @@ def run_training(config: TrainConfig, reporter: Reporter) -> runs.Run:
         return launch(config, reporter)
     with joined() as group:
         if not isinstance(group, Together):
-            return _run(config, reporter, group)
+            return _run(_going_on(config, group), reporter, group)
         config = _for_group(config, group)
         if not group.leads:
             raise SystemExit(follow(group, config.device))
@@ -94,10 +94,15 @@ def _for_group(config: TrainConfig, group: Together) -> TrainConfig:
         raise UserError("--output is required with torchrun: name the folder of the run, so that a restart finds it")
     if config.device in ("auto", "cuda") and torch.cuda.is_available():
         update["device"] = f"cuda:{group.local_rank}"
+    return _going_on(config.model_copy(update=update), group)
+
+
+def _going_on(config: TrainConfig, group: Alone | Together) -> TrainConfig:
+    """The settings of a process; after a restart by torchrun, going on with what an earlier attempt began."""
     here = place()
-    if here is not None and here.restarts and group.has_begun():
-        update |= {"resume": True, "overwrite": False}
-    return config.model_copy(update=update)
+    if here is None or not here.restarts or config.output is None or not group.has_begun():
+        return config
+    return config.model_copy(update={"resume": True, "overwrite": False})
 
 
 def _run(config: TrainConfig, reporter: Reporter, group: Alone | Together) -> runs.Run:
