@@ -91,7 +91,7 @@ def test_folders_of_this_machine_do_not_stand_in_the_card(run):
     def card(described):
         changed = {**run.result, "model": described}
         return model_card(
-            replace(material, run=replace(material.run, result=changed, settings=settings)), NAME, PushSettings()
+            replace(material, run=replace(material.run, result=changed, settings=settings)), "", NAME, PushSettings()
         )
 
     shown = card("folder acme-secret/tiny")
@@ -111,7 +111,7 @@ def test_the_card_says_what_transformers_makes_of_it(run, tmp_path):
         shutil.copytree(run.path, folder)
         path = folder / "model" / "bertwright.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-        shown = model_card(read_material(bertwright.open_run(folder)), NAME, PushSettings())
+        shown = model_card(read_material(bertwright.open_run(folder)), "", NAME, PushSettings())
         return shown.partition("## Use")[2].partition("## Data")[0]
 
     assert "`transformers` reads it too:\n" in use()
@@ -134,6 +134,54 @@ def test_groups_stand_in_the_card(examples, hub):
     card = hub.repositories[NAME]["README.md"].decode()
     assert "| topic=cooking |" in card
     assert "Not judged by groups" not in card
+
+
+@pytest.fixture
+def people(tmp_path):
+    """Texts of which some speak of people."""
+    rows = [
+        f"my {who} friend number {i} {what}" for i in range(12) for who in ("muslim", "gay", "old") for what in "ab"
+    ]
+    path = tmp_path / "people.csv"
+    path.write_text("text,label\n" + "".join(f"{row},{['clean', 'toxic'][i % 2]}\n" for i, row in enumerate(rows)))
+    return path
+
+
+def test_groups_of_held_out_texts_stand_in_the_card_unasked(examples, people, hub):
+    judged = bertwright.train(
+        examples / "comments_train.csv", test=people, model="bert-tiny", max_length=16, steps=2, output="people",
+        text_column="text", label_column="label", quiet=True,
+    )  # fmt: skip
+    bertwright.push(judged.path, NAME, quiet=True)
+    card = hub.repositories[NAME]["README.md"].decode()
+    assert "Groups are the held-out texts that hold a term of a built-in list" in card
+    assert "| muslim |" in card
+    assert "friend number" not in card
+
+
+def test_groups_of_other_texts_stand_in_the_card(run, people, hub, capsys):
+    record = bertwright.bias(run.path, people, quiet=True)
+    Path("bias.json").write_text(json.dumps(record))
+    bertwright.push(run.path, NAME, bias="bias.json", quiet=True)
+    card = hub.repositories[NAME]["README.md"].decode()
+    assert "Judged on other texts than those above." in card
+    assert f"| muslim | {next(g for g in record['groups'] if g['group'] == 'muslim')['subgroup_auc']:.4f} |" in card
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"bias\.json: cannot be read as JSON"),
+        ("[]", r"bias\.json: found list"),
+        ('{"groups": 1}', r"bias\.json: found something else, expected the line that `bertwright bias --json` prints"),
+        ('{"groups": [], "label": "x"}', r'found the bias of "x", expected one of this run\'s labels, clean, toxic'),
+    ],
+)
+def test_what_is_no_bias_is_refused_before_anything_is_sent(run, hub, content, message):
+    Path("bias.json").write_text(content)
+    with pytest.raises(UserError, match=f"^--bias: .*{message}"):
+        bertwright.push(run.path, NAME, bias="bias.json", quiet=True)
+    assert not hub.asked
 
 
 @pytest.mark.parametrize(
@@ -425,9 +473,9 @@ def test_runs_that_cannot_be_published(run, hub, examples):
 
 def test_energy_stands_in_the_card_where_it_was_counted(run):
     material = read_material(bertwright.open_run(run.path))
-    assert "\nEnergy: not measured.\n" in model_card(material, NAME, PushSettings())
+    assert "\nEnergy: not measured.\n" in model_card(material, "", NAME, PushSettings())
     counted = {**run.result, "energy": {"joules": 7.2e6, "source": "RAPL"}}
     material = replace(material, run=replace(material.run, result=counted))
     assert "\nEnergy of the whole machine meanwhile, by RAPL: 2.0000 kWh.\n" in model_card(
-        material, NAME, PushSettings()
+        material, "", NAME, PushSettings()
     )

@@ -16,6 +16,11 @@ class PushSettings(Settings):
     license: str | None = Field(None, description="Licence of the model, by the hub's short name such as apache-2.0.")
     language: tuple[str, ...] = Field((), description="Language of the texts, such as en; may be repeated.")
     card: str | None = Field(None, description="File with a model card to publish in place of the one that is made.")
+    bias: str | None = Field(
+        None,
+        description="File with the line of `bertwright bias RUN FILE --json`, whose groups stand in the card; if not "
+        "given, those of the held-out texts.",
+    )
     dry_run: str | None = Field(
         None, description="New folder to write what would be published to; nothing leaves the machine."
     )

@@ -89,7 +89,8 @@ def passes(error: BaseException) -> bool:
     # A local cause has a number; a file of another size than announced has none, nor has a connection that was cut.
     if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return False
-    if isinstance(error, OSError):
+    # Of requests, which older versions of huggingface_hub use, these are OSErrors.
+    if isinstance(error, OSError) and not isinstance(error, http_error()):
         return error.errno is None and "Consistency check failed" in str(error)
     return "connect" not in type(error).__name__.lower()  # nobody is there: waiting does not help
 

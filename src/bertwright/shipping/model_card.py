@@ -25,12 +25,13 @@ _FILES = ("train", "validation", "test", "unlabelled", "teacher_scores", "output
 _SPLITS = (("train", "learnt from"), ("validation", "chosen by"), ("test", "judged on"))
 
 
-def model_card(material: Material, name: str, settings: PushSettings) -> str:
+def model_card(material: Material, groups_note: str, name: str, settings: PushSettings) -> str:
     """The card in the hub's Markdown, its front matter in YAML. It holds no text
     of the data and no path of this machine.
 
     Args:
         material: of a finished run.
+        groups_note: which texts groups of people were judged on, in case that must be said.
         name: the model's name on the hub.
     """
     material = replace(material, run=_without_paths(material.run))
@@ -45,7 +46,7 @@ def model_card(material: Material, name: str, settings: PushSettings) -> str:
         "## Data",
         _data(material),
         *_quality(page),
-        *_groups(page),
+        *_groups(page, groups_note),
         "## Limits",
         _limits(material, page),
         "## Training",
@@ -155,7 +156,7 @@ def _quality(page: Page) -> list[str]:
     return ["## How good it is", *found] if found else []
 
 
-def _groups(page: Page) -> list[str]:
+def _groups(page: Page, note: str) -> list[str]:
     section = _section(page, "bias")
     found = _tables(page, "bias")
     if section is None or not found:
@@ -164,7 +165,8 @@ def _groups(page: Page) -> list[str]:
             "Not judged by groups of people: whether it scores harmless texts about some of them too high is not "
             "known. `bertwright bias` tells.",
         ]
-    return ["## Groups of people", *(_plain(sentence) for sentence in section.prose), *found]
+    prose = [sentence for sentence in (note, *section.prose) if sentence]
+    return ["## Groups of people", *map(_plain, prose), *found]
 
 
 def _section(page: Page, name: str) -> Section | None:

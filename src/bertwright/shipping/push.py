@@ -7,18 +7,23 @@ import re
 import shutil
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bertwright import runs
 from bertwright.config.base import build
+from bertwright.config.evaluate import BiasConfig
 from bertwright.config.push import PushConfig
+from bertwright.data.label_cells import show_labels
+from bertwright.data.table import show
 from bertwright.errors import RunError, UserError
+from bertwright.evaluation.measure_bias import run_bias
 from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, named
 from bertwright.model.hub_transfer import checksums, passes, patiently
 from bertwright.model.sources import HUB_FILES
 from bertwright.progress import Reporter
-from bertwright.reporting.material import read_material
+from bertwright.reporting.material import Material, object_in, read_material
 from bertwright.reporting.words import size_words
 from bertwright.runs import Run, open_run
 from bertwright.shipping.model_card import model_card
@@ -58,11 +63,46 @@ def run_push(config: PushConfig, reporter: Reporter) -> dict[str, Any]:
 
 def _card(config: PushConfig, run: Run) -> str:
     if config.card is None:
-        return model_card(read_material(run), config.name, config)
+        return model_card(*_judged_by_groups(config, run), config.name, config)
     try:
         return Path(config.card).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--card: {config.card}: cannot be read ({error})") from None
+
+
+def _judged_by_groups(config: PushConfig, run: Run) -> tuple[Material, str]:
+    """What is known of the run, with its bias, and on which texts it was judged in case the run itself does not say."""
+    material = read_material(run)
+    if config.bias is not None:
+        record, note = _bias_in(config.bias, material), "Judged on other texts than those above."
+    elif object_in(material.judgement, "bias").get("groups"):
+        return material, ""
+    else:
+        note = "Groups are the held-out texts that hold a term of a built-in list of words for people."
+        try:
+            record = run_bias(build(BiasConfig, {"run": str(run.path)}), Reporter(quiet=True, results=False))
+        except UserError:  # no texts were kept, none holds such a word, or there are too many labels to choose one
+            return material, ""
+        if not record["groups"]:
+            return material, ""
+    result = {**(run.result or {}), "judgement": {**material.judgement, "bias": record}}
+    return replace(material, run=replace(material.run, result=result)), note
+
+
+def _bias_in(path: str, material: Material) -> dict[str, Any]:
+    """What ``bertwright bias --json`` printed."""
+    try:
+        record = runs.read_json(Path(path).expanduser())
+    except RunError as error:
+        raise UserError(f"--bias: {error}") from None
+    if not isinstance(record.get("groups"), list):
+        raise UserError(f"--bias: {path}: found something else, expected the line that `bertwright bias --json` prints")
+    if record.get("label") not in material.labels:
+        raise UserError(
+            f"--bias: {path}: found the bias of {show(str(record.get('label')))}, expected one of this run's labels, "
+            f"{show_labels(material.labels)}"
+        )
+    return record
 
 
 def _gathered(folder: Path, run: Run, card: str) -> dict[str, Path]:
