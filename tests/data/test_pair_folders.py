@@ -24,7 +24,8 @@ from bertwright.data import ragged as ragged_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled
 from bertwright.data.ragged import Ragged, cut_pairs_to, starts_of, tokenize_texts
-from bertwright.data.token_cache import open_token_cache, read_manifest
+from bertwright.data.token_cache import open_token_cache
+from bertwright.data.token_manifest import read_manifest
 from bertwright.errors import DataError, UserError
 from bertwright.evaluation.predict import run_prediction
 from bertwright.model.tokenizer import Tokenizer, load_tokenizer, pair_up

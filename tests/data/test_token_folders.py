@@ -22,7 +22,8 @@ from bertwright.data import rows as rows_module
 from bertwright.data import stored_labels as stored_labels_module
 from bertwright.data import texts as texts_module
 from bertwright.data.columns import read_labelled, read_unlabelled
-from bertwright.data.token_cache import open_token_cache, read_manifest
+from bertwright.data.token_cache import open_token_cache
+from bertwright.data.token_manifest import read_manifest
 from bertwright.errors import DataError
 
 COLUMNS = "x,y,share,number"

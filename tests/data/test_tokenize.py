@@ -16,7 +16,7 @@ from tests.test_cli import call
 import bertwright
 from bertwright.config.evaluate import PredictSettings
 from bertwright.config.parts import DataSettings
-from bertwright.data import token_cache, tokenize
+from bertwright.data import token_cache_writer, tokenize
 from bertwright.data.columns import read_labelled, read_unlabelled
 from bertwright.data.rows import SourceColumns
 from bertwright.data.token_cache import open_token_cache
@@ -369,7 +369,7 @@ def test_stopped_half_way_it_leaves_what_was_there(file, tmp_path, monkeypatch):
     def stop(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(token_cache, "cut", stop)
+    monkeypatch.setattr(token_cache_writer, "cut", stop)
     with pytest.raises(KeyboardInterrupt):
         bertwright.tokenize(path, folder, overwrite=True, max_length=5, quiet=True)
     assert {found.name: found.read_bytes() for found in folder.iterdir()} == before

@@ -20,7 +20,7 @@ from bertwright.data.reading import FilePath, LabelledTexts, Reading
 from bertwright.data.rows import SourceColumns, UnsettledTexts
 from bertwright.data.stored_labels import StoredLabels
 from bertwright.data.table import Table, show
-from bertwright.data.token_cache import is_token_cache
+from bertwright.data.token_manifest import is_token_cache
 from bertwright.errors import DataError
 
 _HUB = "hub:"

@@ -27,7 +27,13 @@ from bertwright.data.read import is_text_file
 from bertwright.data.rows import UnsettledTexts
 from bertwright.data.table import BadRow, Table
 from bertwright.data.text_stream import TextStream
-from bertwright.data.token_cache import CachedTokens, is_token_cache, joined_tokens, open_token_cache, write_token_cache
+from bertwright.data.token_cache import (
+    CachedTokens,
+    joined_tokens,
+    open_token_cache,
+)
+from bertwright.data.token_cache_writer import write_token_cache
+from bertwright.data.token_manifest import is_token_cache
 from bertwright.data.tokenize import files_sha256
 from bertwright.errors import DataError
 from bertwright.model.tokenizer import Tokenizer

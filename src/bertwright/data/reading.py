@@ -25,7 +25,11 @@ from bertwright.data.rows import (
 )
 from bertwright.data.table import BadRow, Table, show
 from bertwright.data.texts import Texts, TextsWriter
-from bertwright.data.token_cache import CachedTokens, joined_tokens, open_token_cache
+from bertwright.data.token_cache import (
+    CachedTokens,
+    joined_tokens,
+    open_token_cache,
+)
 from bertwright.errors import DataError
 
 FilePath = str | os.PathLike[str]

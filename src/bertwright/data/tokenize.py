@@ -18,13 +18,13 @@ from bertwright.data.columns import LabelledTexts, read_unsettled, source_files
 from bertwright.data.compression import COMPRESSIONS
 from bertwright.data.ragged import Ragged, tokenize_texts
 from bertwright.data.read import read_parts
-from bertwright.data.token_cache import (
+from bertwright.data.token_cache import open_token_cache
+from bertwright.data.token_cache_writer import write_token_cache
+from bertwright.data.token_manifest import (
     Manifest,
     is_token_cache,
     may_be_replaced,
-    open_token_cache,
     read_manifest,
-    write_token_cache,
 )
 from bertwright.errors import DataError
 from bertwright.model.sources import tokenizer_folder

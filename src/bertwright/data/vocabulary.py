@@ -13,7 +13,7 @@ import tokenizers
 from bertwright.data.columns import source_files
 from bertwright.data.corpus import Documents, read_documents
 from bertwright.data.texts import Texts
-from bertwright.data.token_cache import is_token_cache
+from bertwright.data.token_manifest import is_token_cache
 from bertwright.data.tokenize import files_sha256
 from bertwright.errors import DataError
 from bertwright.progress import Reporter

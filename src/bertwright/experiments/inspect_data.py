@@ -16,7 +16,7 @@ from bertwright.config.inspect import InspectConfig
 from bertwright.config.parts import DataSettings
 from bertwright.data.columns import read_unlabelled, read_unsettled
 from bertwright.data.rows import LabelColumn
-from bertwright.data.token_cache import is_token_cache
+from bertwright.data.token_manifest import is_token_cache
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.label_errors import find_label_errors
 from bertwright.evaluation.near_duplicates import NearDuplicates, cleaned_text, find_near_duplicates

@@ -11,7 +11,7 @@ from typing import Any
 
 from bertwright.config.base import build
 from bertwright.config.tokenize import TokenizeConfig
-from bertwright.data.token_cache import read_manifest
+from bertwright.data.token_manifest import read_manifest
 from bertwright.data.tokenize import run_tokenization
 from bertwright.errors import DataError, UserError
 from bertwright.experiments.sweep_tokens import MADE, NEEDS, WHOLE, Need

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bertwright.config.train import TrainConfig
-from bertwright.data.token_cache import is_token_cache
+from bertwright.data.token_manifest import is_token_cache
 from bertwright.runs import read_json, write_json
 from bertwright.training.recipe import long_texts_of
 

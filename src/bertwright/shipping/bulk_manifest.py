@@ -10,8 +10,8 @@ from typing import Any
 
 from bertwright import __version__
 from bertwright.config.evaluate import PredictSettings
-from bertwright.data.token_cache import is_token_cache
-from bertwright.data.token_cache import read_manifest as read_token_manifest
+from bertwright.data.token_manifest import is_token_cache
+from bertwright.data.token_manifest import read_manifest as read_token_manifest
 from bertwright.data.tokenize import files_sha256
 from bertwright.errors import CheckpointError, DataError, RunError
 from bertwright.evaluation.scorer import Scorer
