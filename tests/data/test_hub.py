@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
-from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub
+from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub, xet_that_works
 
 from bertwright.data import hub
 from bertwright.data.read import read_table
@@ -130,16 +131,13 @@ def test_a_first_fetch_that_is_cut_leaves_nothing_that_is_taken_for_a_split(serv
 def test_what_another_program_fetched_in_part_is_not_taken_for_all(served, monkeypatch, tmp_path):
     hub.local_files(NAMES[2])
     folder = next(tmp_path.rglob("snapshots/*"))
-    (folder.parents[1] / "refs/refs/convert").mkdir(parents=True)
-    (folder.parents[1] / "refs/refs/convert/parquet").write_text(folder.name)
+    assert (folder.parents[1] / "refs/refs/convert/parquet").read_text() == folder.name
     for path in (folder.parents[1] / "bertwright").iterdir():
         path.unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert texts_of(NAMES[2]) == TEXTS[2]
     next(tmp_path.rglob("0000.parquet")).unlink()
-    with pytest.raises(
-        DataError, match=r"found 2 files of the split .*, expected more, as their names say \(0001 to 0002\)"
-    ):
+    with pytest.raises(DataError, match=r"found 2 files of the split .*, expected 3\. Fetch it again"):
         hub.local_files(NAMES[2])
 
 
@@ -177,7 +175,7 @@ def test_an_answer_that_is_not_the_hubs_is_one_line(served, body):
     assert "\n" not in str(caught.value)
 
 
-def test_where_hf_xet_gives_up_the_files_come_without_it(served, monkeypatch):
+def test_where_hf_xet_gives_up_the_files_come_without_it(served, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     served.xet = True
     words = " ".join(map(str, range(1_000)))
@@ -185,6 +183,47 @@ def test_where_hf_xet_gives_up_the_files_come_without_it(served, monkeypatch):
     assert texts_of("hub:own/large") == [words]
     assert any("/xet/" in line for line in served.asked)
     assert constants.HF_HUB_DISABLE_XET
+    assert "WARNING: hf_xet gave up (" in capsys.readouterr().err
+
+
+def test_what_comes_by_hf_xet_is_whole_and_what_rots_there_is_noticed(served, monkeypatch, tmp_path):
+    words = " ".join(map(str, range(1_000)))
+    data = parquet([words])
+    served.data_sets["own/large"] = {"main": {"train.parquet": data}}
+    with xet_that_works(served, monkeypatch, [data]) as came:
+        assert texts_of("hub:own/large") == [words]
+        (stored,) = [path for path in tmp_path.rglob(came[0]) if path.is_file()]  # in a store for all repositories
+        assert stored.parent.parent == tmp_path / "cache" / "blobs"
+        assert texts_of("hub:own/large") == [words]
+        stored.chmod(0o600)
+        stored.write_bytes(b"rotten" + data[6:])
+        with pytest.raises(DataError, match=r"^hub:own/large: train.parquet came damaged from the hub"):
+            hub.local_files("hub:own/large")
+        assert texts_of("hub:own/large") == [words]
+        assert len(came) == 2
+
+
+def test_a_copy_of_another_program_that_is_whole_is_taken_where_ours_is_not(served, monkeypatch, tmp_path):
+    assert texts_of("hub:own/shards") == ["0", "1"]  # train alone, which is noted
+    served.data_sets["own/shards"]["main"] |= {"data/test-00000-of-00001.parquet": parquet(["newer"])}
+    newer = huggingface_hub.HfApi().dataset_info("own/shards", revision="main")
+    for file in newer.siblings:
+        huggingface_hub.hf_hub_download("own/shards", file.rfilename, repo_type="dataset", revision=newer.sha)
+    (tmp_path / "cache/datasets--own--shards/refs/main").write_text(newer.sha)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts_of("hub:own/shards:test") == ["newer"]
+    ours = next((tmp_path / "cache/datasets--own--shards/bertwright").iterdir()).stem
+    shutil.rmtree(tmp_path / "cache/datasets--own--shards/snapshots" / ours)  # by the cache's own tool
+    assert texts_of("hub:own/shards") == ["0", "1"]
+
+
+def test_the_cache_knows_which_commit_the_revision_is(served, tmp_path):
+    for name in (NAMES[0], NAMES[2]):
+        hub.local_files(name)
+    found = huggingface_hub.scan_cache_dir(tmp_path / "cache")
+    assert not found.warnings
+    refs = {repository.repo_id: set(repository.refs) for repository in found.repos}
+    assert refs == {"own/shards": {"main"}, "own/converted": {"refs/convert/parquet"}}
 
 
 def test_the_environment_says_where_the_hub_and_its_cache_are(served, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
-from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub
+from tests.hub_stand_in import Fault, is_whole, taken_for_the_hub, xet_hash, xet_that_works
 
 import bertwright
 from bertwright.cli import main
@@ -91,7 +91,7 @@ def test_folders_of_this_machine_do_not_stand_in_the_card(run):
     def card(described):
         changed = {**run.result, "model": described}
         return model_card(
-            replace(material, run=replace(material.run, result=changed, settings=settings)), "", NAME, PushSettings()
+            replace(material, run=replace(material.run, result=changed, settings=settings)), NAME, PushSettings()
         )
 
     shown = card("folder acme-secret/tiny")
@@ -104,6 +104,30 @@ def test_folders_of_this_machine_do_not_stand_in_the_card(run):
     assert huggingface_hub.ModelCard(shown).data.base_model == "acme-secret/tiny"
 
 
+def test_columns_of_groups_are_called_columns(examples, hub):
+    path = Path("many.csv")
+    rows = [f"text number {i},{i % 2},{i // 2 % 2},{'red' if i % 3 else 'blue'}" for i in range(90)]
+    path.write_text("\n".join(["text,rude,long,colour", *rows]) + "\n")
+    judged = bertwright.train(
+        path, test=path, model="bert-tiny", max_length=16, steps=2, label_column="rude,long", group_columns="colour",
+        output="many", quiet=True,
+    )  # fmt: skip
+    bertwright.push(judged.path, NAME, quiet=True)
+    card = hub.repositories[NAME]["README.md"].decode()
+    assert "on the texts judged on above. Groups are what stands in columns of the data." in card
+    assert "| colour=red |" in card
+
+
+def test_what_cannot_be_read_is_said_here_and_not_in_the_card(run, hub, tmp_path, capsys):
+    shutil.copytree(run.path, tmp_path / "damaged place" / "run")
+    (tmp_path / "damaged place" / "run" / "predictions.parquet").write_bytes(b"no")
+    bertwright.push(tmp_path / "damaged place" / "run", NAME, quiet=True)
+    assert "damaged place" not in hub.repositories[NAME]["README.md"].decode()
+    said = capsys.readouterr().err
+    assert "WARNING: the card lacks what stands in a file that cannot be used: " in said
+    assert "predictions.parquet" in said
+
+
 def test_the_card_says_what_transformers_makes_of_it(run, tmp_path):
     def use(**changes):
         folder = tmp_path / "run"
@@ -111,7 +135,7 @@ def test_the_card_says_what_transformers_makes_of_it(run, tmp_path):
         shutil.copytree(run.path, folder)
         path = folder / "model" / "bertwright.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-        shown = model_card(read_material(bertwright.open_run(folder)), "", NAME, PushSettings())
+        shown = model_card(read_material(bertwright.open_run(folder)), NAME, PushSettings())
         return shown.partition("## Use")[2].partition("## Data")[0]
 
     assert "`transformers` reads it too:\n" in use()
@@ -154,7 +178,7 @@ def test_groups_of_held_out_texts_stand_in_the_card_unasked(examples, people, hu
     )  # fmt: skip
     bertwright.push(judged.path, NAME, quiet=True)
     card = hub.repositories[NAME]["README.md"].decode()
-    assert "Groups are the held-out texts that hold a term of a built-in list" in card
+    assert "Judged is the score of “toxic”, on the texts judged on above. Groups are the texts that hold a term" in card
     assert "| muslim |" in card
     assert "friend number" not in card
 
@@ -164,7 +188,13 @@ def test_groups_of_other_texts_stand_in_the_card(run, people, hub, capsys):
     Path("bias.json").write_text(json.dumps(record))
     bertwright.push(run.path, NAME, bias="bias.json", quiet=True)
     card = hub.repositories[NAME]["README.md"].decode()
-    assert "Judged on other texts than those above." in card
+    assert "Judged is the score of “toxic”, on 72 texts of people.csv. Groups are the texts that hold a term" in card
+    assert capsys.readouterr().err == ""
+    Path("bias.json").write_text(json.dumps({**record, "run": "other/run"}))
+    bertwright.push(run.path, NAME, bias="bias.json", quiet=True)
+    assert "WARNING: --bias: bias.json is of other/run; it stands in the card of " in capsys.readouterr().err
+    with pytest.raises(UserError, match="--card takes the place of the card that --bias would stand in"):
+        bertwright.push(run.path, NAME, bias="bias.json", card="card.md", quiet=True)
     assert f"| muslim | {next(g for g in record['groups'] if g['group'] == 'muslim')['subgroup_auc']:.4f} |" in card
 
 
@@ -174,7 +204,11 @@ def test_groups_of_other_texts_stand_in_the_card(run, people, hub, capsys):
         ("{", r"bias\.json: cannot be read as JSON"),
         ("[]", r"bias\.json: found list"),
         ('{"groups": 1}', r"bias\.json: found something else, expected the line that `bertwright bias --json` prints"),
-        ('{"groups": [], "label": "x"}', r'found the bias of "x", expected one of this run\'s labels, clean, toxic'),
+        ('{"groups": [], "label": "toxic", "judged_on": {}}', r"bias\.json: found no groups"),
+        (
+            '{"groups": [], "label": "x", "judged_on": {}}',
+            r'found the bias of "x", expected one of this run\'s labels, clean, toxic',
+        ),
     ],
 )
 def test_what_is_no_bias_is_refused_before_anything_is_sent(run, hub, content, message):
@@ -274,10 +308,19 @@ def test_what_another_model_left_there_is_removed(run, hub, capsys):
     left = {"added_tokens.json": b'{"<user>": 30522}', "pytorch_model.bin": b"old", "vocab.txt": b"old"}
     hub.repositories[NAME] = {**kept, **left}
     bertwright.push(run.path, NAME)
-    assert "removing what another model left there: added_tokens.json, pytorch_model.bin\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "me/comments: removing what another model left there: added_tokens.json, pytorch_model.bin\n" in said
     assert hub.commits == 1
     card = hub.repositories[NAME]["README.md"]
     assert hub.repositories[NAME] == {**kept, **ours, "README.md": card}
+
+
+def test_nor_is_it_removed_twice_where_the_answer_is_lost(run, hub):
+    hub.repositories[NAME] = {"added_tokens.json": b"{}"}
+    hub.faults.append(Fault("POST", "/commit/", unanswered=True))
+    bertwright.push(run.path, NAME, quiet=True)
+    assert hub.commits == 1
+    assert published_model(hub) == files_of(run)
 
 
 def test_an_answer_that_is_not_the_hubs_is_one_line(run, hub):
@@ -392,6 +435,15 @@ def test_where_hf_xet_gives_up_the_files_come_without_it(published, monkeypatch,
     assert is_whole(tmp_path / "cache")
 
 
+def test_what_comes_by_hf_xet_is_whole(published, monkeypatch, tmp_path):
+    large = published_model(published)["model.safetensors"]
+    with xet_that_works(published, monkeypatch, [*published_model(published).values()]) as came:
+        assert fetched() == published_model(published)
+        assert fetched() == published_model(published)
+        assert came.count(xet_hash(large)) == 1
+        assert is_whole(tmp_path / "cache")
+
+
 def test_files_that_are_no_part_of_the_model_are_left_alone(published, tmp_path):
     folder = find_folder(NAME)[0]
     blob = tmp_path / "cache" / ("0" * 64)
@@ -473,9 +525,9 @@ def test_runs_that_cannot_be_published(run, hub, examples):
 
 def test_energy_stands_in_the_card_where_it_was_counted(run):
     material = read_material(bertwright.open_run(run.path))
-    assert "\nEnergy: not measured.\n" in model_card(material, "", NAME, PushSettings())
+    assert "\nEnergy: not measured.\n" in model_card(material, NAME, PushSettings())
     counted = {**run.result, "energy": {"joules": 7.2e6, "source": "RAPL"}}
     material = replace(material, run=replace(material.run, result=counted))
     assert "\nEnergy of the whole machine meanwhile, by RAPL: 2.0000 kWh.\n" in model_card(
-        material, "", NAME, PushSettings()
+        material, NAME, PushSettings()
     )

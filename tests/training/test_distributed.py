@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import multiprocessing
@@ -401,7 +402,7 @@ def environment(**more):
 def wait_until(condition, process, seconds=120):
     until = time.monotonic() + seconds
     while not condition():
-        assert process.poll() is None
+        assert process is None or process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.02)
 
@@ -448,6 +449,52 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     whole = settings_of(folder, tmp_path / "whole", steps=60)
     train_by(2, whole, tmp_path / "logs")
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+_LAUNCHER = "import sys; from bertwright.training.launch import _wait; print(_wait(sys.argv[1:], {}, None), flush=True)"
+# A stand-in for torchrun that does not care for Ctrl-C, with a process of its own.
+_TORCHRUN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+print(os.getpid(), process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def is_there(pid):
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which processes a process started")
+@pytest.mark.parametrize("ends", ["second ctrl-c", "killed"])
+def test_a_second_ctrl_c_does_not_wait_and_torchrun_does_not_outlive_its_launcher(ends):
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LAUNCHER, sys.executable, "-c", _TORCHRUN],
+        stdout=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
+    torchrun, worker = map(int, process.stdout.readline().split())
+    try:
+        if ends == "killed":
+            process.kill()
+            gone = [torchrun]
+        else:
+            gone = [torchrun, worker]
+            for _ in range(2):
+                assert is_there(torchrun)
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.5)
+            assert process.communicate(timeout=20)[0] == f"{(-signal.SIGKILL, signal.SIGINT)}\n"
+        wait_until(lambda: not any(map(is_there, gone)), None, seconds=20)
+    finally:
+        process.wait(20)
+        for pid in (torchrun, worker):
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tmp_path, monkeypatch):
@@ -508,12 +555,12 @@ def test_no_room_for_the_token_ids_is_one_line(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed.Together, "_carry", full)
     said = train_by(2, settings_of(folder, tmp_path / "run"), tmp_path / "logs", exit_codes=(2, 128))[0]
     assert "error: process 1 of 2: the token ids cannot be kept in" in said
-    assert "(No space left on device); name a folder with more room by TMPDIR" in said
+    assert "(No space left on device); TMPDIR on that machine names another folder" in said
 
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "_wait", lambda command, environment, results: started.append(command) or (1, False))
+    monkeypatch.setattr(launch, "_wait", lambda command, environment, results: started.append(command) or (1, 0))
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(UserError, match="ended with exit code 1"):
         run_training(config, Reporter(quiet=True, results=False))

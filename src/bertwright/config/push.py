@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from bertwright.config.base import Settings
 
@@ -31,3 +33,9 @@ class PushConfig(PushSettings):
 
     run: str = Field(description="Folder of a finished training.")
     name: str = Field(description="Name on the hub: owner/name.")
+
+    @model_validator(mode="after")
+    def _a_card_of_ones_own_has_its_own_groups(self) -> Self:
+        if self.card is not None and self.bias is not None:
+            raise ValueError("--card takes the place of the card that --bias would stand in: give one of them")
+        return self

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -55,6 +56,7 @@ def local_files(name: str | os.PathLike[str]) -> list[str]:
     for revision in ("main", _CONVERTED):
         if silent is None:
             try:
+                listed = time.time_ns()
                 commit, files = _listing(name, repository, revision)
             except _Silent as error:
                 silent = error.reason
@@ -72,7 +74,8 @@ def local_files(name: str | os.PathLike[str]) -> list[str]:
         if grouped:
             paths = _fetched(name, repository, commit or revision, _chosen(name, grouped, config, split))
             if commit is not None:
-                _note(repository, revision, commit, [file for file in files if file.endswith(".parquet")])
+                parquet = [file for file in files if file.endswith(".parquet")]
+                _note(repository, revision, commit, parquet, listed)
             return paths
         nothing_on_main = nothing_on_main or _extensions(files)
     if silent is not None:
@@ -191,37 +194,27 @@ def _kept(name: str, repository: str, revision: str, config: str | None, split: 
     Raises:
         DataError: only some of them were fetched, or one is damaged.
     """
-    missing = ""
-    for commit, files in _noted(repository, revision):
+    refused: DataError | None = None
+    for folder, files in [*_noted(repository, revision), *_fetched_by_others(repository, revision)]:
         grouped = group_files(files)
         if not grouped:
             continue
-        chosen = _chosen(name, grouped, config, split)
-        paths = [_folder(repository) / "snapshots" / commit / file for file in chosen]
+        try:
+            chosen = _chosen(name, grouped, config, split)
+        except DataError as error:
+            refused = refused or error
+            continue
+        paths = [folder / file for file in chosen]
         there = sum(path.is_file() for path in paths)
         if there == len(paths):
             return _sound(name, chosen, paths)
-        missing = missing or _incomplete(name, there, f"{len(paths):,}")
-    if missing:
-        raise DataError(missing)
-    folder = _cached(repository, revision)  # by another program
-    if folder is None:
-        return None
-    grouped = group_files([file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()])
-    if not grouped:
-        return None
-    chosen = _chosen(name, grouped, config, split)
-    numbers = [PurePosixPath(file).stem for file in chosen]
-    if all(map(str.isdecimal, numbers)) and [int(number) for number in numbers] != list(range(len(numbers))):
-        raise DataError(_incomplete(name, len(chosen), f"more, as their names say ({numbers[0]} to {numbers[-1]})"))
-    return _sound(name, chosen, [folder / file for file in chosen])
-
-
-def _incomplete(name: str, found: int, expected: str) -> str:
-    return (
-        f"{name}: found {found:,} files of the split in the hub's cache on this machine, expected {expected}. Fetch it "
-        "again while the hub can be reached"
-    )
+        refused = refused or DataError(
+            f"{name}: found {there:,} files of the split in the hub's cache on this machine, expected {len(paths):,}. "
+            "Fetch it again while the hub can be reached"
+        )
+    if refused is not None:
+        raise refused
+    return None
 
 
 def _folder(repository: str) -> Path:
@@ -231,28 +224,42 @@ def _folder(repository: str) -> Path:
     return Path(constants.HF_HUB_CACHE, "--".join(["datasets", *repository.split("/")]))
 
 
-def _note(repository: str, revision: str, commit: str, files: list[str]) -> None:
-    """Remember which parquet files the commit has: the cache itself does not tell what it lacks."""
-    folder = _folder(repository) / _NOTES
-    record = {"revision": revision, "files": files}
-    with contextlib.suppress(OSError):  # a cache that may only be read: then nothing was fetched into it either
-        folder.mkdir(exist_ok=True)
-        partial = folder / f".{commit}-{os.getpid()}"
-        partial.write_text(json.dumps(record), encoding="utf-8")
-        os.replace(partial, folder / f"{commit}.json")
+def _note(repository: str, revision: str, commit: str, files: list[str], listed: int) -> None:
+    """Remember which parquet files the commit has: the cache itself does not tell what it lacks. And that the revision
+    is this commit, as other programs note it."""
+    folder = _folder(repository)
+    record = {"repository": repository, "revision": revision, "listed": listed, "files": files}
+    # A cache that may only be read holds the files, and needs no note.
+    with contextlib.suppress(OSError):
+        _write(folder / _NOTES / f"{commit}.json", json.dumps(record))
+        _write(folder / "refs" / revision, commit)
 
 
-def _noted(repository: str, revision: str) -> list[tuple[str, list[str]]]:
-    """The commits of the revision of which files were fetched, the last one first, and which files each has."""
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _noted(repository: str, revision: str) -> list[tuple[Path, list[str]]]:
+    """The snapshots of the revision of which files were fetched, that which was listed last first, and all files of
+    each. A snapshot that is gone is none."""
     found = []
     for path in (_folder(repository) / _NOTES).glob("*.json"):
+        snapshot = _folder(repository) / "snapshots" / path.stem
         try:
-            record, when = json.loads(path.read_bytes()), path.stat().st_mtime_ns
-            if record["revision"] == revision and _COMMIT.fullmatch(path.stem):
-                found.append((when, path.stem, [file for file in record["files"] if _is_plain(file)]))
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            record = json.loads(path.read_bytes())
+            known = record["repository"] == repository and record["revision"] == revision
+            if known and _COMMIT.fullmatch(path.stem) and snapshot.is_dir():
+                found.append((int(record["listed"]), snapshot, [file for file in record["files"] if _is_plain(file)]))
+        except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
             continue  # damaged: as if it were not there
-    return [(commit, files) for _, commit, files in sorted(found, reverse=True)]
+    return [(snapshot, files) for _, snapshot, files in sorted(found, reverse=True)]
 
 
 def _is_plain(file: object) -> bool:
@@ -260,21 +267,34 @@ def _is_plain(file: object) -> bool:
     return isinstance(file, str) and not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts
 
 
-def _cached(repository: str, revision: str) -> Path | None:
-    """The folder of what was fetched of a revision before."""
+def _fetched_by_others(repository: str, revision: str) -> list[tuple[Path, list[str]]]:
+    """The snapshot that the cache has of a revision, if there is no note of it, and which files it would have if it
+    were whole, as far as these are numbered."""
     import huggingface_hub
     from huggingface_hub import constants
 
     try:
         repositories = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
     except (huggingface_hub.CacheNotFound, OSError):
-        return None
+        return []
     for found in repositories:
         if found.repo_type == "dataset" and found.repo_id == repository:
-            return next(
-                (Path(snapshot.snapshot_path) for snapshot in found.revisions if revision in snapshot.refs), None
-            )
-    return None
+            for snapshot in found.revisions:
+                folder = Path(snapshot.snapshot_path)
+                if revision in snapshot.refs and not (_folder(repository) / _NOTES / f"{folder.name}.json").exists():
+                    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+                    return [(folder, _with_gaps(files) if revision == _CONVERTED else files)]
+    return []
+
+
+def _with_gaps(files: list[str]) -> list[str]:
+    """The files that the hub made of a data set, 0000.parquet and so on, and those that are missing before the last."""
+    last: dict[PurePosixPath, int] = {}
+    for path in map(PurePosixPath, files):
+        if path.suffix == ".parquet" and re.fullmatch("[0-9]{4}", path.stem):
+            last[path.parent] = max(int(path.stem), last.get(path.parent, 0))
+    numbered = [str(folder / f"{i:04}.parquet") for folder, most in last.items() for i in range(most + 1)]
+    return sorted({*files, *numbered})
 
 
 def _fetched(name: str, repository: str, commit: str, files: list[str]) -> list[str]:
@@ -285,9 +305,10 @@ def _fetched(name: str, repository: str, commit: str, files: list[str]) -> list[
         return huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=commit)
 
     try:
-        return _sound(name, files, [Path(patiently(partial(fetch, file))) for file in files])
+        paths = [Path(patiently(partial(fetch, file))) for file in files]
     except hub_errors() as error:
         raise _refusal(name, error) from None
+    return _sound(name, files, paths)
 
 
 def _sound(name: str, files: list[str], paths: list[Path]) -> list[str]:

@@ -30,6 +30,9 @@ def bias(
 ) -> dict[str, Any]:
     """The bias of a run's classifier, as ``bias.bias_of`` records it, on its held-out texts or on those in ``data``.
 
+    To that record come ``run`` and ``judged_on``: ``texts``, their number; ``files``, none for held-out texts; and what
+    the ``groups`` are of, "columns", "terms" or "built-in terms".
+
     ``settings`` are those of ``bertwright bias``.
 
     Raises:
@@ -44,10 +47,14 @@ def run_bias(config: BiasConfig, reporter: Reporter) -> dict[str, Any]:
     terms = None if config.group_terms is None else read_terms(config.group_terms)
     scored = _scored(config, reporter) if config.data else stored_scores(open_run(config.run))
     place = _label(config, scored.labels)
-    groups = _groups(config, scored, terms, reporter)
+    groups, groups_of = _groups(config, scored, terms, reporter)
     record = bias_of(
         scored.has_labels[:, place], scored.scores[:, place], groups, scored.labels[place], config.min_group_texts
     )
+    record |= {
+        "run": config.run,
+        "judged_on": {"texts": len(scored.scores), "files": list(config.data), "groups": groups_of},
+    }
     reporter.show(bias_table(record))
     reporter.show(_overall(record))
     for note in record["notes"]:
@@ -83,8 +90,8 @@ def _label(config: BiasConfig, labels: Sequence[str]) -> int:
 
 def _groups(
     config: BiasConfig, scored: StoredScores, terms: Mapping[str, Sequence[str]] | None, reporter: Reporter
-) -> dict[str, np.ndarray]:
-    """Those of the columns, of the file of terms, or of the built-in terms."""
+) -> tuple[dict[str, np.ndarray], str]:
+    """Those of the columns, of the file of terms, or of the built-in terms; and which of the three."""
     columns = scored.groups
     if config.group_columns:
         missing = [name for given in config.group_columns for name in given.split(",") if name.strip() not in columns]
@@ -94,20 +101,20 @@ def _groups(
         wanted = [name.strip() for given in config.group_columns for name in given.split(",")]
         columns = {name: columns[name] for name in wanted}
     if columns and terms is None:
-        return groups_of_columns(columns)
+        return groups_of_columns(columns), "columns"
     if scored.texts is None:
         raise UserError(
             "groups are found by terms in the texts, but the run kept none (--no-texts): name the file of the texts, "
             "or columns with --group-columns"
         )
     if terms is not None:
-        return groups_of_terms(scored.texts, terms)
+        return groups_of_terms(scored.texts, terms), "terms"
     reporter.say("groups: texts that hold a term of the built-in list (--group-terms, --group-columns give others)")
     found = groups_of_terms(scored.texts)
     met = {name: members for name, members in found.items() if members.any()}
     if not met:
         raise UserError("no text holds a term of the built-in list: pass --group-terms or --group-columns")
-    return met
+    return met, "built-in terms"
 
 
 def bias_table(record: Mapping[str, Any]) -> Table:

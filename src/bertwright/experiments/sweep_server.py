@@ -15,7 +15,6 @@ are then asked to save their state and end.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import importlib
 import json
@@ -26,7 +25,8 @@ import subprocess
 import sys
 from typing import Any, NoReturn
 
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+from bertwright.parent import end_with_parent
+
 # By name: a trial is a command, and nothing below the commands knows them. The others are loaded late by a training,
 # and together take it longer than three steps of a small model.
 _LOADED = ("bertwright.commands", "bertwright.training.train", "sklearn.metrics", "rich.table", "rich.progress")
@@ -130,8 +130,7 @@ def _be_a_trial(request: dict[str, Any]) -> NoReturn:
     code: Any = 1
     try:
         server = os.getppid()
-        if sys.platform == "linux":  # whatever ends the server ends its trials, with their state saved
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        end_with_parent(signal.SIGTERM)  # whatever ends the server ends its trials, with their state saved
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 # What comes of an answer that is no JSON, or JSON of something else.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
 
@@ -27,12 +29,13 @@ def hub_failure(name: str, error: BaseException, what: str, expected: str, *, ma
         return f"{name}: {no_folder}not the name of a {what} on the hub. {expected}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{name}: the hub answered with an error: {(str(error) or type(error).__name__).splitlines()[0]}"
-    if isinstance(error, _UNREADABLE) and not isinstance(error, OSError):
+    # An answer that is no JSON is an OSError too where huggingface_hub uses requests.
+    if isinstance(error, json.JSONDecodeError) or (isinstance(error, _UNREADABLE) and not isinstance(error, OSError)):
         return (
             f"{name}: the hub's answer cannot be read ({named(error)}). Is a login page or a proxy between this "
             "machine and the hub?"
         )
-    if isinstance(error, RuntimeError):
+    if isinstance(error, RuntimeError | xet_error()):
         return f"{name}: the transfer failed ({named(error)}). Try again"
     if isinstance(error, OSError) and type(error) in (OSError, PermissionError) and error.strerror:
         return f"{name}: cannot be kept in the hub's cache on this machine ({error.strerror.lower()})"
@@ -47,9 +50,9 @@ def named(error: BaseException) -> str:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """All that a bad hub, line or cache makes huggingface_hub raise: by an answer that is not the hub's, too, and the
-    plain RuntimeError of hf_xet."""
-    return (OSError, RuntimeError, *_UNREADABLE, http_error())
+    """All that a bad hub, line or cache makes huggingface_hub raise: by an answer that is not the hub's, too, and what
+    hf_xet gives up with."""
+    return (OSError, RuntimeError, *_UNREADABLE, http_error(), xet_error())
 
 
 def http_error() -> type[Exception]:
@@ -57,4 +60,16 @@ def http_error() -> type[Exception]:
     from huggingface_hub import errors
 
     base: type[Exception] = errors.HTTPError
+    if base.__module__.startswith("requests"):  # there it is that of a status alone
+        from requests import RequestException
+
+        return RequestException
     return base
+
+
+def xet_error() -> type[Exception]:
+    """What huggingface_hub itself calls a failure of hf_xet, from the version on that has it."""
+    from huggingface_hub import errors
+
+    found: type[Exception] = getattr(errors, "XetError", RuntimeError)
+    return found

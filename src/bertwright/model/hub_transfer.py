@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from bertwright.model.hub_failure import http_error, named
+from bertwright.model.hub_failure import http_error, named, xet_error
+from bertwright.progress import Reporter
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0)
 _PASSING = (408, 429, 500, 502, 503, 504)
@@ -38,10 +40,10 @@ def patiently(
     while True:
         try:
             return transfer()
-        except (OSError, RuntimeError, http_error()) as error:
+        except (OSError, RuntimeError, http_error(), xet_error()) as error:
             reason = _reason(error)
         if _is_of_xet(reason) and _leave_out_xet():
-            say(f"hf_xet: {named(reason)}; once more without it")
+            Reporter().warn(f"hf_xet gave up ({named(reason)}); large files come and go without it from here on")
             continue
         wait_s = next(waits, None)
         if wait_s is None or not passes(reason):
@@ -65,8 +67,11 @@ def _reason(error: Exception) -> Exception:
 def _is_of_xet(error: BaseException) -> bool:
     """Whether it may be hf_xet that gave up, over a status or a connection: it has few names of its own for that."""
     module = type(error).__module__
-    return module == "hf_xet" or (
-        module == "builtins" and isinstance(error, RuntimeError | ConnectionError | TimeoutError)
+    plain = module == "builtins" and not isinstance(error, RecursionError)
+    return (
+        module == "hf_xet"
+        or (plain and isinstance(error, RuntimeError | ConnectionError | TimeoutError))
+        or (not plain and isinstance(error, xet_error()))
     )
 
 
@@ -87,7 +92,7 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, errors.HfHubHTTPError):
         return getattr(getattr(error, "response", None), "status_code", None) in _PASSING
     # A local cause has a number; a file of another size than announced has none, nor has a connection that was cut.
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | RecursionError | ValueError):
         return False
     # Of requests, which older versions of huggingface_hub use, these are OSErrors.
     if isinstance(error, OSError) and not isinstance(error, http_error()):
@@ -98,22 +103,23 @@ def passes(error: BaseException) -> bool:
 def damage_of(path: Path) -> str | None:
     """What is wrong with a file of huggingface_hub's cache, which is then removed from it; None where nothing is.
 
-    The cache names a file by what the hub says of it: the SHA-256 of a large one, git's SHA-1 of another. A file whose
-    name says neither, as where the cache holds copies, is not looked at.
+    The cache names a file by what the hub says of it: the SHA-256 of a large one, git's SHA-1 of another. That is where
+    a snapshot's file leads to, which may lead on, to a store that all repositories share, under a name of hf_xet's. A
+    file whose name says neither, as where the cache holds copies, is not looked at.
 
     Raises:
         OSError: it cannot be read.
     """
-    stored = path.resolve()
-    expected = stored.name
+    named_by_hub = path.parent / os.readlink(path) if path.is_symlink() else path
+    expected = named_by_hub.name
     if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", expected):
         return None
-    sha256, git_sha1 = checksums(stored)
+    sha256, git_sha1 = checksums(path)
     found = sha256 if len(expected) == 64 else git_sha1
     if found == expected:
         return None
-    path.unlink(missing_ok=True)
-    stored.unlink(missing_ok=True)
+    for link in (path, named_by_hub, path.resolve()):
+        link.unlink(missing_ok=True)
     return f"its checksum is {found[:12]}..., expected {expected[:12]}..."
 
 

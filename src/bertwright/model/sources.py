@@ -140,9 +140,12 @@ def _fetch_from_hub(name: str) -> Path:
         folder = fetch(*_FILES)
         if not any(folder.glob("model*.safetensors")):
             folder = fetch(*HUB_FILES)
-        damage = damage_in(folder, HUB_FILES)
     except hub_errors() as error:
         raise CheckpointError(hub_failure(name, error, "model", known, may_be_local=True)) from None
+    try:
+        damage = damage_in(folder, HUB_FILES)
+    except OSError as error:
+        raise CheckpointError(f"{name}: {folder}: cannot be read ({error.strerror or error})") from None
     if damage is not None:
         raise CheckpointError(f"{name}: a file came damaged from the hub: {damage}; it was removed. Try again")
     return folder

@@ -25,13 +25,12 @@ _FILES = ("train", "validation", "test", "unlabelled", "teacher_scores", "output
 _SPLITS = (("train", "learnt from"), ("validation", "chosen by"), ("test", "judged on"))
 
 
-def model_card(material: Material, groups_note: str, name: str, settings: PushSettings) -> str:
+def model_card(material: Material, name: str, settings: PushSettings) -> str:
     """The card in the hub's Markdown, its front matter in YAML. It holds no text
     of the data and no path of this machine.
 
     Args:
         material: of a finished run.
-        groups_note: which texts groups of people were judged on, in case that must be said.
         name: the model's name on the hub.
     """
     material = replace(material, run=_without_paths(material.run))
@@ -46,7 +45,7 @@ def model_card(material: Material, groups_note: str, name: str, settings: PushSe
         "## Data",
         _data(material),
         *_quality(page),
-        *_groups(page, groups_note),
+        *_groups(material, page),
         "## Limits",
         _limits(material, page),
         "## Training",
@@ -156,7 +155,7 @@ def _quality(page: Page) -> list[str]:
     return ["## How good it is", *found] if found else []
 
 
-def _groups(page: Page, note: str) -> list[str]:
+def _groups(material: Material, page: Page) -> list[str]:
     section = _section(page, "bias")
     found = _tables(page, "bias")
     if section is None or not found:
@@ -165,8 +164,26 @@ def _groups(page: Page, note: str) -> list[str]:
             "Not judged by groups of people: whether it scores harmless texts about some of them too high is not "
             "known. `bertwright bias` tells.",
         ]
-    prose = [sentence for sentence in (note, *section.prose) if sentence]
-    return ["## Groups of people", *map(_plain, prose), *found]
+    return ["## Groups of people", *map(_plain, (*_judged_groups(material), *section.prose)), *found]
+
+
+_GROUPS_OF = {
+    "columns": "Groups are what stands in columns of the data.",
+    "terms": "Groups are the texts that hold one of some terms.",
+    "built-in terms": "Groups are the texts that hold a term of a built-in list of words for people.",
+}
+
+
+def _judged_groups(material: Material) -> list[str]:
+    """What is judged, on which texts, and what the groups are."""
+    bias = object_in(material.judgement, "bias")
+    judged_on = object_in(bias, "judged_on")
+    label, groups = in_one_line(str(bias.get("label")), 40), _GROUPS_OF.get(str(judged_on.get("groups")), "")
+    number, files = number_in(judged_on, "texts"), judged_on.get("files")
+    where = "the texts judged on above"
+    if isinstance(files, list) and files and number is not None:
+        where = f"{counted(int(number), 'text')} of {', '.join(str(_name_only(file)) for file in files)}"
+    return [f"Judged is the score of “{label}”, on {where}. {groups}".strip()]
 
 
 def _section(page: Page, name: str) -> Section | None:

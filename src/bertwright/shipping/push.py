@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bertwright import runs
-from bertwright.config.base import build
+from bertwright.config.base import build, expand_home
 from bertwright.config.evaluate import BiasConfig
 from bertwright.config.push import PushConfig
 from bertwright.data.label_cells import show_labels
@@ -53,7 +53,7 @@ def run_push(config: PushConfig, reporter: Reporter) -> dict[str, Any]:
         raise RunError(
             f"{config.run}: found a run of {run.act} ({run.state}), expected a finished training with its model"
         )
-    card = _card(config, run)
+    card = _card(config, run, reporter)
     if config.dry_run is not None:
         return _written(Path(config.dry_run), run, card, reporter)
     with tempfile.TemporaryDirectory(prefix="bertwright-") as folder:
@@ -61,47 +61,51 @@ def run_push(config: PushConfig, reporter: Reporter) -> dict[str, Any]:
         return _sent(files, config, reporter)
 
 
-def _card(config: PushConfig, run: Run) -> str:
-    if config.card is None:
-        return model_card(*_judged_by_groups(config, run), config.name, config)
-    try:
-        return Path(config.card).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--card: {config.card}: cannot be read ({error})") from None
-
-
-def _judged_by_groups(config: PushConfig, run: Run) -> tuple[Material, str]:
-    """What is known of the run, with its bias, and on which texts it was judged in case the run itself does not say."""
+def _card(config: PushConfig, run: Run, reporter: Reporter) -> str:
+    if config.card is not None:
+        try:
+            return Path(expand_home(config.card)).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--card: {config.card}: cannot be read ({error})") from None
     material = read_material(run)
+    for problem in material.problems:
+        reporter.warn(f"the card lacks what stands in a file that cannot be used: {problem}")
+    return model_card(_judged_by_groups(config, replace(material, problems=[]), reporter), config.name, config)
+
+
+def _judged_by_groups(config: PushConfig, material: Material, reporter: Reporter) -> Material:
+    """What is known of the run, with its bias, as far as it can be known."""
+    run = material.run
     if config.bias is not None:
-        record, note = _bias_in(config.bias, material), "Judged on other texts than those above."
+        record = _bias_in(config.bias, material)
+        if Path(str(record.get("run"))).resolve() != run.path.resolve():
+            reporter.warn(f"--bias: {config.bias} is of {record.get('run')}; it stands in the card of {run.path}")
     elif object_in(material.judgement, "bias").get("groups"):
-        return material, ""
+        return material
     else:
-        note = "Groups are the held-out texts that hold a term of a built-in list of words for people."
         try:
             record = run_bias(build(BiasConfig, {"run": str(run.path)}), Reporter(quiet=True, results=False))
         except UserError:  # no texts were kept, none holds such a word, or there are too many labels to choose one
-            return material, ""
-        if not record["groups"]:
-            return material, ""
+            return material
     result = {**(run.result or {}), "judgement": {**material.judgement, "bias": record}}
-    return replace(material, run=replace(material.run, result=result)), note
+    return replace(material, run=replace(run, result=result))
 
 
 def _bias_in(path: str, material: Material) -> dict[str, Any]:
     """What ``bertwright bias --json`` printed."""
     try:
-        record = runs.read_json(Path(path).expanduser())
+        record = runs.read_json(Path(expand_home(path)))
     except RunError as error:
         raise UserError(f"--bias: {error}") from None
-    if not isinstance(record.get("groups"), list):
+    if not isinstance(record.get("groups"), list) or not isinstance(record.get("judged_on"), dict):
         raise UserError(f"--bias: {path}: found something else, expected the line that `bertwright bias --json` prints")
     if record.get("label") not in material.labels:
         raise UserError(
             f"--bias: {path}: found the bias of {show(str(record.get('label')))}, expected one of this run's labels, "
             f"{show_labels(material.labels)}"
         )
+    if not record["groups"]:
+        raise UserError(f"--bias: {path}: found no groups, expected those that were judged: leave it out")
     return record
 
 
@@ -138,17 +142,23 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
 
     def listed() -> dict[str, Any]:
         """The files there, by name."""
-        found = patiently(lambda: hub.model_info(config.name, revision=config.revision, files_metadata=True), say)
+        found = hub.model_info(config.name, revision=config.revision, files_metadata=True)
         return {file.rfilename: file for file in found.siblings or ()}
 
+    removed: set[str] = set()
+
     def commit() -> Any:
-        # Anew each time: an operation remembers what the last attempt made of it.
+        # Anew each time: an operation remembers what the last attempt made of it, whose answer may have been lost.
+        stale = _stale(files, listed())
+        if stale - removed:
+            reporter.warn(f"{config.name}: removing what another model left there: {', '.join(sorted(stale))}")
+            removed.update(stale)
         operations: list[Any] = [
             *(
                 huggingface_hub.CommitOperationAdd(path_in_repo=name, path_or_fileobj=str(path))
                 for name, path in files.items()
             ),
-            *(huggingface_hub.CommitOperationDelete(path_in_repo=name) for name in stale),
+            *(huggingface_hub.CommitOperationDelete(path_in_repo=name) for name in sorted(stale)),
         ]
         message = config.message or "Publish a classifier made with bertwright"
         return hub.create_commit(config.name, operations, commit_message=message, revision=config.revision)
@@ -162,14 +172,11 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
             )
         if config.revision != "main":
             patiently(lambda: hub.create_branch(config.name, branch=config.revision, exist_ok=True), say)
-        stale = _stale(files, listed())
-        if stale:
-            say(f"removing what another model left there: {', '.join(stale)}")
         done = patiently(commit, say)
     except hub_errors() as error:
         raise UserError(_refusal(config.name, error)) from None
     try:
-        arrived = listed()
+        arrived = patiently(listed, say)
     except hub_errors() as error:
         raise UserError(
             f"{_refusal(config.name, error)}. It is published ({done.commit_url}), but whether all of it arrived whole "
@@ -180,11 +187,9 @@ def _sent(files: dict[str, Path], config: PushConfig, reporter: Reporter) -> dic
     return {"name": config.name, "url": str(done.commit_url), "commit": done.oid, "files": sorted(files)}
 
 
-def _stale(files: dict[str, Path], listed: Collection[str]) -> list[str]:
+def _stale(files: dict[str, Path], listed: Collection[str]) -> set[str]:
     """Files there that would be read as parts of this model, and are not."""
-    return sorted(
-        name for name in listed if name not in files and any(fnmatch.fnmatchcase(name, part) for part in HUB_FILES)
-    )
+    return {name for name in listed if name not in files and any(fnmatch.fnmatchcase(name, part) for part in HUB_FILES)}
 
 
 def _check_arrived(name: str, files: dict[str, Path], listed: dict[str, Any]) -> None:

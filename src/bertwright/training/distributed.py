@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from torch import distributed as collective
 from bertwright import runs
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
+from bertwright.parent import end_with_parent
 
 # A process that dies is noticed at once. A machine that falls silent is not: it is waited for so long. The leading
 # process may tokenise for long before it says anything.
@@ -244,7 +246,7 @@ class Together:
         except OSError as error:
             raise TrainingError(
                 f"process {self.rank + 1} of {self.size}: the token ids cannot be kept in {tempfile.gettempdir()} "
-                f"({error.strerror or error}); name a folder with more room by TMPDIR on that machine"
+                f"({error.strerror or error}); TMPDIR on that machine names another folder, with room for them"
             ) from error
 
     def _share_texts(self, texts: dict[str, Ragged] | None) -> dict[str, Ragged]:
@@ -439,6 +441,8 @@ def joined() -> Iterator[Alone | Together]:
     if here is None or here.size == 1:
         yield ALONE if here is None or not here.one_store else AloneOfTorchrun(_rendezvous()[0])
         return
+    if is_launched():  # nothing of it outlives torchrun; the state is saved
+        end_with_parent(signal.SIGTERM)
     backend = "gloo"
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank < torch.cuda.device_count():

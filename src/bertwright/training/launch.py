@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
+from bertwright.parent import end_with_parent
 from bertwright.progress import Reporter
 from bertwright.training.distributed import LAUNCHED_END, ProcessLost, is_end_told, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
@@ -29,8 +31,12 @@ _MOST_RESTARTS = 3
 
 # How long torchrun waits for processes that were asked to stop; by itself 30 s.
 _PATIENCE_TO_STOP_S = 3600
-# What is passed on to torchrun, and as what: at SIGHUP, when a terminal is closed, the state is saved too.
-_PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+# What is passed on to torchrun, and as what: when a terminal is closed (SIGHUP), or at Ctrl-\\, the state is saved too.
+_PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
+if os.name == "posix":
+    _PASSED_ON |= {signal.SIGHUP: signal.SIGTERM, signal.SIGQUIT: signal.SIGTERM}
+
+_EXIT_CODES: dict[int, int] = {signal.SIGINT: Interrupted.exit_code, signal.SIGTERM: 128 + signal.SIGTERM}
 
 _LOOPBACK = "127.0.0.1"
 
@@ -68,10 +74,13 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
         told = json.loads(end.read_text()) if end.exists() else {}
     if "error" in told:
         raise UserError(told["error"])
-    if told.get("exit") == Interrupted.exit_code:
+    # Told by nobody where torchrun had not started them yet, or was killed at a second signal. And torchrun too sends
+    # SIGTERM, where a process was lost.
+    exit_code = told.get("exit", _EXIT_CODES.get(signalled))
+    if exit_code == Interrupted.exit_code:
         raise Interrupted("stopped")
-    if "exit" in told and signalled:  # torchrun too sends SIGTERM, where a process was lost
-        raise SystemExit(told["exit"])
+    if exit_code is not None and signalled:
+        raise SystemExit(exit_code)
     if status != 0 or "exit" in told:
         raise TrainingError(
             f"the {config.num_processes} processes of the training ended with exit code {status}: what they said "
@@ -110,15 +119,22 @@ def _results_of(reporter: Reporter) -> Any:
     return sys.stderr if reporter.results is reporter.errors else None
 
 
-def _wait(command: list[str], environment: dict[str, str], results: Any) -> tuple[int, bool]:
-    """Run the command to its end; its exit code, and whether a signal came. Signals are its to answer."""
+def _wait(command: list[str], environment: dict[str, str], results: Any) -> tuple[int, int]:
+    """Run the command to its end; its exit code, and the signal that was passed on to it, or 0. Signals are its to
+    answer; but a second Ctrl-C does not wait for that."""
     process: subprocess.Popen[bytes] | None = None
     came: list[signal.Signals] = []
+    early: list[signal.Signals] = []
 
     def pass_on(number: int, frame: Any) -> None:
+        again = bool(came)
         came.append(_PASSED_ON[signal.Signals(number)])
-        if process is not None:
-            process.send_signal(came[-1])
+        if process is None:
+            early.append(came[0])
+        elif not again:
+            process.send_signal(came[0])
+        elif number == signal.SIGINT:
+            _kill(process)
 
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread
@@ -127,15 +143,32 @@ def _wait(command: list[str], environment: dict[str, str], results: Any) -> tupl
                 before[number] = signal.signal(number, pass_on)
     try:
         # In a session of its own, so that a terminal's Ctrl-C reaches it by us alone, and once.
-        process = subprocess.Popen(command, env=environment, stdout=results, start_new_session=True)
-        for early in came:
-            process.send_signal(early)
-        return process.wait(), bool(came)
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=results,
+            start_new_session=True,
+            preexec_fn=functools.partial(end_with_parent, signal.SIGTERM) if os.name == "posix" else None,
+        )
+        if early:
+            process.send_signal(early[0])
+        return process.wait(), came[0] if came else 0
     finally:
         for handled, handler in before.items():
             signal.signal(handled, handler)
         if process is not None and process.poll() is None:
             process.terminate()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """torchrun, and the processes that it started, as far as Linux tells which they are."""
+    children: list[int] = []
+    with contextlib.suppress(OSError):
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()
+    for child in children:
+        with contextlib.suppress(OSError):
+            os.kill(child, signal.SIGKILL)
 
 
 @contextlib.contextmanager
