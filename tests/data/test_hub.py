@@ -2,7 +2,6 @@
 
 import io
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -155,7 +154,7 @@ def test_all_files_are_of_one_commit(served, monkeypatch):
     assert texts_of("hub:own/shards") == ["0", "new"]
 
 
-def test_an_update_that_is_cut_leaves_the_commit_of_before(served, monkeypatch):
+def test_an_update_that_is_cut_leaves_the_commit_of_before(served, monkeypatch, capsys):
     assert texts_of("hub:own/shards") == ["0", "1"]
     served.data_sets["own/shards"]["main"] |= {"data/train-00001-of-00002.parquet": parquet(["new"])}
     served.faults.append(Fault("GET", "train-00001", times=1_000, status=503))
@@ -163,6 +162,15 @@ def test_an_update_that_is_cut_leaves_the_commit_of_before(served, monkeypatch):
         hub.local_files("hub:own/shards")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert texts_of("hub:own/shards") == ["0", "1"]
+    # of the newer one another split was fetched: then it is known that there is a newer one
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert texts_of("hub:own/shards:test") == ["t"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts_of("hub:own/shards") == ["0", "1"]
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "WARNING: hub:own/shards: an older commit is taken, since of the newest: hub:own/shards: found 1 files" in said
+    )
 
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b"[" * 100_000, b"\xff\xfe", b""])
@@ -203,18 +211,57 @@ def test_what_comes_by_hf_xet_is_whole_and_what_rots_there_is_noticed(served, mo
         assert len(came) == 2
 
 
-def test_a_copy_of_another_program_that_is_whole_is_taken_where_ours_is_not(served, monkeypatch, tmp_path):
+def by_another_program(served, repository, files=None, revision="main"):
+    """What another program fetches, all of it or some files, and notes as the cache has it."""
+    found = huggingface_hub.HfApi().dataset_info(repository, revision=revision)
+    for file in files or [file.rfilename for file in found.siblings]:
+        huggingface_hub.hf_hub_download(repository, file, repo_type="dataset", revision=found.sha)
+    ref = Path(constants.HF_HUB_CACHE) / "--".join(["datasets", *repository.split("/")]) / "refs" / revision
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(found.sha)
+    return found.sha
+
+
+def test_a_newer_copy_of_another_program_is_taken_and_its_note_of_it_stays(served, monkeypatch, tmp_path):
     assert texts_of("hub:own/shards") == ["0", "1"]  # train alone, which is noted
-    served.data_sets["own/shards"]["main"] |= {"data/test-00000-of-00001.parquet": parquet(["newer"])}
-    newer = huggingface_hub.HfApi().dataset_info("own/shards", revision="main")
-    for file in newer.siblings:
-        huggingface_hub.hf_hub_download("own/shards", file.rfilename, repo_type="dataset", revision=newer.sha)
-    (tmp_path / "cache/datasets--own--shards/refs/main").write_text(newer.sha)
+    cache = tmp_path / "cache/datasets--own--shards"
+    served.data_sets["own/shards"]["main"] |= {
+        "data/train-00000-of-00002.parquet": parquet(["new"]), "data/test-00000-of-00001.parquet": parquet(["newer"])
+    }  # fmt: skip
+    theirs = by_another_program(served, "own/shards")
+    with monkeypatch.context() as patched:
+        patched.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert texts_of("hub:own/shards:test") == ["newer"]
+        assert texts_of("hub:own/shards") == ["new", "1"]
+    served.data_sets["own/shards"]["main"] |= {"data/train-00000-of-00002.parquet": parquet(["newest"])}
+    assert texts_of("hub:own/shards") == ["newest", "1"]
+    assert (cache / "refs/main").read_text() == theirs  # which is whole, as ours is not
+    for note in (cache / "bertwright").iterdir():
+        note.write_text("damaged")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert texts_of("hub:own/shards:test") == ["newer"]
-    ours = next((tmp_path / "cache/datasets--own--shards/bertwright").iterdir()).stem
-    shutil.rmtree(tmp_path / "cache/datasets--own--shards/snapshots" / ours)  # by the cache's own tool
+    assert texts_of("hub:own/shards") == ["new", "1"]
+
+
+def test_where_the_newest_commit_has_no_such_split_none_of_an_older_one_is_taken(served, monkeypatch):
+    assert texts_of("hub:own/shards:test") == ["t"]
+    del served.data_sets["own/shards"]["main"]["data/test-00000-of-00001.parquet"]
     assert texts_of("hub:own/shards") == ["0", "1"]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match='found no split "test", expected one of train'):
+        hub.local_files("hub:own/shards:test")
+
+
+def test_files_are_counted_where_the_data_set_itself_numbers_them(served, monkeypatch):
+    served.data_sets["own/numbers"] = {"main": {f"train/000{i}.parquet": parquet([f"{i}"]) for i in range(3)}}
+    served.data_sets["own/years"] = {
+        "main": {"train/2019.parquet": parquet(["a"]), "train/2021.parquet": parquet(["b"])}
+    }
+    by_another_program(served, "own/numbers", ["train/0000.parquet", "train/0002.parquet"])
+    by_another_program(served, "own/years")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError, match=r"found 2 files of the split .*, expected 3\."):
+        hub.local_files("hub:own/numbers")
+    assert texts_of("hub:own/years") == ["a", "b"]
 
 
 def test_the_cache_knows_which_commit_the_revision_is(served, tmp_path):

@@ -157,6 +157,7 @@ def test_groups_stand_in_the_card(examples, hub):
     bertwright.push(judged.path, NAME, quiet=True)
     card = hub.repositories[NAME]["README.md"].decode()
     assert "| topic=cooking |" in card
+    assert "on the texts judged on above. Groups are what stands in columns of the data." in card
     assert "Not judged by groups" not in card
 
 

@@ -7,6 +7,7 @@ import errno
 import json
 import multiprocessing
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,10 @@ from safetensors.numpy import load_file
 from tests.conftest import REPOSITORY
 from tests.scripts import load_script
 
-from bertwright import runs
+from bertwright import parent, runs
 from bertwright.config.base import build
 from bertwright.config.train import TrainConfig
-from bertwright.errors import UserError
+from bertwright.errors import Interrupted, UserError
 from bertwright.progress import Reporter
 from bertwright.training import distributed, follow, launch, learners, loop
 from bertwright.training.distributed import Alone, in_shares, shares
@@ -456,7 +457,10 @@ _LAUNCHER = "import sys; from bertwright.training.launch import _wait; print(_wa
 _TORCHRUN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+os.environ["BERTWRIGHT_LAUNCHED_END"] = "end.json"
+wait = "import time; from bertwright.parent import *; end_with_launcher(); print(flush=True); time.sleep(100)"
+process = subprocess.Popen([sys.executable, "-c", wait], stdout=subprocess.PIPE)
+process.stdout.readline()
 print(os.getpid(), process.pid, flush=True)
 time.sleep(100)
 """
@@ -471,7 +475,7 @@ def is_there(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux tells which processes a process started")
 @pytest.mark.parametrize("ends", ["second ctrl-c", "killed"])
-def test_a_second_ctrl_c_does_not_wait_and_torchrun_does_not_outlive_its_launcher(ends):
+def test_a_second_ctrl_c_does_not_wait_and_nothing_outlives_the_launcher(ends):
     process = subprocess.Popen(
         [sys.executable, "-c", _LAUNCHER, sys.executable, "-c", _TORCHRUN],
         stdout=subprocess.PIPE, text=True, env=environment(),
@@ -481,15 +485,15 @@ def test_a_second_ctrl_c_does_not_wait_and_torchrun_does_not_outlive_its_launche
     try:
         if ends == "killed":
             process.kill()
-            gone = [torchrun]
         else:
-            gone = [torchrun, worker]
-            for _ in range(2):
-                assert is_there(torchrun)
-                process.send_signal(signal.SIGINT)
+            assert is_there(torchrun)
+            process.send_signal(signal.SIGINT)
+            until = time.monotonic() + 20
+            while process.poll() is None and time.monotonic() < until:  # two that come at once are one
                 time.sleep(0.5)
+                process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=20)[0] == f"{(-signal.SIGKILL, signal.SIGINT)}\n"
-        wait_until(lambda: not any(map(is_there, gone)), None, seconds=20)
+        wait_until(lambda: not is_there(torchrun) and not is_there(worker), None, seconds=20)
     finally:
         process.wait(20)
         for pid in (torchrun, worker):
@@ -499,7 +503,7 @@ def test_a_second_ctrl_c_does_not_wait_and_torchrun_does_not_outlive_its_launche
 
 def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tmp_path, monkeypatch):
     end = tmp_path / "end.json"
-    monkeypatch.setenv(distributed.LAUNCHED_END, str(end))
+    monkeypatch.setenv(parent.LAUNCHED_END, str(end))
     told = {"error": "process 2 of 2: a single text does not fit"}
 
     def lose(*tell):
@@ -517,7 +521,7 @@ def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tm
 
 def test_nor_by_those_who_only_lose_the_others(tmp_path, monkeypatch):
     end = tmp_path / "end.json"
-    monkeypatch.setenv(distributed.LAUNCHED_END, str(end))
+    monkeypatch.setenv(parent.LAUNCHED_END, str(end))
 
     class Lost:
         rank, size = 1, 2
@@ -556,6 +560,37 @@ def test_no_room_for_the_token_ids_is_one_line(folder, tmp_path, monkeypatch):
     said = train_by(2, settings_of(folder, tmp_path / "run"), tmp_path / "logs", exit_codes=(2, 128))[0]
     assert "error: process 1 of 2: the token ids cannot be kept in" in said
     assert "(No space left on device); TMPDIR on that machine names another folder" in said
+
+
+@pytest.mark.parametrize(
+    ("status", "number", "raised", "exit_code"),
+    [
+        (-signal.SIGKILL, signal.SIGINT, Interrupted, None),
+        (1, signal.SIGINT, Interrupted, None),
+        (-signal.SIGTERM, signal.SIGTERM, SystemExit, 143),
+        (1, 0, UserError, None),
+    ],
+)
+def test_what_was_stopped_before_it_could_tell(
+    status, number, raised, exit_code, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(launch, "_wait", lambda *_: (status, number))
+    config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
+    with pytest.raises(raised) as stopped:
+        run_training(config, Reporter(results=False))
+    assert getattr(stopped.value, "code", None) == exit_code
+    said = f"stopped; go on from the last checkpoint, if there is one, with --resume --output {tmp_path / 'run'}"
+    assert (said in capsys.readouterr().err.replace("\n", " ")) == bool(number)
+
+
+def test_the_command_ends_with_torchrun_from_its_first_moment_on(monkeypatch):
+    made = []
+    monkeypatch.setattr(parent, "ending_with_parent", lambda number: lambda: made.append(number))
+    for told, expected in ((None, []), ("end.json", [signal.SIGTERM])):
+        if told is not None:
+            monkeypatch.setenv(parent.LAUNCHED_END, told)
+        runpy.run_module("bertwright.__main__", run_name="loaded")
+        assert made == expected
 
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):

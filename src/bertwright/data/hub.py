@@ -7,13 +7,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from bertwright.data.table import show
 from bertwright.errors import DataError
-from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, named
+from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, is_unreadable, named
 from bertwright.model.hub_transfer import damage_of, passes, patiently
 from bertwright.progress import Reporter
 
@@ -74,8 +74,7 @@ def local_files(name: str | os.PathLike[str]) -> list[str]:
         if grouped:
             paths = _fetched(name, repository, commit or revision, _chosen(name, grouped, config, split))
             if commit is not None:
-                parquet = [file for file in files if file.endswith(".parquet")]
-                _note(repository, revision, commit, parquet, listed)
+                _note(repository, revision, commit, files, listed)
             return paths
         nothing_on_main = nothing_on_main or _extensions(files)
     if silent is not None:
@@ -178,9 +177,8 @@ def _listing(name: str, repository: str, revision: str) -> tuple[str | None, lis
     except errors.RevisionNotFoundError:
         return None, []
     except hub_errors() as error:
-        if not isinstance(error, OSError | http_error()) or (
-            isinstance(error, errors.HfHubHTTPError) and not passes(error)
-        ):
+        of_the_line = isinstance(error, OSError | http_error()) and not is_unreadable(error)
+        if not of_the_line or (isinstance(error, errors.HfHubHTTPError) and not passes(error)):
             raise _refusal(name, error) from None
         raise _Silent(error) from None
 
@@ -188,14 +186,13 @@ def _listing(name: str, repository: str, revision: str) -> tuple[str | None, lis
 def _kept(name: str, repository: str, revision: str, config: str | None, split: str | None) -> list[str] | None:
     """The files of the split that were fetched before, all of them; None where the cache holds none of the revision.
 
-    Which files there are in all is known from when they were fetched. Of several commits the last one is taken of which
-    the split is whole.
+    Of several commits the newest is taken of which the split is whole, with a warning if that is an older one.
 
     Raises:
-        DataError: only some of them were fetched, or one is damaged.
+        DataError: only some of the files were fetched, one is damaged, or the newest commit has no such split.
     """
     refused: DataError | None = None
-    for folder, files in [*_noted(repository, revision), *_fetched_by_others(repository, revision)]:
+    for folder, files, are_all in _snapshots(repository, revision):
         grouped = group_files(files)
         if not grouped:
             continue
@@ -203,10 +200,14 @@ def _kept(name: str, repository: str, revision: str, config: str | None, split: 
             chosen = _chosen(name, grouped, config, split)
         except DataError as error:
             refused = refused or error
+            if are_all:
+                break
             continue
         paths = [folder / file for file in chosen]
         there = sum(path.is_file() for path in paths)
         if there == len(paths):
+            if refused is not None:
+                Reporter().warn(f"{name}: an older commit is taken, since of the newest: {refused}")
             return _sound(name, chosen, paths)
         refused = refused or DataError(
             f"{name}: found {there:,} files of the split in the hub's cache on this machine, expected {len(paths):,}. "
@@ -217,6 +218,33 @@ def _kept(name: str, repository: str, revision: str, config: str | None, split: 
     return None
 
 
+def _snapshots(repository: str, revision: str) -> Iterator[tuple[Path, list[str], bool]]:
+    """What the cache has of a revision, the newest first: the folder of a commit, which files that has, and whether
+    these are all, as they were listed when it was fetched; else as far as the files there tell."""
+    notes = _noted(repository, revision)
+    times = {commit: listed for commit, (listed, _) in notes.items()}
+    current = _current(repository, revision)
+    if current is not None:
+        times[current[0]] = max(current[1], times.get(current[0], 0))
+    for commit in sorted(times, key=lambda commit: times[commit], reverse=True):
+        folder = _folder(repository) / "snapshots" / commit
+        if commit in notes:
+            yield folder, notes[commit][1], True
+        else:
+            files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+            yield folder, _with_gaps(files, revision), False
+
+
+def _current(repository: str, revision: str) -> tuple[str, int] | None:
+    """The commit that the cache takes the revision for, and when that was noted, in nanoseconds."""
+    path = _folder(repository) / "refs" / revision
+    try:
+        commit, when = path.read_text(encoding="ascii").strip(), path.stat().st_mtime_ns
+    except (OSError, ValueError):
+        return None
+    return (commit, when) if _COMMIT.fullmatch(commit) else None
+
+
 def _folder(repository: str) -> Path:
     """Where the cache keeps a data set."""
     from huggingface_hub import constants
@@ -225,14 +253,18 @@ def _folder(repository: str) -> Path:
 
 
 def _note(repository: str, revision: str, commit: str, files: list[str], listed: int) -> None:
-    """Remember which parquet files the commit has: the cache itself does not tell what it lacks. And that the revision
-    is this commit, as other programs note it."""
+    """Remember which files the commit has: the cache itself does not tell what it lacks. And that the revision is this
+    commit, as other programs note it, unless it is one of theirs, of which there may be more here."""
     folder = _folder(repository)
-    record = {"repository": repository, "revision": revision, "listed": listed, "files": files}
+    parquet = [file for file in files if file.endswith(".parquet")]
+    record = {"repository": repository, "revision": revision, "listed": listed, "files": parquet}
+    current = _current(repository, revision)
+    ours = current is None or (folder / _NOTES / f"{current[0]}.json").exists()
     # A cache that may only be read holds the files, and needs no note.
     with contextlib.suppress(OSError):
         _write(folder / _NOTES / f"{commit}.json", json.dumps(record))
-        _write(folder / "refs" / revision, commit)
+        if ours or all((folder / "snapshots" / commit / file).is_file() for file in files):
+            _write(folder / "refs" / revision, commit)
 
 
 def _write(path: Path, text: str) -> None:
@@ -246,20 +278,19 @@ def _write(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _noted(repository: str, revision: str) -> list[tuple[Path, list[str]]]:
-    """The snapshots of the revision of which files were fetched, that which was listed last first, and all files of
-    each. A snapshot that is gone is none."""
-    found = []
+def _noted(repository: str, revision: str) -> dict[str, tuple[int, list[str]]]:
+    """Of the commits of the revision of which files were fetched: when they were listed, and which files each has. One
+    whose snapshot is gone, or whose note is damaged, is not among them."""
+    found = {}
     for path in (_folder(repository) / _NOTES).glob("*.json"):
-        snapshot = _folder(repository) / "snapshots" / path.stem
         try:
             record = json.loads(path.read_bytes())
             known = record["repository"] == repository and record["revision"] == revision
-            if known and _COMMIT.fullmatch(path.stem) and snapshot.is_dir():
-                found.append((int(record["listed"]), snapshot, [file for file in record["files"] if _is_plain(file)]))
+            if known and _COMMIT.fullmatch(path.stem) and (_folder(repository) / "snapshots" / path.stem).is_dir():
+                found[path.stem] = int(record["listed"]), [file for file in record["files"] if _is_plain(file)]
         except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
-            continue  # damaged: as if it were not there
-    return [(snapshot, files) for _, snapshot, files in sorted(found, reverse=True)]
+            continue
+    return found
 
 
 def _is_plain(file: object) -> bool:
@@ -267,33 +298,21 @@ def _is_plain(file: object) -> bool:
     return isinstance(file, str) and not PurePosixPath(file).is_absolute() and ".." not in PurePosixPath(file).parts
 
 
-def _fetched_by_others(repository: str, revision: str) -> list[tuple[Path, list[str]]]:
-    """The snapshot that the cache has of a revision, if there is no note of it, and which files it would have if it
-    were whole, as far as these are numbered."""
-    import huggingface_hub
-    from huggingface_hub import constants
+def _with_gaps(files: list[str], revision: str) -> list[str]:
+    """``files``, and those that are missing among 0000.parquet, 0001.parquet and so on, up to the last that is there.
 
-    try:
-        repositories = huggingface_hub.scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except (huggingface_hub.CacheNotFound, OSError):
-        return []
-    for found in repositories:
-        if found.repo_type == "dataset" and found.repo_id == repository:
-            for snapshot in found.revisions:
-                folder = Path(snapshot.snapshot_path)
-                if revision in snapshot.refs and not (_folder(repository) / _NOTES / f"{folder.name}.json").exists():
-                    files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
-                    return [(folder, _with_gaps(files) if revision == _CONVERTED else files)]
-    return []
-
-
-def _with_gaps(files: list[str]) -> list[str]:
-    """The files that the hub made of a data set, 0000.parquet and so on, and those that are missing before the last."""
-    last: dict[PurePosixPath, int] = {}
+    So the hub numbers those that it made; in the data set itself 0000 must be there, else they may be years.
+    """
+    numbers: dict[PurePosixPath, set[int]] = {}
     for path in map(PurePosixPath, files):
         if path.suffix == ".parquet" and re.fullmatch("[0-9]{4}", path.stem):
-            last[path.parent] = max(int(path.stem), last.get(path.parent, 0))
-    numbered = [str(folder / f"{i:04}.parquet") for folder, most in last.items() for i in range(most + 1)]
+            numbers.setdefault(path.parent, set()).add(int(path.stem))
+    numbered = {
+        str(folder / f"{number:04}.parquet")
+        for folder, found in numbers.items()
+        if revision == _CONVERTED or 0 in found
+        for number in range(max(found) + 1)
+    }
     return sorted({*files, *numbered})
 
 

@@ -52,7 +52,7 @@ def run_bias(config: BiasConfig, reporter: Reporter) -> dict[str, Any]:
         scored.has_labels[:, place], scored.scores[:, place], groups, scored.labels[place], config.min_group_texts
     )
     record |= {
-        "run": config.run,
+        "run": str(Path(config.run).resolve()) if Path(config.run).exists() else config.run,
         "judged_on": {"texts": len(scored.scores), "files": list(config.data), "groups": groups_of},
     }
     reporter.show(bias_table(record))

@@ -25,7 +25,7 @@ import subprocess
 import sys
 from typing import Any, NoReturn
 
-from bertwright.parent import end_with_parent
+from bertwright.parent import ending_with_parent
 
 # By name: a trial is a command, and nothing below the commands knows them. The others are loaded late by a training,
 # and together take it longer than three steps of a small model.
@@ -130,7 +130,7 @@ def _be_a_trial(request: dict[str, Any]) -> NoReturn:
     code: Any = 1
     try:
         server = os.getppid()
-        end_with_parent(signal.SIGTERM)  # whatever ends the server ends its trials, with their state saved
+        ending_with_parent(signal.SIGTERM)()  # whatever ends the server ends its trials, with their state saved
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)

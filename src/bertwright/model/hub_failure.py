@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 # What comes of an answer that is no JSON, or JSON of something else.
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
 
@@ -29,13 +27,12 @@ def hub_failure(name: str, error: BaseException, what: str, expected: str, *, ma
         return f"{name}: {no_folder}not the name of a {what} on the hub. {expected}"
     if isinstance(error, errors.HfHubHTTPError):
         return f"{name}: the hub answered with an error: {(str(error) or type(error).__name__).splitlines()[0]}"
-    # An answer that is no JSON is an OSError too where huggingface_hub uses requests.
-    if isinstance(error, json.JSONDecodeError) or (isinstance(error, _UNREADABLE) and not isinstance(error, OSError)):
+    if is_unreadable(error):
         return (
             f"{name}: the hub's answer cannot be read ({named(error)}). Is a login page or a proxy between this "
             "machine and the hub?"
         )
-    if isinstance(error, RuntimeError | xet_error()):
+    if isinstance(error, (RuntimeError, *xet_errors())):
         return f"{name}: the transfer failed ({named(error)}). Try again"
     if isinstance(error, OSError) and type(error) in (OSError, PermissionError) and error.strerror:
         return f"{name}: cannot be kept in the hub's cache on this machine ({error.strerror.lower()})"
@@ -52,7 +49,7 @@ def named(error: BaseException) -> str:
 def hub_errors() -> tuple[type[Exception], ...]:
     """All that a bad hub, line or cache makes huggingface_hub raise: by an answer that is not the hub's, too, and what
     hf_xet gives up with."""
-    return (OSError, RuntimeError, *_UNREADABLE, http_error(), xet_error())
+    return (OSError, RuntimeError, *_UNREADABLE, http_error(), *xet_errors())
 
 
 def http_error() -> type[Exception]:
@@ -67,9 +64,22 @@ def http_error() -> type[Exception]:
     return base
 
 
-def xet_error() -> type[Exception]:
-    """What huggingface_hub itself calls a failure of hf_xet, from the version on that has it."""
+def xet_errors() -> tuple[type[Exception], ...]:
+    """What huggingface_hub itself calls failures of hf_xet: other names from version to version."""
     from huggingface_hub import errors
 
-    found: type[Exception] = getattr(errors, "XetError", RuntimeError)
-    return found
+    found = (value for name, value in vars(errors).items() if name.startswith("Xet"))
+    return tuple(value for value in found if isinstance(value, type) and issubclass(value, Exception))
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether it comes of an answer that is not the hub's.
+
+    One that is no JSON is an OSError too where huggingface_hub uses requests; and there are OSErrors of its own that
+    are ValueErrors.
+    """
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | errors.HFValidationError):
+        return False
+    return isinstance(error, ValueError) or (isinstance(error, _UNREADABLE) and not isinstance(error, OSError))

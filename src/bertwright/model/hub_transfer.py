@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from bertwright.model.hub_failure import http_error, named, xet_error
+from bertwright.model.hub_failure import http_error, is_unreadable, named, xet_errors
 from bertwright.progress import Reporter
 
 _WAITS_S = (1.0, 2.0, 4.0, 8.0)
@@ -37,10 +37,11 @@ def patiently(
             hub's own refusal of a listing, where huggingface_hub would say that the files are not on this machine.
     """
     waits = iter(waits_s)
+    faults: tuple[type[Exception], ...] = (OSError, RuntimeError, http_error(), *xet_errors())
     while True:
         try:
             return transfer()
-        except (OSError, RuntimeError, http_error(), xet_error()) as error:
+        except faults as error:
             reason = _reason(error)
         if _is_of_xet(reason) and _leave_out_xet():
             Reporter().warn(f"hf_xet gave up ({named(reason)}); large files come and go without it from here on")
@@ -70,8 +71,8 @@ def _is_of_xet(error: BaseException) -> bool:
     plain = module == "builtins" and not isinstance(error, RecursionError)
     return (
         module == "hf_xet"
+        or isinstance(error, xet_errors())
         or (plain and isinstance(error, RuntimeError | ConnectionError | TimeoutError))
-        or (not plain and isinstance(error, xet_error()))
     )
 
 
@@ -92,7 +93,7 @@ def passes(error: BaseException) -> bool:
     if isinstance(error, errors.HfHubHTTPError):
         return getattr(getattr(error, "response", None), "status_code", None) in _PASSING
     # A local cause has a number; a file of another size than announced has none, nor has a connection that was cut.
-    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled | RecursionError | ValueError):
+    if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) or is_unreadable(error):
         return False
     # Of requests, which older versions of huggingface_hub use, these are OSErrors.
     if isinstance(error, OSError) and not isinstance(error, http_error()):

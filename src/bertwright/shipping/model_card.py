@@ -178,7 +178,8 @@ def _judged_groups(material: Material) -> list[str]:
     """What is judged, on which texts, and what the groups are."""
     bias = object_in(material.judgement, "bias")
     judged_on = object_in(bias, "judged_on")
-    label, groups = in_one_line(str(bias.get("label")), 40), _GROUPS_OF.get(str(judged_on.get("groups")), "")
+    label = in_one_line(str(bias.get("label")), 40)
+    groups = _GROUPS_OF.get(str(judged_on.get("groups", "columns")), "")  # a training's own are of columns
     number, files = number_in(judged_on, "texts"), judged_on.get("files")
     where = "the texts judged on above"
     if isinstance(files, list) and files and number is not None:

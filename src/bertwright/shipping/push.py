@@ -19,7 +19,7 @@ from bertwright.data.label_cells import show_labels
 from bertwright.data.table import show
 from bertwright.errors import RunError, UserError
 from bertwright.evaluation.measure_bias import run_bias
-from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, named
+from bertwright.model.hub_failure import http_error, hub_errors, hub_failure, is_unreadable, named
 from bertwright.model.hub_transfer import checksums, passes, patiently
 from bertwright.model.sources import HUB_FILES
 from bertwright.progress import Reporter
@@ -224,7 +224,8 @@ def _refusal(name: str, error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status in (401, 403):
         return f"{name}: the hub lets only its owner publish there; log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, errors.HfHubHTTPError) or not isinstance(error, OSError | http_error()):
+    of_the_line = isinstance(error, OSError | http_error()) and not is_unreadable(error)
+    if isinstance(error, errors.HfHubHTTPError) or not of_the_line:
         return hub_failure(name, error, "model", "Expected owner/name")
     if isinstance(error, OSError) and error.errno is not None:
         return f"{name}: a file cannot be read ({error.strerror})"

@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from torch import distributed as collective
 from bertwright import runs
 from bertwright.data.ragged import Ragged
 from bertwright.errors import TrainingError
-from bertwright.parent import end_with_parent
+from bertwright.parent import LAUNCHED_END
 
 # A process that dies is noticed at once. A machine that falls silent is not: it is waited for so long. The leading
 # process may tokenise for long before it says anything.
@@ -385,10 +384,6 @@ def _reason(error: RuntimeError) -> str:
     return re.sub(r"^\[[^\]]*\] *", "", str(error).splitlines()[0])[:200]
 
 
-# The file, named by this variable, that the leading process tells its end by: torchrun does not pass it on.
-LAUNCHED_END = "BERTWRIGHT_LAUNCHED_END"
-
-
 def is_launched() -> bool:
     """Whether ``--num-processes``, and not the user, started torchrun."""
     return LAUNCHED_END in os.environ
@@ -404,7 +399,8 @@ def tell_launcher(end: dict[str, Any]) -> bool:
     """Whether ``--num-processes``, and not the user, started torchrun; then it is told how the training ended."""
     path = os.environ.get(LAUNCHED_END)
     if path is not None:
-        runs.write_json(Path(path), end)
+        with contextlib.suppress(OSError):  # it is gone, and its folder
+            runs.write_json(Path(path), end)
     return path is not None
 
 
@@ -441,8 +437,6 @@ def joined() -> Iterator[Alone | Together]:
     if here is None or here.size == 1:
         yield ALONE if here is None or not here.one_store else AloneOfTorchrun(_rendezvous()[0])
         return
-    if is_launched():  # nothing of it outlives torchrun; the state is saved
-        end_with_parent(signal.SIGTERM)
     backend = "gloo"
     local_rank = int(os.environ["LOCAL_RANK"])
     if local_rank < torch.cuda.device_count():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import signal
@@ -21,9 +20,9 @@ from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
-from bertwright.parent import end_with_parent
+from bertwright.parent import LAUNCHED_END, ending_with_parent
 from bertwright.progress import Reporter
-from bertwright.training.distributed import LAUNCHED_END, ProcessLost, is_end_told, tell_launcher
+from bertwright.training.distributed import ProcessLost, is_end_told, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
 
 # How often all processes are started again where one was lost.
@@ -74,9 +73,11 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
         told = json.loads(end.read_text()) if end.exists() else {}
     if "error" in told:
         raise UserError(told["error"])
-    # Told by nobody where torchrun had not started them yet, or was killed at a second signal. And torchrun too sends
-    # SIGTERM, where a process was lost.
-    exit_code = told.get("exit", _EXIT_CODES.get(signalled))
+    exit_code = told.get("exit")
+    if exit_code is None and signalled and status != 0:  # before they were there, or at a second signal
+        exit_code = _EXIT_CODES[signalled]
+        reporter.say(f"stopped; go on from the last checkpoint, if there is one, with --resume --output {output}")
+    # torchrun too sends SIGTERM, where a process was lost
     if exit_code == Interrupted.exit_code:
         raise Interrupted("stopped")
     if exit_code is not None and signalled:
@@ -136,6 +137,7 @@ def _wait(command: list[str], environment: dict[str, str], results: Any) -> tupl
         elif number == signal.SIGINT:
             _kill(process)
 
+    end_with_us = ending_with_parent(signal.SIGTERM) if sys.platform == "linux" else None
     before: dict[int, Any] = {}
     with contextlib.suppress(ValueError):  # not the main thread
         for number in _PASSED_ON:
@@ -148,7 +150,7 @@ def _wait(command: list[str], environment: dict[str, str], results: Any) -> tupl
             env=environment,
             stdout=results,
             start_new_session=True,
-            preexec_fn=functools.partial(end_with_parent, signal.SIGTERM) if os.name == "posix" else None,
+            preexec_fn=end_with_us,
         )
         if early:
             process.send_signal(early[0])
@@ -168,7 +170,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.kill()
     for child in children:
         with contextlib.suppress(OSError):
-            os.kill(child, signal.SIGKILL)
+            os.killpg(child, signal.SIGKILL)  # each is in a session of its own
 
 
 @contextlib.contextmanager
