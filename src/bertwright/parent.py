@@ -30,6 +30,7 @@ def ending_with_parent(number: int) -> Callable[[], None]:
 def end_with_launcher() -> None:
     """In a process that ``--num-processes`` started by torchrun: let it not outlive torchrun; its state is saved."""
     if LAUNCHED_END in os.environ:
+        torchrun = os.getppid()
         ending_with_parent(signal.SIGTERM)()
-        if os.getppid() == 1:  # torchrun was gone before
+        if torchrun == 1 or os.getppid() != torchrun:  # it was gone before
             sys.exit(1)

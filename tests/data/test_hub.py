@@ -236,8 +236,29 @@ def test_a_newer_copy_of_another_program_is_taken_and_its_note_of_it_stays(serve
     served.data_sets["own/shards"]["main"] |= {"data/train-00000-of-00002.parquet": parquet(["newest"])}
     assert texts_of("hub:own/shards") == ["newest", "1"]
     assert (cache / "refs/main").read_text() == theirs  # which is whole, as ours is not
+    (cache / "refs/main").touch()  # as a copy of the cache does
+    with monkeypatch.context() as patched:
+        patched.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert texts_of("hub:own/shards") == ["newest", "1"]
     for note in (cache / "bertwright").iterdir():
         note.write_text("damaged")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert texts_of("hub:own/shards") == ["new", "1"]
+
+
+def test_of_two_at_once_the_later_listed_one_is_the_newest(served, monkeypatch, tmp_path):
+    listing = hub._listing
+    changed = {**served.data_sets["own/shards"]["main"], "data/train-00000-of-00002.parquet": parquet(["new"])}
+
+    def overtaken(*arguments):
+        found = listing(*arguments)
+        monkeypatch.setattr(hub, "_listing", listing)
+        served.data_sets["own/shards"]["main"] = changed
+        assert texts_of("hub:own/shards") == ["new", "1"]  # another process, which is done first
+        return found
+
+    monkeypatch.setattr(hub, "_listing", overtaken)
+    assert texts_of("hub:own/shards") == ["0", "1"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert texts_of("hub:own/shards") == ["new", "1"]
 

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import traceback
+import types
 from pathlib import Path
 
 import numpy as np
@@ -458,8 +459,10 @@ _TORCHRUN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 os.environ["BERTWRIGHT_LAUNCHED_END"] = "end.json"
-wait = "import time; from bertwright.parent import *; end_with_launcher(); print(flush=True); time.sleep(100)"
-process = subprocess.Popen([sys.executable, "-c", wait], stdout=subprocess.PIPE)
+wait = "import signal, sys, time; from bertwright.parent import *; end_with_launcher(); "
+wait += "sys.argv[1] == 'deaf' and signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(100)"
+command = [sys.executable, "-c", wait, sys.argv[1]]
+process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)  # as torchrun does
 process.stdout.readline()
 print(os.getpid(), process.pid, flush=True)
 time.sleep(100)
@@ -477,7 +480,7 @@ def is_there(pid):
 @pytest.mark.parametrize("ends", ["second ctrl-c", "killed"])
 def test_a_second_ctrl_c_does_not_wait_and_nothing_outlives_the_launcher(ends):
     process = subprocess.Popen(
-        [sys.executable, "-c", _LAUNCHER, sys.executable, "-c", _TORCHRUN],
+        [sys.executable, "-c", _LAUNCHER, sys.executable, "-c", _TORCHRUN, "deaf" if ends != "killed" else "hears"],
         stdout=subprocess.PIPE, text=True, env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
@@ -584,13 +587,23 @@ def test_what_was_stopped_before_it_could_tell(
 
 
 def test_the_command_ends_with_torchrun_from_its_first_moment_on(monkeypatch):
-    made = []
-    monkeypatch.setattr(parent, "ending_with_parent", lambda number: lambda: made.append(number))
-    for told, expected in ((None, []), ("end.json", [signal.SIGTERM])):
-        if told is not None:
-            monkeypatch.setenv(parent.LAUNCHED_END, told)
-        runpy.run_module("bertwright.__main__", run_name="loaded")
-        assert made == expected
+    done = []
+
+    class CommandLine(types.ModuleType):
+        def __getattr__(self, name):
+            if name.startswith("__"):
+                raise AttributeError(name)
+            done.append("loads the command line")
+            return lambda: None
+
+    monkeypatch.setitem(sys.modules, "bertwright.cli", CommandLine("bertwright.cli"))
+    monkeypatch.setattr(parent, "ending_with_parent", lambda number: lambda: done.append(number))
+    monkeypatch.setattr(os, "getppid", lambda: 2)
+    runpy.run_module("bertwright.__main__", run_name="loaded")
+    assert done == ["loads the command line"]
+    monkeypatch.setenv(parent.LAUNCHED_END, "end.json")
+    runpy.run_module("bertwright.__main__", run_name="loaded")
+    assert done[1:] == [signal.SIGTERM, "loads the command line"]
 
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):

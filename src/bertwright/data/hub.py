@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -222,14 +223,17 @@ def _snapshots(repository: str, revision: str) -> Iterator[tuple[Path, list[str]
     """What the cache has of a revision, the newest first: the folder of a commit, which files that has, and whether
     these are all, as they were listed when it was fetched; else as far as the files there tell."""
     notes = _noted(repository, revision)
-    times = {commit: listed for commit, (listed, _) in notes.items()}
+    times = {commit: note.listed for commit, note in notes.items()}
     current = _current(repository, revision)
     if current is not None:
-        times[current[0]] = max(current[1], times.get(current[0], 0))
+        commit, when = current
+        # Of a cache that was copied, times of files tell nothing: what was noted while it said this is newer.
+        later = [note.listed - 1 for note in notes.values() if note.other == commit]
+        times[commit] = max(min([when, *later]), times.get(commit, 0))
     for commit in sorted(times, key=lambda commit: times[commit], reverse=True):
         folder = _folder(repository) / "snapshots" / commit
         if commit in notes:
-            yield folder, notes[commit][1], True
+            yield folder, notes[commit].files, True
         else:
             files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
             yield folder, _with_gaps(files, revision), False
@@ -252,18 +256,44 @@ def _folder(repository: str) -> Path:
     return Path(constants.HF_HUB_CACHE, "--".join(["datasets", *repository.split("/")]))
 
 
+@dataclass(frozen=True)
+class _Note:
+    """What is remembered of a commit of which files were fetched, since the cache itself does not tell what it lacks.
+
+    Attributes:
+        listed: when its files were listed, in nanoseconds.
+        files: its parquet files.
+        whole: whether all of its files were there.
+        other: the commit that the cache takes the revision for, where that is another one.
+    """
+
+    listed: int
+    files: list[str]
+    whole: bool
+    other: str | None
+
+
 def _note(repository: str, revision: str, commit: str, files: list[str], listed: int) -> None:
-    """Remember which files the commit has: the cache itself does not tell what it lacks. And that the revision is this
-    commit, as other programs note it, unless it is one of theirs, of which there may be more here."""
+    """Remember the commit; and that the revision is this commit, as all programs note it, unless another one is there
+    whole as this one is not, or was listed later."""
     folder = _folder(repository)
-    parquet = [file for file in files if file.endswith(".parquet")]
-    record = {"repository": repository, "revision": revision, "listed": listed, "files": parquet}
-    current = _current(repository, revision)
-    ours = current is None or (folder / _NOTES / f"{current[0]}.json").exists()
     # A cache that may only be read holds the files, and needs no note.
     with contextlib.suppress(OSError):
-        _write(folder / _NOTES / f"{commit}.json", json.dumps(record))
-        if ours or all((folder / "snapshots" / commit / file).is_file() for file in files):
+        notes, current = _noted(repository, revision), _current(repository, revision)
+        whole = all((folder / "snapshots" / commit / file).is_file() for file in files)
+        known = None if current is None else notes.get(current[0])
+        takes = current is None or whole or (known is not None and not known.whole)
+        takes = takes and not any(note.listed > listed for note in notes.values())
+        note = {
+            "repository": repository,
+            "revision": revision,
+            "listed": listed,
+            "files": [file for file in files if file.endswith(".parquet")],
+            "whole": whole,
+            "other": None if takes or current is None or current[0] == commit else current[0],
+        }
+        _write(folder / _NOTES / f"{commit}.json", json.dumps(note))
+        if takes:
             _write(folder / "refs" / revision, commit)
 
 
@@ -278,16 +308,17 @@ def _write(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _noted(repository: str, revision: str) -> dict[str, tuple[int, list[str]]]:
-    """Of the commits of the revision of which files were fetched: when they were listed, and which files each has. One
-    whose snapshot is gone, or whose note is damaged, is not among them."""
+def _noted(repository: str, revision: str) -> dict[str, _Note]:
+    """The commits of the revision of which files were fetched. One whose snapshot is gone, or whose note is damaged, is
+    not among them."""
     found = {}
     for path in (_folder(repository) / _NOTES).glob("*.json"):
         try:
-            record = json.loads(path.read_bytes())
-            known = record["repository"] == repository and record["revision"] == revision
+            note = json.loads(path.read_bytes())
+            known = note["repository"] == repository and note["revision"] == revision
             if known and _COMMIT.fullmatch(path.stem) and (_folder(repository) / "snapshots" / path.stem).is_dir():
-                found[path.stem] = int(record["listed"]), [file for file in record["files"] if _is_plain(file)]
+                files = [file for file in note["files"] if _is_plain(file)]
+                found[path.stem] = _Note(int(note["listed"]), files, note["whole"] is True, note["other"])
         except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
             continue
     return found

@@ -73,13 +73,12 @@ def xet_errors() -> tuple[type[Exception], ...]:
 
 
 def is_unreadable(error: BaseException) -> bool:
-    """Whether it comes of an answer that is not the hub's.
-
-    One that is no JSON is an OSError too where huggingface_hub uses requests; and there are OSErrors of its own that
-    are ValueErrors.
-    """
+    """Whether it comes of an answer that is not the hub's. One that is no JSON is an OSError too where huggingface_hub
+    uses requests, whose other OSErrors may be ValueErrors too."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.HfHubHTTPError | errors.LocalEntryNotFoundError | errors.HFValidationError):
         return False
-    return isinstance(error, ValueError) or (isinstance(error, _UNREADABLE) and not isinstance(error, OSError))
+    if any(base.__name__ == "JSONDecodeError" for base in type(error).__mro__):  # that of json, or of simplejson
+        return True
+    return isinstance(error, _UNREADABLE) and not isinstance(error, OSError)

@@ -399,7 +399,7 @@ def tell_launcher(end: dict[str, Any]) -> bool:
     """Whether ``--num-processes``, and not the user, started torchrun; then it is told how the training ended."""
     path = os.environ.get(LAUNCHED_END)
     if path is not None:
-        with contextlib.suppress(OSError):  # it is gone, and its folder
+        with contextlib.suppress(FileNotFoundError):  # it is gone, and its folder
             runs.write_json(Path(path), end)
     return path is not None
 
