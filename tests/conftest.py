@@ -7,11 +7,16 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a real hub
 

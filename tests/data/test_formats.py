@@ -230,7 +230,7 @@ def test_arrow_whose_texts_point_outside_is_refused(file):
     assert "damaged or not an Arrow file" in refusal(file("b.arrow", wrong))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_arrow_with_any_bytes_changed_is_read_or_refused(tmp_path_factory, data):
     stream = data.draw(st.booleans())
@@ -471,7 +471,7 @@ def test_npz_of_many_arrays_is_refused(file, monkeypatch):
     assert "found 4 arrays" in refusal(file("a.npz", archive(**{name: np.array(["a"]) for name in "abcd"})))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_npz_with_any_bytes_changed_is_read_or_refused(tmp_path_factory, data):
     content = bytearray(archive(text=np.array(["a", "bc"]), label=np.array([1, 0])))

@@ -55,7 +55,7 @@ def windows_by_hand(text: list[int], max_length: int, overlap: int) -> list[list
         first += width - overlap
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lengths=LENGTHS, max_length=st.integers(3, 20), at_once=st.sampled_from([1, 30, 1 << 20]))
 def test_head_keeps_the_first_tokens(lengths, max_length, at_once):
     texts, ids, starts = whole_texts(lengths)
@@ -68,7 +68,7 @@ def test_head_keeps_the_first_tokens(lengths, max_length, at_once):
     assert found.window_starts is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lengths=LENGTHS, max_length=st.integers(4, 20), at_once=st.sampled_from([1, 30, 1 << 20]))
 def test_head_and_tail_keep_the_ends_in_the_proportion_of_the_paper(lengths, max_length, at_once):
     texts, ids, starts = whole_texts(lengths)
@@ -88,7 +88,7 @@ def test_of_512_tokens_head_and_tail_are_those_of_the_paper():
     assert head_tokens(218) == 55
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     lengths=LENGTHS, max_length=st.integers(3, 20), share=st.floats(0, 0.75), at_once=st.sampled_from([1, 30, 1 << 20])
 )
@@ -107,7 +107,7 @@ def test_windows_are_those_made_by_hand(lengths, max_length, share, at_once):
     assert found.num_in_windows == sum(len(windows) > 1 for windows in expected)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), lengths=LENGTHS, most=st.sampled_from([0, 1 << 30]))
 def test_taken_texts_keep_their_windows_and_a_view_is_the_same_as_a_copy(data, lengths, most):
     texts, ids, starts = whole_texts(lengths)

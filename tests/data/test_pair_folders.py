@@ -76,7 +76,7 @@ def of_file(tokenizer, path, max_length) -> Ragged:
 # --- cutting ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=12),
     most=st.integers(3, 45),
@@ -285,7 +285,7 @@ def test_second_texts_that_are_none_are_seen(copy, content):
     assert "pairs.arrow" in refusal(copy)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["second_lengths.bin", "pairs.arrow"]),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6),

@@ -155,7 +155,7 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 ODD = st.text(st.sampled_from(list('a ",\t\r\n|é\u2028\ufeff')), max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.lists(st.tuples(TEXTS | ODD, TEXTS | ODD), min_size=1, max_size=6),
     st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
@@ -190,7 +190,7 @@ def assert_same(at_once, by_row):
     assert not by_row.bad_rows
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     st.lists(
         st.sampled_from(
@@ -345,7 +345,7 @@ def test_tsv_bytes_that_are_not_utf8_are_a_bad_row(file):
     assert table.row_numbers.tolist() == [0, 2]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(TEXTS.filter(lambda text: not set(text) & set('\t\n\r"')), min_size=1, max_size=6))
 def test_tsv_gives_back_what_was_written(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("tsv") / "a.tsv"
@@ -618,7 +618,7 @@ def test_bad_row_says_where():
     assert BadRow("a.parquet", 2, "no", "row").where == "a.parquet, row 2"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.sampled_from(["csv", "tsv", "txt", "jsonl", "csv.gz", "parquet"]),
     st.binary(max_size=40)

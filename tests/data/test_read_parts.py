@@ -88,7 +88,7 @@ def assert_parts_make_the_whole(path, size, **arguments):
 TEXT = st.text(st.sampled_from(list('a ",\t\r\n|é')), max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=12),
     st.sampled_from(["\n", "\r\n"]),
@@ -105,7 +105,7 @@ def test_csv_as_written(tmp_path_factory, rows, line_end, size):
 PIECES = ['"', ",", "\n", "\r", "\r\n", "a", " ", "é", '""', '"a"', "a,b\n", '"a\nb",c\n', 'd"e,f\n', "g,h,i\n"]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.integers(1, 60))
 @example('a"b,c\nd,"e\nf"\n', 1)
 @example('"a\n\n\nb",c\nd,e\n"unclosed,f\ng,h\n', 4)
@@ -116,7 +116,7 @@ def test_csv_of_any_quotes(tmp_path_factory, content, size):
     assert_parts_make_the_whole(str(path), size)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     st.sampled_from(["tsv", "txt", "jsonl"]),
     st.lists(

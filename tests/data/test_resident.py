@@ -20,7 +20,7 @@ def ragged_of(lengths, dtype=np.int32) -> Ragged:
     return Ragged(ids, np.concatenate([[0], np.cumsum(lengths)]), 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12))
 def test_it_makes_the_same_batch(data, lengths):
     ragged = ragged_of(lengths)
@@ -33,7 +33,7 @@ def test_it_makes_the_same_batch(data, lengths):
     assert (found.max_len, found.num_tokens, found.num_fillers) == (expected.max_len, expected.num_tokens, 0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12), missing=st.integers(0, 5), spare=st.integers(0, 20)
 )

@@ -27,7 +27,7 @@ def unlabelled(texts):
     return labelled(None, texts)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0, 0.99), st.integers(0, 2**40))
 def test_split_is_complete_disjoint_stratified_and_repeatable(ids, share, seed):
     data = labelled(ids)

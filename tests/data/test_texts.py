@@ -89,7 +89,7 @@ def test_chunks_are_all_texts_in_order_and_no_larger_than_asked(texts, max_bytes
     assert list(texts[3:3].chunks(max_bytes)) == []
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     strings=st.lists(st.text(max_size=8), max_size=20),
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=3),

@@ -82,7 +82,7 @@ def test_files_that_are_not_whole(copy, name, damage):
     assert "bertwright tokenize" in message
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_flipped_bit_anywhere_is_seen(whole, tmp_path, name, place, bit):
     folder = tmp_path / "flipped"
@@ -212,7 +212,7 @@ def test_texts_that_are_none_are_seen_even_where_the_checksum_fits(copy, content
     assert "texts.arrow" in refusal(copy)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
 def test_changed_arrow_files_never_crash(whole, tmp_path, changes):
     """Where the checksum was made to fit: refused, or texts that can be used."""

@@ -257,7 +257,7 @@ def test_groups_that_are_none_are_seen(copy, table):
     assert "groups.arrow" in refusal(copy)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6))
 def test_changed_groups_never_crash(copy, changes):
     folder = copy.with_name("changed")

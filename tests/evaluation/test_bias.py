@@ -59,7 +59,7 @@ def test_the_generalised_mean_by_hand():
         max_size=40,
     )
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_as_scikit_learn_on_the_subsets(texts):
     positive, members, scores = (np.array(column) for column in zip(*texts, strict=True))
     (group,) = bias_of(positive, scores, {"g": members}, "x", least_texts=0)["groups"]

@@ -95,7 +95,7 @@ def test_bins_of_equal_mass_keep_equal_scores_together():
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_score_is_in_one_bin(pairs):
     scores, outcomes = (np.array(column, float) for column in zip(*pairs, strict=True))
     for bins in (equal_width_bins(scores, outcomes), equal_mass_bins(scores, outcomes)):

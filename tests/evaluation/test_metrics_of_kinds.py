@@ -8,7 +8,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
@@ -96,7 +96,6 @@ def label_cases(draw):
     return np.array(targets).reshape(shape), np.array(eighths).reshape(shape) / 8
 
 
-@settings(deadline=None)  # scikit-learn is slow on a busy machine
 @given(label_cases(), st.sampled_from([0.25, 0.5, 0.7]))
 def test_labels_are_scored_as_by_scikit_learn(case, threshold):
     targets, scores = case
@@ -277,7 +276,6 @@ def test_numbers_worked_by_hand():
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(-8, 8), st.integers(-8, 8)), min_size=2, max_size=40))
 def test_numbers_are_scored_as_by_scikit_learn_and_scipy(pairs):
     targets, predictions = np.array(pairs).T / 4

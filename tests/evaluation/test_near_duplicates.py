@@ -73,7 +73,7 @@ def test_signatures_estimate_the_similarity():
 
 
 @given(st.lists(st.text(max_size=30), max_size=8))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_any_text_has_a_signature_that_follows_from_it_alone(texts):
     cleaned = [cleaned_text(text) for text in texts]
     together = signatures_of(cleaned)

@@ -67,7 +67,7 @@ def test_one_class_only_has_none(truth):
     st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0])), min_size=2, max_size=12),
     st.sampled_from(["accuracy", "f1", "macro_f1", "matthews", "precision=0.7", "recall=0.5"]),
 )
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 def test_no_other_threshold_is_better(texts, text):
     truth, scores = (np.array(column) for column in zip(*texts, strict=True))
     goal, found = Goal.of(text), tune_threshold(truth, scores, Goal.of(text))

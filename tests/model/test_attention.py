@@ -103,7 +103,7 @@ def test_dropout_keeps_the_mean():
     assert ((dropped.mean(0) - expected).abs() < 6 * dropped.std(0) / copies**0.5).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=8), one_query=st.booleans())
 def test_blocks_equal_plain_for_any_lengths(lengths, one_query):
     arguments = case(lengths, heads=2, head_dim=4, one_query=one_query)

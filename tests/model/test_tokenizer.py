@@ -44,14 +44,14 @@ def test_the_fast_engine_is_used_and_says_why(ours):
     assert "probes" in ours.reason
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts=st.lists(TEXT, min_size=1, max_size=5))
 def test_ids_equal_tokenizers_for_any_text(ours, theirs, texts):
     ids, starts, _ = ours.encode(texts)
     assert rows(ids, starts) == [encoding.ids for encoding in theirs.encode_batch(texts)]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(texts=st.lists(TEXT, min_size=1, max_size=5), max_length=st.integers(3, 12))
 def test_cutting_equals_truncation(ours, minilm_folder, texts, max_length):
     reference = tokenizers.Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
@@ -66,7 +66,7 @@ def test_cutting_equals_truncation(ours, minilm_folder, texts, max_length):
     assert len(whole) >= len(ids)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parts=st.lists(st.lists(TEXT, max_size=4), min_size=1, max_size=3))
 def test_ids_of_arrow_texts_equal_tokenizers_for_any_text(ours, theirs, parts):
     texts = pa.chunked_array([pa.array(part, pa.large_string()) for part in parts], pa.large_string())
@@ -114,7 +114,7 @@ def test_arrow_texts_that_are_none_are_one_clear_error(ours, monkeypatch, engine
         ours.encode(broken)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths=st.lists(st.integers(2, 9), max_size=8), max_length=st.integers(3, 9))
 def test_cutting_keeps_the_beginning_and_the_last_id(lengths, max_length):
     texts = [[101, *range(200 + 10 * i, 200 + 10 * i + length - 2), 102] for i, length in enumerate(lengths)]
@@ -126,7 +126,7 @@ def test_cutting_keeps_the_beginning_and_the_last_id(lengths, max_length):
     assert num_cut == sum(length > max_length for length in lengths)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(pairs=st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5), max_length=st.integers(3, 24))
 def test_pairs_are_joined_and_cut_as_by_tokenizers(ours, minilm_folder, pairs, max_length):
     reference = tokenizers.Tokenizer.from_file(str(minilm_folder / "tokenizer.json"))
@@ -147,7 +147,7 @@ def test_pairs_are_joined_and_cut_as_by_tokenizers(ours, minilm_folder, pairs, m
     assert (ids.dtype, starts.dtype, second_starts.dtype) == (np.int32, np.int64, np.int32)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=6),
     max_length=st.integers(3, 20),

@@ -453,7 +453,11 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
 
 
-_LAUNCHER = "import sys; from bertwright.training.launch import _wait; print(_wait(sys.argv[1:], {}, None), flush=True)"
+_LAUNCHER = """
+import sys
+from bertwright.training.torchrun import run_torchrun
+print(run_torchrun(sys.argv[1:], {}, None), flush=True)
+"""
 # A stand-in for torchrun that does not care for Ctrl-C, with a process of its own.
 _TORCHRUN = """
 import os, signal, subprocess, sys, time
@@ -577,7 +581,7 @@ def test_no_room_for_the_token_ids_is_one_line(folder, tmp_path, monkeypatch):
 def test_what_was_stopped_before_it_could_tell(
     status, number, raised, exit_code, folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(launch, "_wait", lambda *_: (status, number))
+    monkeypatch.setattr(launch, "run_torchrun", lambda *_: (status, number))
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(raised) as stopped:
         run_training(config, Reporter(results=False))
@@ -608,7 +612,7 @@ def test_the_command_ends_with_torchrun_from_its_first_moment_on(monkeypatch):
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "_wait", lambda command, environment, results: started.append(command) or (1, 0))
+    monkeypatch.setattr(launch, "run_torchrun", lambda command, environment, results: started.append(command) or (1, 0))
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(UserError, match="ended with exit code 1"):
         run_training(config, Reporter(quiet=True, results=False))

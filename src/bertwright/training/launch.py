@@ -20,21 +20,17 @@ from bertwright import hardware, runs
 from bertwright.config.train import TrainConfig
 from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
-from bertwright.parent import LAUNCHED_END, ending_with_parent
+from bertwright.parent import LAUNCHED_END
 from bertwright.progress import Reporter
 from bertwright.training.distributed import ProcessLost, is_end_told, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
+from bertwright.training.torchrun import run_torchrun
 
 # How often all processes are started again where one was lost.
 _MOST_RESTARTS = 3
 
 # How long torchrun waits for processes that were asked to stop; by itself 30 s.
 _PATIENCE_TO_STOP_S = 3600
-# What is passed on to torchrun, and as what: when a terminal is closed (SIGHUP), or at Ctrl-\\, the state is saved too.
-_PASSED_ON = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM}
-if os.name == "posix":
-    _PASSED_ON |= {signal.SIGHUP: signal.SIGTERM, signal.SIGQUIT: signal.SIGTERM}
-
 _EXIT_CODES: dict[int, int] = {signal.SIGINT: Interrupted.exit_code, signal.SIGTERM: 128 + signal.SIGTERM}
 
 _LOOPBACK = "127.0.0.1"
@@ -69,7 +65,7 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
             *(f"--{flag}" for flag in flags),
             *(["--quiet"] if reporter.quiet else []),
         ]
-        status, signalled = _wait(command, _environment(config, end), _results_of(reporter))
+        status, signalled = run_torchrun(command, _environment(config, end), _results_of(reporter))
         told = json.loads(end.read_text()) if end.exists() else {}
     if "error" in told:
         raise UserError(told["error"])
@@ -118,59 +114,6 @@ def _results_of(reporter: Reporter) -> Any:
     if not reporter.shows_results:
         return subprocess.DEVNULL
     return sys.stderr if reporter.results is reporter.errors else None
-
-
-def _wait(command: list[str], environment: dict[str, str], results: Any) -> tuple[int, int]:
-    """Run the command to its end; its exit code, and the signal that was passed on to it, or 0. Signals are its to
-    answer; but a second Ctrl-C does not wait for that."""
-    process: subprocess.Popen[bytes] | None = None
-    came: list[signal.Signals] = []
-    early: list[signal.Signals] = []
-
-    def pass_on(number: int, frame: Any) -> None:
-        again = bool(came)
-        came.append(_PASSED_ON[signal.Signals(number)])
-        if process is None:
-            early.append(came[0])
-        elif not again:
-            process.send_signal(came[0])
-        elif number == signal.SIGINT:
-            _kill(process)
-
-    end_with_us = ending_with_parent(signal.SIGTERM) if sys.platform == "linux" else None
-    before: dict[int, Any] = {}
-    with contextlib.suppress(ValueError):  # not the main thread
-        for number in _PASSED_ON:
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored on purpose: nohup, a background job
-                before[number] = signal.signal(number, pass_on)
-    try:
-        # In a session of its own, so that a terminal's Ctrl-C reaches it by us alone, and once.
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=results,
-            start_new_session=True,
-            preexec_fn=end_with_us,
-        )
-        if early:
-            process.send_signal(early[0])
-        return process.wait(), came[0] if came else 0
-    finally:
-        for handled, handler in before.items():
-            signal.signal(handled, handler)
-        if process is not None and process.poll() is None:
-            process.terminate()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """torchrun, and the processes that it started, as far as Linux tells which they are."""
-    children: list[int] = []
-    with contextlib.suppress(OSError):
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-    process.kill()
-    for child in children:
-        with contextlib.suppress(OSError):
-            os.killpg(child, signal.SIGKILL)  # each is in a session of its own
 
 
 @contextlib.contextmanager

@@ -177,7 +177,7 @@ CONTEXTS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     event=VALUES | st.dictionaries(NAMES, VALUES), context=CONTEXTS | st.none(), body=VALUES.map(json.dumps) | st.text()
 )
