@@ -292,15 +292,16 @@ def _note(repository: str, revision: str, commit: str, files: list[str], listed:
             "whole": whole,
             "other": None if takes or current is None or current[0] == commit else current[0],
         }
-        _write(folder / _NOTES / f"{commit}.json", json.dumps(note))
+        _write(folder / _NOTES, folder / _NOTES / f"{commit}.json", json.dumps(note))
         if takes:
-            _write(folder / "refs" / revision, commit)
+            _write(folder / _NOTES, folder / "refs" / revision, commit)
 
 
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
+def _write(folder: Path, path: Path, text: str) -> None:
+    """Whole or not at all. What a kill leaves half-written lies in ``folder``, where nobody else looks."""
+    for parent in (folder, path.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{path.name}-{os.getpid()}"
     try:
         partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
