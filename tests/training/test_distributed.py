@@ -30,7 +30,7 @@ from bertwright.config.base import build
 from bertwright.config.train import TrainConfig
 from bertwright.errors import Interrupted, UserError
 from bertwright.progress import Reporter
-from bertwright.training import distributed, follow, launch, learners, loop
+from bertwright.training import distributed, follow, launch, learners, loop, torchrun
 from bertwright.training.distributed import Alone, in_shares, shares
 from bertwright.training.train import run_training
 
@@ -444,6 +444,7 @@ def test_num_processes_starts_torchrun_which_starts_lost_processes_again(folder,
     assert process.returncode == 130, said
     assert "going on after step" in said
     assert "stopped by Ctrl-C while training" in said
+    assert "SignalException" not in said
     arguments[arguments.index("--overwrite")] = "--resume"
     done = subprocess.run(arguments, env=environment(), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -581,7 +582,7 @@ def test_no_room_for_the_token_ids_is_one_line(folder, tmp_path, monkeypatch):
 def test_what_was_stopped_before_it_could_tell(
     status, number, raised, exit_code, folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(launch, "run_torchrun", lambda *_: (status, number))
+    monkeypatch.setattr(torchrun, "run_torchrun", lambda *_: (status, number))
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(raised) as stopped:
         run_training(config, Reporter(results=False))
@@ -612,7 +613,9 @@ def test_the_command_ends_with_torchrun_from_its_first_moment_on(monkeypatch):
 
 def test_torchrun_is_started_so_that_it_unpickles_nothing(folder, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(launch, "run_torchrun", lambda command, environment, results: started.append(command) or (1, 0))
+    monkeypatch.setattr(
+        torchrun, "run_torchrun", lambda command, environment, results: started.append(command) or (1, 0)
+    )
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(UserError, match="ended with exit code 1"):
         run_training(config, Reporter(quiet=True, results=False))

@@ -22,9 +22,9 @@ from bertwright.cpus import num_usable_cpus
 from bertwright.errors import Interrupted, TrainingError, UserError
 from bertwright.parent import LAUNCHED_END
 from bertwright.progress import Reporter
+from bertwright.training import torchrun
 from bertwright.training.distributed import ProcessLost, is_end_told, tell_launcher
 from bertwright.training.settings import rerunnable, resolve_early
-from bertwright.training.torchrun import run_torchrun
 
 # How often all processes are started again where one was lost.
 _MOST_RESTARTS = 3
@@ -58,14 +58,14 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
         flags = [flag for flag in ("resume", "overwrite") if getattr(config, flag)]
         command = [
             # Not --standalone: its rendezvous unpickles what anybody may send who reaches its port.
-            *(sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--node-rank=0", "--rdzv-backend=static"),
+            *(sys.executable, "-m", torchrun.__name__, "--nnodes=1", "--node-rank=0", "--rdzv-backend=static"),
             *(f"--master-addr={_LOOPBACK}", f"--master-port={free_port()}"),
             *(f"--nproc-per-node={config.num_processes}", f"--max-restarts={_MOST_RESTARTS}"),
             *("-m", "bertwright", "train", "--config", str(settings), "--output", str(output)),
             *(f"--{flag}" for flag in flags),
             *(["--quiet"] if reporter.quiet else []),
         ]
-        status, signalled = run_torchrun(command, _environment(config, end), _results_of(reporter))
+        status, signalled = torchrun.run_torchrun(command, _environment(config, end), _results_of(reporter))
         told = json.loads(end.read_text()) if end.exists() else {}
     if "error" in told:
         raise UserError(told["error"])

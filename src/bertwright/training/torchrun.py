@@ -1,4 +1,4 @@
-"""torchrun as a process of ours: signals go to it, it goes where we go. Torch is never imported here."""
+"""torchrun as a process of ours: signals go to it, it goes where we go. Torch is imported in that process alone."""
 
 from __future__ import annotations
 
@@ -69,3 +69,18 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     for child in children:
         with contextlib.suppress(OSError):
             os.killpg(child, signal.SIGKILL)  # each is in a session of its own
+
+
+def main() -> None:
+    """torchrun itself, with its own arguments; but a signal is no fault of which it would show where it came."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.run import main as torchrun
+
+    try:
+        torchrun()
+    except SignalException as stop:
+        sys.exit(128 + stop.sigval)
+
+
+if __name__ == "__main__":
+    main()
