@@ -149,11 +149,15 @@ def test_the_card_says_what_transformers_makes_of_it(run, tmp_path):
     assert "how long texts are read (windows)" in use(long_texts="windows")
 
 
-def test_groups_stand_in_the_card(examples, hub):
-    judged = bertwright.train(
-        examples / "comments_train.csv", test=examples / "comments_test.csv", model="bert-tiny", max_length=16, steps=2,
-        text_column="text", label_column="label", group_columns="topic", output="grouped", quiet=True,
+def briefly_trained(examples, test, output, **more):
+    return bertwright.train(
+        examples / "comments_train.csv", test=test, model="bert-tiny", max_length=16, steps=2, text_column="text",
+        label_column="label", output=output, quiet=True, **more,
     )  # fmt: skip
+
+
+def test_groups_stand_in_the_card(examples, hub):
+    judged = briefly_trained(examples, examples / "comments_test.csv", "grouped", group_columns="topic")
     bertwright.push(judged.path, NAME, quiet=True)
     card = hub.repositories[NAME]["README.md"].decode()
     assert "| topic=cooking |" in card
@@ -173,10 +177,7 @@ def people(tmp_path):
 
 
 def test_groups_of_held_out_texts_stand_in_the_card_unasked(examples, people, hub):
-    judged = bertwright.train(
-        examples / "comments_train.csv", test=people, model="bert-tiny", max_length=16, steps=2, output="people",
-        text_column="text", label_column="label", quiet=True,
-    )  # fmt: skip
+    judged = briefly_trained(examples, people, "people")
     bertwright.push(judged.path, NAME, quiet=True)
     card = hub.repositories[NAME]["README.md"].decode()
     assert "Judged is the score of “toxic”, on the texts judged on above. Groups are the texts that hold a term" in card

@@ -509,6 +509,20 @@ def test_a_second_ctrl_c_does_not_wait_and_nothing_outlives_the_launcher(ends):
                 os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGQUIT"])
+def test_a_closed_terminal_counts_as_sigterm(name):
+    stand_in = "import time; print(flush=True); time.sleep(100)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", _LAUNCHER, sys.executable, "-c", stand_in],
+        stdout=subprocess.PIPE, text=True, env=environment(),
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL),  # nohup ignores it
+    )  # fmt: skip
+    process.stdout.readline()
+    process.send_signal(getattr(signal, name))
+    assert process.communicate(timeout=20)[0] == f"{(-signal.SIGTERM, signal.SIGTERM)}\n"
+
+
 def test_who_ends_by_a_fault_of_its_own_tells_it_and_nothing_is_started_again(tmp_path, monkeypatch):
     end = tmp_path / "end.json"
     monkeypatch.setenv(parent.LAUNCHED_END, str(end))
@@ -585,7 +599,7 @@ def test_what_was_stopped_before_it_could_tell(
     monkeypatch.setattr(torchrun, "run_torchrun", lambda *_: (status, number))
     config = build(TrainConfig, settings_of(folder, tmp_path / "run", num_processes=2))
     with pytest.raises(raised) as stopped:
-        run_training(config, Reporter(results=False))
+        run_training(config, Reporter(quiet=True, results=False))
     assert getattr(stopped.value, "code", None) == exit_code
     said = f"stopped; go on from the last checkpoint, if there is one, with --resume --output {tmp_path / 'run'}"
     assert (said in capsys.readouterr().err.replace("\n", " ")) == bool(number)

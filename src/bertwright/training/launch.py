@@ -72,7 +72,8 @@ def launch(config: TrainConfig, reporter: Reporter) -> runs.Run:
     exit_code = told.get("exit")
     if exit_code is None and signalled and status != 0:  # before they were there, or at a second signal
         exit_code = _EXIT_CODES[signalled]
-        reporter.say(f"stopped; go on from the last checkpoint, if there is one, with --resume --output {output}")
+        line = f"stopped; go on from the last checkpoint, if there is one, with --resume --output {output}"
+        reporter.errors.print(line, markup=False)  # as that of a process that is stopped, with --quiet too
     # torchrun too sends SIGTERM, where a process was lost
     if exit_code == Interrupted.exit_code:
         raise Interrupted("stopped")
